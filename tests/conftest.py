@@ -1,11 +1,18 @@
-"""Fixtures shared by all rooms' tests."""
+"""Fixtures shared by all rooms' tests, and the checking of tensor shapes in the reference physics."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+# Shapes and types of the physics' annotations are checked at each call, in tests only; this must come before the first
+# import of the package. The other rooms are left alone: numba cannot compile decorated kernels.
+install_import_hook(
+    "cryoloom.physics", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)  # the numeric tower lets an int stand where a float is asked for
 
 
 @pytest.fixture(scope="session")
