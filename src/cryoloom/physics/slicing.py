@@ -29,7 +29,10 @@ def volume_to_grid(volume: Float[Tensor, "D D D"], padding: int = PADDING) -> Co
 
 
 def grid_to_volume(grid: Complex[Tensor, "M M M"], padding: int = PADDING) -> Float[Tensor, "D D D"]:
-    """Inverse of `volume_to_grid` (and its adjoint up to the factor (padding D)^3)."""
+    """Real volume of a grid of interpolated (inserted) values, corrected for the kernel.
+
+    The adjoint of `volume_to_grid` up to the factor (padding D)^3, not its inverse: both divide by the window.
+    """
     box = grid.shape[-1] // padding
     volume = pad_real(ifft3(grid).real, box, 3)
     return volume / gridding_window(box, padding, volume.dtype).to(volume.device)

@@ -1,0 +1,208 @@
+"""The kernels' one door: tensors in, tensors out; numba for tensors on the CPU, torch for tensors on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from cryoloom.kernels.half_grid import GUARD, fold
+from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.slicing import PADDING
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Coefficients of B images as the kernels want them.
+
+    Attributes:
+        observed: complex64 [B, P]; ctf: float32 [B, P]; variance: float32 [G, P], E|n|^2 of each optics group;
+        group: int64 [B]; disc: the P frequencies.
+    """
+
+    observed: Tensor
+    ctf: Tensor
+    variance: Tensor
+    group: Tensor
+    disc: FourierDisc
+
+    def prefix(self, radius: float) -> Images:
+        """The same images on the smaller disc of `radius`."""
+        disc = self.disc.prefix(radius)
+        n = len(disc.weight)
+        if n == len(self.disc.weight):
+            return self
+        return Images(self.observed[:, :n], self.ctf[:, :n], self.variance[:, :n], self.group, disc)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """C weighted poses of images: image[c] (row of `Images`) at R [C, 3, 3], t [C, 2] angstrom with weight [C]."""
+
+    image: Tensor
+    R: Tensor
+    t: Tensor
+    weight: Tensor
+
+
+def _step(disc: FourierDisc) -> float:
+    return 1.0 / (disc.box * disc.pixel_size)
+
+
+def _threads() -> int:
+    import numba
+
+    return numba.get_num_threads()
+
+
+def _check(side: int, disc: FourierDisc, padding: int) -> None:
+    reach = padding * float(disc.radii[-1]) + 1
+    if reach > side // 2:
+        raise ValueError(
+            f"half grid of side {side} reaches {side // 2 / padding:.1f} Fourier pixels, the disc {disc.radius:.1f}: "
+            "crop the disc or enlarge the volume's box"
+        )
+
+
+def slices(
+    grid: Complex[Tensor, "M M H"], R: Float[Tensor, "N 3 3"], disc: FourierDisc, padding: int = PADDING
+) -> Complex[Tensor, "N P"]:
+    """Central slices of a half grid at R k, without CTF or shift."""
+    _check(grid.shape[0], disc, padding)
+    if grid.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.slices(grid, R, disc.index, padding)
+    from cryoloom.kernels import cpu
+
+    out = torch.empty(len(R), len(disc.index), dtype=torch.complex64)
+    cpu.slices(grid.numpy(), R.numpy(), disc.index.numpy(), float(padding), out.numpy())
+    return out
+
+
+def insert(
+    images: Images, samples: Samples, side: int, padding: int = PADDING
+) -> tuple[Complex[Tensor, "M M H"], Float[Tensor, "M M H"]]:
+    """Normal equations of the volume: half grids num = sum w C Y e^{+2 pi i k.t} and den = sum w C^2.
+
+    w = weight * hermitian / (2 s2), so num / (den + 1 / tau^2) is the posterior mean; Friedel mates folded in.
+    """
+    _check(side, images.disc, padding)
+    d = images.disc
+    if images.observed.is_cuda:
+        from cryoloom.kernels import gpu
+
+        num, den = gpu.insert(images, samples, side, padding, _step(d))
+    else:
+        from cryoloom.kernels import cpu
+
+        threads = _threads()
+        shape = (threads, side, side, side // 2 + GUARD)
+        nums, dens = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
+        cpu.insert(
+            images.observed.numpy(), images.ctf.numpy(), images.variance.numpy(), images.group.numpy(),
+            samples.image.numpy(), samples.R.numpy(), samples.t.numpy(), samples.weight.numpy(),
+            d.index.numpy(), d.weight.numpy(), _step(d), float(padding), threads, nums, dens,
+        )  # fmt: skip
+        for i in range(1, threads):
+            nums[0] += nums[i]
+            dens[0] += dens[i]
+        num, den = torch.from_numpy(nums[0]), torch.from_numpy(dens[0])
+    return fold(num), fold(den)
+
+
+def normal_equations(
+    grid: Complex[Tensor, "M M H"],
+    images: Images,
+    image: Int[Tensor, " C"],
+    R: Float[Tensor, "C 3 3"],
+    t: Float[Tensor, "C 2"],
+    padding: int = PADDING,
+) -> tuple[Float[Tensor, " C"], Float[Tensor, "C 5"], Float[Tensor, "C 5 5"]]:
+    """Score, gradient and Gauss-Newton matrix of poses, R <- R exp[omega], t <- t + dt (radians, angstrom).
+
+    The score is sum w (Re Y conj X - |X|^2 / 2), w = hermitian / s2: the log-likelihood up to a constant of the image.
+    """
+    _check(grid.shape[0], images.disc, padding)
+    d = images.disc
+    if grid.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.normal_equations(grid, images, image, R, t, padding, _step(d))
+    from cryoloom.kernels import cpu
+
+    C = len(image)
+    score, gradient = torch.empty(C), torch.empty(C, 5)
+    hessian = torch.empty(C, 5, 5)
+    cpu.normal_equations(
+        grid.numpy(), images.observed.numpy(), images.ctf.numpy(), images.variance.numpy(), images.group.numpy(),
+        image.numpy(), R.numpy(), t.numpy(), d.index.numpy(), d.weight.numpy(), _step(d), float(padding), _threads(),
+        score.numpy(), gradient.numpy(), hessian.numpy(),
+    )  # fmt: skip
+    return score, gradient, hessian
+
+
+def residual_power(
+    grid: Complex[Tensor, "M M H"], images: Images, samples: Samples, padding: int = PADDING
+) -> tuple[Float[Tensor, "G S"], Float[Tensor, "G S"]]:
+    """Sums over samples of weight h |Y - X|^2 by optics group and shell, and of weight h: their ratio estimates s2."""
+    _check(grid.shape[0], images.disc, padding)
+    d = images.disc
+    shell = d.shells
+    if grid.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.residual_power(grid, images, samples, padding, _step(d))
+    from cryoloom.kernels import cpu
+
+    threads = _threads()
+    shape = (threads, images.variance.shape[0], int(shell.max()) + 1)
+    power, total = np.zeros(shape), np.zeros(shape)
+    cpu.residual_power(
+        grid.numpy(), images.observed.numpy(), images.ctf.numpy(), images.group.numpy(), samples.image.numpy(),
+        samples.R.numpy(), samples.t.numpy(), samples.weight.numpy(), d.index.numpy(), d.weight.numpy(),
+        shell.numpy(), _step(d), float(padding), threads, power, total,
+    )  # fmt: skip
+    return torch.from_numpy(power.sum(0)).float(), torch.from_numpy(total.sum(0)).float()
+
+
+@dataclass(frozen=True, slots=True)
+class GridPosterior:
+    """Posterior over M rotations x T shifts: systematic draws [B, S], the K best [B, K], log evidence [B].
+
+    Keys are t * M + m.
+    """
+
+    picks: Tensor
+    best: Tensor
+    best_score: Tensor
+    log_evidence: Tensor
+
+
+def grid_posterior(
+    cross: Float[Tensor, "B T M"],
+    norm: Float[Tensor, "B M"],
+    prior: Float[Tensor, "B T"],
+    uniform: Float[Tensor, " B"],
+    draws: int,
+    best: int,
+    window: float = 15.0,
+) -> GridPosterior:
+    """Sharpen scores cross + norm + prior into draws, best entries and evidence; see `GridPosterior`."""
+    if cross.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return GridPosterior(*gpu.grid_posterior(cross, norm, prior, uniform, draws, best))
+    from cryoloom.kernels import cpu
+
+    B = len(cross)
+    picks, keys = torch.empty(B, draws, dtype=torch.int64), torch.empty(B, best, dtype=torch.int64)
+    scores, evidence = torch.empty(B, best), torch.empty(B)
+    cpu.grid_posterior(
+        cross.numpy(), norm.numpy(), prior.numpy(), window, uniform.numpy(), _threads(),
+        picks.numpy(), keys.numpy(), scores.numpy(), evidence.numpy(),
+    )  # fmt: skip
+    return GridPosterior(picks, keys, scores, evidence)
