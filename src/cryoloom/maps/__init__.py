@@ -1,0 +1,1 @@
+"""What one does with a density map: files, FSC, masks, alignment, symmetry, sharpening, local resolution, coverage."""
