@@ -170,8 +170,10 @@ def _parse_header(raw: bytearray, path: Path) -> tuple[np.ndarray, _Order]:
     """Header in the byte order in which it makes sense; the machine stamp decides when both do."""
     stamps: dict[int, _Order] = {0x44: "<", 0x11: ">"}
     stamp = stamps.get(raw[212])
-    orders = {order: np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0] for order in stamps.values()}
-    sensible = [order for order, header in orders.items() if _plausible(header)]
+    orders: dict[_Order, np.ndarray] = {
+        order: np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0] for order in stamps.values()
+    }
+    sensible: list[_Order] = [order for order, header in orders.items() if _plausible(header)]
     if not sensible:
         found = orders[stamp or "<"]
         raise ValueError(
