@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -61,8 +62,9 @@ class CTFParameters:
             defocus_u_angstrom, v, astigmatism_radian, phase_shift_radian, b_factor_angstrom2,
             voltage_kv, spherical_aberration_mm, amplitude_contrast, scale,
         )  # fmt: skip
-        tensors = torch.broadcast_tensors(*(torch.atleast_1d(torch.as_tensor(x, dtype=dtype)) for x in values))
-        return CTFParameters(*(t.clone() for t in tensors))
+        # np.array copies: torch warns of read-only arrays, which is what pandas columns are
+        tensors = (torch.as_tensor(x if isinstance(x, Tensor) else np.array(x), dtype=dtype) for x in values)
+        return CTFParameters(*(t.clone() for t in torch.broadcast_tensors(*map(torch.atleast_1d, tensors))))
 
 
 def electron_wavelength(voltage_kv: Tensor) -> Tensor:
