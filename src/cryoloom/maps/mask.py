@@ -1,0 +1,106 @@
+"""Real-space masks with soft edges: a sphere, and one found from the map itself."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import ndimage
+from torch import Tensor
+
+# The rule of `automatic_mask`
+PEAK_SHARE = 0.15
+NOISE_SIGMAS = 3.0
+SMALLEST_PART = 0.1
+
+
+def radius_grid(
+    box: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Float[Tensor, "D D D"]:
+    """Distance of each voxel from the centre D // 2, in voxels."""
+    axis = (torch.arange(box, dtype=dtype, device=device) - box // 2) ** 2
+    return (axis[:, None, None] + axis[:, None] + axis).sqrt()
+
+
+def cosine_edge(distance: Tensor, width: float) -> Tensor:
+    """1 where distance <= 0, falling as a raised cosine to 0 at `width`."""
+    if width <= 0:
+        return (distance <= 0).to(distance.dtype)
+    return 0.5 + 0.5 * torch.cos(math.pi * (distance / width).clamp(0, 1))
+
+
+def soft_sphere(
+    box: int,
+    radius_px: float,
+    soft_px: float,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, "D D D"]:
+    """Sphere about D // 2: 1 up to `radius_px` voxels, a raised cosine down to 0 at radius_px + soft_px."""
+    return cosine_edge(radius_grid(box, dtype, device) - radius_px, soft_px)
+
+
+def low_pass(volume: Float[Tensor, "D D D"], resolution_px: float) -> Float[Tensor, "D D D"]:
+    """Gaussian low-pass that halves the amplitude at 1 / resolution_px cycles per voxel; no ripples."""
+    box = volume.shape[-1]
+    f = torch.fft.fftfreq(box, dtype=volume.dtype, device=volume.device)
+    h = torch.fft.rfftfreq(box, dtype=volume.dtype, device=volume.device)
+    k2 = f[:, None, None] ** 2 + f[:, None] ** 2 + h**2
+    return torch.fft.irfftn(torch.fft.rfftn(volume) * torch.exp(-math.log(2) * resolution_px**2 * k2), s=(box,) * 3)
+
+
+def automatic_mask(
+    volume: Float[Tensor, "D D D"],
+    pixel_size: float,
+    particle_diameter_angstrom: float,
+    resolution_angstrom: float | None = None,
+) -> Float[Tensor, "D D D"]:
+    """Soft mask around the molecule of a (possibly noisy) map, within [0, 1], generous at its edge.
+
+    The rule: low-pass to L = max(15 angstrom, 2 resolution), or max(15 angstrom, diameter / 6) where the resolution is
+    not known; keep what is within the sphere of the particle (its radius + L / 2) and above
+    background + max(0.15 (peak - background), 3 noise), where peak is the 99.5th percentile within the sphere, and
+    background and noise are median and scaled median deviation outside; drop connected parts smaller than a tenth of
+    the largest; fill holes; extend by D / 64 voxels and end in a raised cosine of D / 16. Where nothing rises above
+    the noise the mask is the sphere of the particle.
+
+    Args:
+        volume: map with positive density (white particles).
+        pixel_size, particle_diameter_angstrom: angstrom.
+        resolution_angstrom: of the map, if known.
+
+    Raises:
+        ValueError: for a diameter that is not positive.
+    """
+    if not particle_diameter_angstrom > 0:
+        raise ValueError(f"particle diameter {particle_diameter_angstrom} angstrom; expected a positive number")
+    box = volume.shape[-1]
+    extend, soft = box / 64, box / 16
+    smooth = max(15.0, particle_diameter_angstrom / 6 if resolution_angstrom is None else 2 * resolution_angstrom)
+    reach = min((particle_diameter_angstrom + smooth) / (2 * pixel_size), box / 2 - extend - soft)
+    filtered = low_pass(volume, smooth / pixel_size).cpu().numpy()
+    sphere = (radius_grid(box) <= reach).numpy()
+    solid = _threshold(filtered, sphere)
+    if not solid.any():
+        return soft_sphere(box, reach, soft, volume.dtype, volume.device)
+    solid = ndimage.binary_fill_holes(_large_parts(solid))
+    distance = torch.from_numpy(ndimage.distance_transform_edt(~np.asarray(solid)))
+    return cosine_edge(distance - extend, soft).to(volume)
+
+
+def _threshold(filtered: np.ndarray, sphere: np.ndarray) -> np.ndarray:
+    outside = filtered[~sphere]
+    background = float(np.median(outside))
+    noise = 1.4826 * float(np.median(np.abs(outside - background)))
+    peak = float(np.percentile(filtered[sphere], 99.5))
+    cut = background + max(PEAK_SHARE * (peak - background), NOISE_SIGMAS * noise)
+    return (filtered > cut) & sphere & (peak > background)
+
+
+def _large_parts(solid: np.ndarray) -> np.ndarray:
+    labels, _ = ndimage.label(solid)  # type: ignore[misc]
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.isin(labels, np.flatnonzero(sizes >= SMALLEST_PART * sizes.max()))
