@@ -1,0 +1,120 @@
+"""Batches of normalised Fourier coefficients: the only form in which inference sees images."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Int
+from torch import Tensor
+
+from cryoloom.particles.background import Background
+from cryoloom.particles.coefficients import CoefficientReader
+from cryoloom.particles.errors import BadInput, listed
+from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.particles.preprocess import Preprocessing
+from cryoloom.physics.ctf import CTFParameters
+from cryoloom.physics.frequencies import FourierDisc
+
+# pixels are read and transformed in chunks of this size, so that a large batch needs no second copy of itself
+_CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ParticleBatch:
+    """B images as inference sees them.
+
+    Attributes:
+        rows: of the particle set, int64 [B].
+        observed: normalised coefficients on the disc, complex64 [B, P].
+        ctf: parameters [B], float64.
+        group: optics group [B], int64.
+    """
+
+    rows: np.ndarray
+    observed: Complex[Tensor, "B P"]
+    ctf: CTFParameters
+    group: Int[Tensor, " B"]
+
+
+class ParticleSource:
+    """Reads, normalises and transforms images, and remembers the coefficients while they fit.
+
+    An image's coefficients depend on nothing but its pixels and the preprocessing: the same row gives the same bits in
+    any batch, cached or not. Memory is bounded by the cache (`cache_bytes`; 8 P bytes an image; rows are kept in the
+    order of first use until it is full, none are thrown out), the batch returned (8 P bytes an image) and about
+    40 MB of buffers for reading. The disc may be smaller than the working box allows. Threads may call `batch` at once.
+    """
+
+    def __init__(
+        self, particles: ParticleSet, preprocessing: Preprocessing, disc: FourierDisc, cache_bytes: int
+    ) -> None:
+        if disc.box != preprocessing.box:
+            raise ValueError(f"disc of box {disc.box} for a preprocessing of box {preprocessing.box}: they must agree")
+        self.particles = particles
+        self.preprocessing = preprocessing
+        self.disc = disc
+        self._reader = CoefficientReader.create(disc, particles.box)
+        self._background = Background.create(
+            particles.box, preprocessing.particle_diameter_angstrom / particles.pixel_size
+        )
+        self._group = torch.from_numpy(particles.group)
+        room = min(len(particles), max(0, cache_bytes) // (8 * len(disc.index)))
+        self._cache = torch.empty(room, len(disc.index), dtype=torch.complex64)
+        self._slot = np.full(len(particles), -1, dtype=np.int64)
+        self._filled = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.particles)
+
+    def batch(self, rows: np.ndarray) -> ParticleBatch:
+        """The images of some rows, in the order asked for.
+
+        Raises:
+            BadInput: if a stack is gone or changed, or an image can't be normalised (with its row).
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        index = torch.from_numpy(rows)
+        observed = torch.empty(len(rows), len(self.disc.index), dtype=torch.complex64)
+        slot = self._slot[rows]
+        known = np.flatnonzero(slot >= 0)
+        if len(known) == len(rows):
+            torch.index_select(self._cache, 0, torch.from_numpy(slot), out=observed)
+        else:
+            observed[known] = self._cache[torch.from_numpy(slot[known])]
+            self._compute(rows, np.flatnonzero(slot < 0), observed)
+        return ParticleBatch(rows, observed, self.particles.ctf[index], self._group[index])
+
+    def _compute(self, rows: np.ndarray, wanted: np.ndarray, observed: Tensor) -> None:
+        step = max(1, _CHUNK_BYTES // (4 * self.particles.box**2))
+        for start in range(0, len(wanted), step):
+            places = wanted[start : start + step]
+            coefficients = self._coefficients(rows[places])
+            observed[torch.from_numpy(places)] = coefficients
+            self._remember(rows[places], coefficients)
+
+    def _coefficients(self, rows: np.ndarray) -> Complex[Tensor, "B P"]:
+        images = torch.from_numpy(self.particles.read(rows))
+        try:
+            normalised = self._background.normalise(images, self.preprocessing.outlier_sigma)
+        except BadInput as e:
+            raise BadInput.report(
+                str(e), file=self.particles.path, where=f"among rows {listed(list(self.particles.rows[rows] + 1))}"
+            ) from None
+        coefficients = self._reader(normalised)
+        return coefficients if self.preprocessing.contrast_sign > 0 else coefficients.neg_()
+
+    def _remember(self, rows: np.ndarray, coefficients: Tensor) -> None:
+        if self._filled == len(self._cache):
+            return
+        with self._lock:
+            _, first = np.unique(rows, return_index=True)
+            new = np.sort(first[self._slot[rows[first]] < 0])[: len(self._cache) - self._filled]
+            slots = np.arange(self._filled, self._filled + len(new))
+            self._cache[torch.from_numpy(slots)] = coefficients[torch.from_numpy(new)]
+            # slots are published after their values are there: readers take no lock
+            self._slot[rows[new]] = slots
+            self._filled += len(new)

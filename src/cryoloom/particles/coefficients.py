@@ -1,0 +1,51 @@
+"""Fourier coefficients of image batches on a disc, by one real transform and one gather."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryoloom.physics.frequencies import FourierDisc
+
+
+@dataclass(frozen=True, slots=True)
+class CoefficientReader:
+    """Takes the coefficients of a working box's disc out of images of a larger or equal box.
+
+    Equal to ``disc.transform(resize_real(images, disc.box, 2))``, without centring the images or making the smaller
+    ones: cropping in Fourier space is leaving frequencies out, moving the origin to ``D // 2`` is a phase.
+
+    Attributes:
+        box: side D of the images.
+        position: of each coefficient in the flattened rfft2, [P].
+        phase: by which it is multiplied, centring and scale (m / D)^2 together, complex64 [P].
+    """
+
+    box: int
+    position: Tensor
+    phase: Tensor
+
+    @staticmethod
+    def create(disc: FourierDisc, box: int) -> CoefficientReader:
+        """For images of side `box`.
+
+        Raises:
+            ValueError: if the disc's box is larger than the images'.
+        """
+        if disc.box > box:
+            raise ValueError(f"working box {disc.box} is larger than the images' box {box}: choose at most {box}")
+        x, y = disc.index[:, 0], disc.index[:, 1]
+        position = (y % box) * (box // 2 + 1) + x
+        turns = ((x + y) * (box // 2) % box).double() / box
+        scale = (disc.box / box) ** 2
+        phase = torch.polar(torch.full_like(turns, scale), 2 * math.pi * turns)
+        return CoefficientReader(box, position, phase.to(torch.complex64))
+
+    def __call__(self, images: Float[Tensor, "B D D"]) -> Complex[Tensor, "B P"]:
+        """Coefficients of real images."""
+        spectrum = torch.fft.rfft2(images).reshape(len(images), -1)
+        return spectrum.index_select(1, self.position).mul_(self.phase)

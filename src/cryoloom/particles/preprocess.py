@@ -1,0 +1,215 @@
+"""What must be known about a set before its images can be compared: contrast, size and noise, measured on a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.particles.appearance import Appearance, Size
+from cryoloom.particles.background import WIDEST_CIRCLE, Background, radius_map
+from cryoloom.particles.errors import BadInput
+from cryoloom.particles.noise_spectrum import WindowedSpectrum
+from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.physics.ctf import CTFParameters, evaluate_ctf
+from cryoloom.physics.frequencies import FourierDisc
+
+SMALLEST_BOX = 16
+# groups with fewer sampled images than this take the spectrum of all groups together
+_ENOUGH_IMAGES = 50
+# standard score beyond which the contrast is taken from the data
+_SURE = 4.0
+_CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How images are normalised, and the noise that is then left in them.
+
+    Attributes:
+        contrast_sign: +1 where particles are white already, -1 where images are inverted.
+        noise: E|n|^2 by shell 0 .. box // 2 of the working box's unnormalised transform of normalised images, one row
+            per optics group, [G, S] float32. For CTF-premultiplied images of the noise before that multiplication.
+        box: working box, pixels; pixel_size: of it, angstrom.
+        particle_diameter_angstrom: of the circle outside which images are normalised.
+        outlier_sigma: pixels beyond this many background s.d. are clipped.
+        said: what was found, in words for the user.
+    """
+
+    contrast_sign: float
+    noise: Float[Tensor, "G S"]
+    box: int
+    pixel_size: float
+    particle_diameter_angstrom: float
+    outlier_sigma: float
+    said: tuple[str, ...]
+
+
+def measure(
+    particles: ParticleSet,
+    *,
+    particle_diameter_angstrom: float | None,
+    box: int | None,
+    generator: torch.Generator,
+    sample: int = 1000,
+) -> Preprocessing:
+    """Measure contrast, particle diameter and noise spectra on at most `sample` images, spread over optics groups.
+
+    Args:
+        particle_diameter_angstrom: estimated where None.
+        box: working box, pixels; that of the images where None.
+        generator: chooses the sample.
+
+    Raises:
+        BadInput: for a box or a diameter that can't be used with these images.
+    """
+    box = _working_box(particles, box)
+    rows = sample_rows(particles, sample, generator)
+    said: list[str] = []
+    appearance, outlier_sigma = _look(particles, rows)
+    diameter = _diameter(particles, particle_diameter_angstrom, appearance, said)
+    sign = _contrast(appearance.contrast(diameter), said)
+    noise = _noise(particles, rows, diameter, outlier_sigma, said) * (box / particles.box) ** 4
+    if box != particles.box:
+        size = particles.pixel_size * particles.box / box
+        said.append(f"Images of {particles.box} px are used at {box} px of {size:.3f} angstrom.")
+    return Preprocessing(
+        contrast_sign=sign,
+        noise=noise[:, : box // 2 + 1].float(),
+        box=box,
+        pixel_size=particles.pixel_size * particles.box / box,
+        particle_diameter_angstrom=diameter,
+        outlier_sigma=outlier_sigma,
+        said=tuple(said),
+    )
+
+
+def _working_box(particles: ParticleSet, box: int | None) -> int:
+    if box is None:
+        return particles.box
+    if not SMALLEST_BOX <= box <= particles.box:
+        raise BadInput.report(
+            "The working box can't be used.",
+            found=f"{box} pixels",
+            expected=f"{SMALLEST_BOX} to {particles.box} pixels, the box of the images",
+        )
+    return box
+
+
+def sample_rows(particles: ParticleSet, sample: int, generator: torch.Generator) -> np.ndarray:
+    """At most `sample` rows in ascending order, int64: as many from each optics group as it has, up to equal shares."""
+    n = len(particles)
+    order = torch.randperm(n, generator=generator).numpy()
+    if n <= sample:
+        return np.arange(n)
+    group = particles.group[order]
+    # the rank of each row within its group: taking the lowest ranks fills all groups evenly
+    rank = np.empty(n, dtype=np.int64)
+    for g in np.unique(group):
+        mine = np.flatnonzero(group == g)
+        rank[mine] = np.arange(len(mine))
+    return np.sort(order[np.argsort(rank, kind="stable")[:sample]])
+
+
+def _chunks(particles: ParticleSet, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+    step = max(1, _CHUNK_BYTES // (4 * particles.box**2))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        yield part, torch.from_numpy(particles.read(part))
+
+
+def matched_ctf(particles: ParticleSet, rows: np.ndarray, disc: FourierDisc) -> Float[Tensor, "B P"]:
+    """What images are multiplied by so that their signals add up: C, |C| where phases were flipped, 1 where
+    premultiplied."""
+    if particles.ctf_premultiplied:
+        return torch.ones(len(rows), len(disc.index))
+    ctf = _ctf(particles.ctf, rows, disc)
+    return ctf.abs() if particles.phase_flipped else ctf
+
+
+def _ctf(ctf: CTFParameters, rows: np.ndarray, disc: FourierDisc) -> Float[Tensor, "B P"]:
+    return evaluate_ctf(ctf[torch.from_numpy(rows)], disc.k.double()).float()
+
+
+def _look(particles: ParticleSet, rows: np.ndarray) -> tuple[Appearance, float]:
+    """Sums over the sample, and where outliers begin: well beyond both the noise and the brightest particles."""
+    appearance = Appearance(particles.box, particles.pixel_size)
+    corners = Background.create(particles.box, particles.box)
+    tail = []
+    for part, raw in _chunks(particles, rows):
+        images = corners.normalise(raw, 50.0)
+        k = max(1, images[0].numel() // 1000)
+        tail.append(images.abs().reshape(len(part), -1).kthvalue(images[0].numel() - k + 1, dim=-1).values)
+        appearance.add(images.clamp(-20, 20), matched_ctf(particles, part, appearance.disc))
+    return appearance, max(8.0, 2.5 * float(torch.cat(tail).median()))
+
+
+def _diameter(particles: ParticleSet, given: float | None, appearance: Appearance, said: list[str]) -> float:
+    side = particles.box * particles.pixel_size
+    if given is not None:
+        if not 0.05 * side <= given <= 1.5 * side:
+            raise BadInput.report(
+                "The particle diameter does not fit the images.",
+                found=f"{given:g} angstrom",
+                expected=f"{0.05 * side:.0f} to {side:.0f} angstrom, for a box of {side:.0f} angstrom",
+                fix="give it in angstrom; was the pixel size right?",
+            )
+        if given > WIDEST_CIRCLE * side:
+            said.append(
+                f"The particle ({given:.0f} angstrom) fills its box ({side:.0f} angstrom): little background is left to"
+                " normalise by; larger boxes would serve better."
+            )
+        return float(given)
+    size: Size = appearance.size()
+    if size.seen:
+        said.append(
+            f"Particle diameter: about {size.diameter_angstrom:.0f} angstrom"
+            f" ({size.diameter_angstrom / side:.2f} of the box), on the large side."
+        )
+    else:
+        said.append(
+            "No particle stands out of the noise: its diameter is taken as"
+            f" {size.diameter_angstrom:.0f} angstrom, 0.75 of the box. State it if you know it."
+        )
+    return size.diameter_angstrom
+
+
+def _contrast(score: float, said: list[str]) -> float:
+    if abs(score) < _SURE:
+        said.append(f"The contrast can't be told from the images ({score:+.1f} s.d.): taken as white, RELION's habit.")
+        return 1.0
+    said.append(
+        f"Particles are {'white' if score > 0 else 'black: the images are inverted'} ({abs(score):.0f} s.d. sure)."
+    )
+    return 1.0 if score > 0 else -1.0
+
+
+def _noise(
+    particles: ParticleSet, rows: np.ndarray, diameter: float, outlier_sigma: float, said: list[str]
+) -> Float[Tensor, "G S"]:
+    """E|n|^2 by shell of the images' own box after normalisation, float64."""
+    background = Background.create(particles.box, diameter / particles.pixel_size)
+    soft = ((radius_map(particles.box) - background.radius) / 3).clamp(0, 1)
+    estimator = WindowedSpectrum.create(torch.sin(soft * torch.pi / 2) ** 2)
+    groups = len(particles.group_names)
+    total, count = torch.zeros(groups, len(estimator.mixing), dtype=torch.float64), torch.zeros(groups)
+    for part, raw in _chunks(particles, rows):
+        images = background.normalise(raw, outlier_sigma)
+        for g in np.unique(particles.group[part]):
+            mine = torch.from_numpy(np.flatnonzero(particles.group[part] == g))
+            total[g] += estimator.power(images[mine]) * len(mine)
+            count[g] += len(mine)
+    pooled = estimator.unmix(total.sum(0) / count.sum(), int(count.sum()))
+    few = [particles.group_names[g] for g in range(groups) if 0 < count[g] < _ENOUGH_IMAGES]
+    if few and groups > 1:
+        said.append(f"{len(few)} optics group(s) with too few images for a noise spectrum of their own use the set's.")
+    return torch.stack(
+        [
+            estimator.unmix(total[g] / count[g], int(count[g])) if count[g] >= _ENOUGH_IMAGES else pooled
+            for g in range(groups)
+        ]
+    )

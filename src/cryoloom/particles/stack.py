@@ -1,0 +1,255 @@
+"""MRC image stacks: a header checked before anything is allocated, and images read with pread.
+
+Format: MRC2014, Cheng et al., J. Struct. Biol. 192 (2015) 146. A mapped file that is cut while it is read kills the
+process; a short pread is an error that can be told.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryoloom.particles.errors import BadInput
+
+HEADER_BYTES = 1024
+# pixel types by MRC mode, without byte order
+_MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_REFUSED_MODES = {3: "complex int16", 4: "complex float32", 16: "RGB", 101: "4-bit integers"}
+_MAGIC = (
+    (b"\x1f\x8b", "a gzip file"), (b"BZh", "a bzip2 file"), (b"\xfd7zXZ", "an xz file"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file"), (b"PK\x03\x04", "a zip file"), (b"II*\x00", "a TIFF file"),
+    (b"MM\x00*", "a TIFF file"), (b"\x89HDF", "an HDF5 file"), (b"\x93NUMPY", "a NumPy file"), (b"\x89PNG", "a PNG file"),
+)  # fmt: skip
+# box sides beyond this are not particle images but a misread header
+_MAX_SIDE = 16384
+_READ_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StackHeader:
+    """What is needed to read a stack.
+
+    Attributes:
+        path: of the file.
+        box: side of the square images, pixels.
+        count: number of images.
+        dtype: pixel type with its byte order.
+        offset: byte at which the first image begins.
+        size: of the file in bytes.
+        pixel_size: angstrom as the header has it; 0 where unset or senseless.
+        notes: oddities that do not prevent reading.
+    """
+
+    path: Path
+    box: int
+    count: int
+    dtype: np.dtype
+    offset: int
+    size: int
+    pixel_size: float
+    notes: tuple[str, ...]
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image in the file."""
+        return self.box * self.box * self.dtype.itemsize
+
+
+def read_header(path: Path | str) -> StackHeader:
+    """Header of an MRC stack (mode 0, 1, 2, 6 or 12; either byte order), checked against the size of the file.
+
+    Raises:
+        BadInput: for what is not an MRC file, unknown modes, images that are not square, absurd dimensions or extended
+            headers, and files shorter than their header says.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            raw = f.read(HEADER_BYTES)
+    except FileNotFoundError:
+        raise BadInput.report("An image stack is missing.", file=path, fix="give its folder with --datadir") from None
+    except OSError as e:
+        raise BadInput.report("An image stack can't be read.", file=path, found=e.strerror) from None
+    _check_kind(path, raw, size)
+    order, notes = _byte_order(path, raw)
+    nx, ny, nz, mode = struct.unpack_from(f"{order}4i", raw, 0)
+    (extended,) = struct.unpack_from(f"{order}i", raw, 92)
+    dtype = _pixel_type(path, raw, order, mode)
+    _check_shape(path, raw, order, (nx, ny, nz))
+    # Python integers: no overflow, nothing allocated
+    expected = HEADER_BYTES + extended + nx * ny * nz * dtype.itemsize
+    if extended < 0 or HEADER_BYTES + extended > size:
+        raise BadInput.report(
+            "The extended header of the stack is impossible.",
+            file=path,
+            found=f"{extended} bytes in a file of {size} bytes",
+            fix="the header is damaged: copy the file again",
+        )
+    if size < expected:
+        raise BadInput.report(
+            "The image stack is truncated.",
+            file=path,
+            found=f"{size} bytes",
+            expected=f"{expected} bytes for {nz} images of {nx} x {ny} pixels, {dtype.itemsize} bytes each",
+            fix="copy the file again",
+        )
+    if size > expected:
+        notes.append(f"{path.name}: {size - expected} bytes follow the last image; they are ignored.")
+    pixel_size = _pixel_size(raw, order, nx)
+    return StackHeader(path, nx, nz, dtype, HEADER_BYTES + extended, size, pixel_size, tuple(notes))
+
+
+def _check_kind(path: Path, raw: bytes, size: int) -> None:
+    if size == 0:
+        raise BadInput.report("The image stack is empty.", file=path, found="0 bytes", fix="copy the file again")
+    for magic, kind in _MAGIC:
+        if raw.startswith(magic):
+            fix = "unpack it first" if kind.split()[-2] in ("gzip", "bzip2", "xz", "zstd", "zip") else None
+            raise BadInput.report(
+                f"The image stack is {kind}, not an MRC file.", file=path, expected="an MRC stack", fix=fix
+            )
+    if not raw.strip(b"\t\n\r\f") or all(32 <= b < 127 or b in b"\t\n\r\f" or b >= 192 for b in raw):
+        raise BadInput.report(
+            "The image stack is a text file, not an MRC file.",
+            file=path,
+            found=repr(raw[:40].decode("latin-1")),
+            fix="check which file was renamed",
+        )
+    if size < HEADER_BYTES:
+        raise BadInput.report(
+            "The header of the image stack is cut short.",
+            file=path,
+            found=f"{size} bytes",
+            expected=f"at least {HEADER_BYTES} bytes",
+            fix="copy the file again",
+        )
+
+
+def _plausible(raw: bytes, order: str) -> bool:
+    nx, ny, nz, mode = struct.unpack_from(f"{order}4i", raw, 0)
+    return (mode in _MODES or mode in _REFUSED_MODES) and min(nx, ny, nz) > 0 and max(nx, ny) < 1 << 20
+
+
+def _byte_order(path: Path, raw: bytes) -> tuple[str, list[str]]:
+    """'<' or '>': the order in which the header makes sense, the stamp's where both do; and notes."""
+    stamp = raw[212:214]
+    stamped = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}.get(stamp)
+    for order in dict.fromkeys((stamped or "<", "<", ">")):
+        if _plausible(raw, order):
+            name = {"<": "little", ">": "big"}[order]
+            if stamped == order:
+                return order, []
+            said = f"is 0x{stamp.hex()}" if stamped is None else "says the opposite"
+            return order, [f"{path.name}: the byte-order stamp {said}; read as {name}-endian, as the header demands."]
+    raise BadInput.report(
+        "The file is not an MRC stack: its header makes no sense in either byte order.",
+        file=path,
+        found=f"nx, ny, nz, mode = {struct.unpack_from('<4i', raw, 0)}",
+        expected="positive dimensions and mode 0, 1, 2, 6 or 12",
+        fix="check that this is the file meant; copy it again",
+    )
+
+
+def _pixel_type(path: Path, raw: bytes, order: str, mode: int) -> np.dtype:
+    if mode not in _MODES:
+        raise BadInput.report(
+            "The pixels of the stack are of a kind that images of particles do not have.",
+            file=path,
+            found=f"MRC mode {mode}, {_REFUSED_MODES[mode]}",
+            expected="mode 0, 1, 2, 6 or 12 (int8, int16, float32, uint16, float16)",
+            fix="convert it, e.g. with: relion_image_handler or newstack -mode 2",
+        )
+    imod_stamp, imod_flags = struct.unpack_from(f"{order}2i", raw, 152)
+    if mode == 0 and imod_stamp == 1146047817 and not imod_flags & 1:
+        return np.dtype("u1")  # IMOD's bytes are unsigned unless its flag says so
+    return np.dtype(order + _MODES[mode])
+
+
+def _check_shape(path: Path, raw: bytes, order: str, shape: tuple[int, int, int]) -> None:
+    nx, ny, nz = shape
+    if nx != ny:
+        raise BadInput.report(
+            "The images of the stack are not square.",
+            file=path,
+            found=f"{nx} x {ny} pixels, {nz} images",
+            expected="square images",
+            fix="extract the particles again in square boxes",
+        )
+    if nx > _MAX_SIDE:
+        raise BadInput.report(
+            "The header of the stack claims absurd dimensions.",
+            file=path,
+            found=f"{nx} x {ny} x {nz}",
+            expected=f"sides up to {_MAX_SIDE} pixels",
+            fix="the header is damaged: copy the file again",
+        )
+    axes = struct.unpack_from(f"{order}3i", raw, 64)
+    if axes not in ((1, 2, 3), (0, 0, 0)):
+        raise BadInput.report(
+            "The axes of the stack are permuted.",
+            file=path,
+            found=f"MAPC, MAPR, MAPS = {axes}",
+            expected="1, 2, 3",
+            fix="write the stack again with its images as sections",
+        )
+
+
+def _pixel_size(raw: bytes, order: str, nx: int) -> float:
+    (mx,) = struct.unpack_from(f"{order}i", raw, 28)
+    (cell,) = struct.unpack_from(f"{order}f", raw, 40)
+    size = cell / mx if mx > 0 else 0.0
+    return size if 0.05 < size < 100 else 0.0
+
+
+def read_images(header: StackHeader, indices: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` [B, D, D] float32 with the images of 0-based `indices`; runs of neighbours are read together.
+
+    Raises:
+        BadInput: if the file is gone, has shrunk or changed its size since its header was read.
+    """
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    most = max(1, _READ_BYTES // header.image_bytes)
+    try:
+        handle = os.open(header.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as e:
+        raise BadInput.report("An image stack can't be opened any more.", file=header.path, found=e.strerror) from None
+    try:
+        _check_size(header, os.fstat(handle).st_size)
+        start = 0
+        while start < len(ordered):
+            stop = start + 1
+            while stop < len(ordered) and ordered[stop] == ordered[stop - 1] + 1 and stop - start < most:
+                stop += 1
+            out[order[start:stop]] = _read_run(handle, header, int(ordered[start]), stop - start)
+            start = stop
+    finally:
+        os.close(handle)
+
+
+def _check_size(header: StackHeader, size: int) -> None:
+    if size != header.size:
+        raise BadInput.report(
+            "An image stack changed while it was in use.",
+            file=header.path,
+            found=f"{size} bytes",
+            expected=f"{header.size} bytes, as when it was opened",
+            fix="let nothing write to the stack during the run; restore it and resume",
+        )
+
+
+def _read_run(handle: int, header: StackHeader, first: int, count: int) -> np.ndarray:
+    wanted = count * header.image_bytes
+    buffer = bytearray(wanted)
+    view, got = memoryview(buffer), 0
+    while got < wanted:
+        n = os.preadv(handle, [view[got:]], header.offset + first * header.image_bytes + got)
+        if n == 0:
+            _check_size(header, header.offset + first * header.image_bytes + got)
+        got += n
+    return np.frombuffer(buffer, dtype=header.dtype).reshape(count, header.box, header.box)
