@@ -35,9 +35,11 @@ def to_euler(R: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
 
 def geodesic_degrees(a: Float[Tensor, "*b 3 3"], b: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b"]:
     """Angle in degrees of the rotation that takes a to b; accurate near 0 and 180."""
-    # |a - b|_F = 2 sqrt 2 sin(angle / 2): no loss of digits for small angles, unlike the trace
-    chord = (a - b).square().sum((-2, -1)).sqrt() / math.sqrt(8)
-    return torch.rad2deg(2 * torch.asin(chord.clamp(max=1)))
+    relative = a.mT @ b
+    # the trace alone (arccos) loses half of the digits near 0, the chord |a - b| (arcsin) near 180
+    sine = (relative - relative.mT).square().sum((-2, -1)).sqrt() / math.sqrt(8)
+    cosine = (torch.einsum("...ii->...", relative) - 1) / 2
+    return torch.rad2deg(torch.atan2(sine, cosine))
 
 
 def exponential(omega: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
