@@ -8,26 +8,26 @@ import numpy as np
 import pytest
 import starfile
 import torch
-from golden.test_relion_files import array, correlations, images
 
 from cryoloom.physics.ctf import CTFParameters, evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import exponential, from_euler
+from golden.test_relion_files import array, correlations, images
+
+ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
 
 
 class NumpyOnly(pickle.Unpickler):
-    """Admits the three names that a pickled numpy array needs and refuses all else: a pickle may run any code."""
-
-    ADMITTED = {
-        ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
+    """Admits the names that a pickled numpy array needs and refuses all else: a pickle may run any code."""
 
     def find_class(self, module_name, global_name):
         try:
-            return self.ADMITTED[module_name, global_name]
+            return ADMITTED[module_name, global_name]
         except KeyError:
             raise pickle.UnpicklingError(f"{module_name}.{global_name} is not part of a numpy array") from None
 

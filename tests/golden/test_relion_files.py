@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import starfile
 import torch
-from golden.numpy_reference import random_angles
 
 from cryoloom.physics.ctf import CTFParameters
 from cryoloom.physics.fourier import ifft2, resize_real
@@ -15,6 +14,7 @@ from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import predict
 from cryoloom.physics.rotations import from_euler, symmetry_group
 from cryoloom.physics.slicing import volume_to_grid
+from golden.numpy_reference import random_angles
 
 
 def array(path: Path) -> torch.Tensor:
