@@ -1,0 +1,1 @@
+"""Simulated particle sets of known truth: structures, projections, nuisances, files."""
