@@ -41,12 +41,12 @@ def grid_to_volume(grid: Complex[Tensor, "M M M"], padding: int = PADDING) -> Fl
 def _corners(points: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
     """Flat indices [..., 8], trilinear weights [..., 8] and validity of grid points (x, y, z) in padded pixels."""
     position = points + side // 2
-    base = torch.floor(position)
+    inside = ((position >= 0) & (position <= side - 1)).all(-1)
+    # the last grid line belongs to the last cell: the rim of an odd box lies on it when unrotated
+    base = torch.floor(position).clamp(0, side - 2)
     fraction = position - base
     base = base.long()
     indices, weights = [], []
-    inside = ((base >= 0) & (base < side - 1)).all(-1)
-    base = base.clamp(0, side - 2)
     for dz in (0, 1):
         for dy in (0, 1):
             for dx in (0, 1):
