@@ -9,9 +9,12 @@ import math
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Values = Tensor | npt.ArrayLike  # a number, or one for each image
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +48,15 @@ class CTFParameters:
 
     @staticmethod
     def create(
-        defocus_u_angstrom,
-        defocus_v_angstrom=None,
-        astigmatism_radian=0.0,
-        phase_shift_radian=0.0,
-        b_factor_angstrom2=0.0,
-        voltage_kv=300.0,
-        spherical_aberration_mm=2.7,
-        amplitude_contrast=0.1,
-        scale=1.0,
+        defocus_u_angstrom: Values,
+        defocus_v_angstrom: Values | None = None,
+        astigmatism_radian: Values = 0.0,
+        phase_shift_radian: Values = 0.0,
+        b_factor_angstrom2: Values = 0.0,
+        voltage_kv: Values = 300.0,
+        spherical_aberration_mm: Values = 2.7,
+        amplitude_contrast: Values = 0.1,
+        scale: Values = 1.0,
         dtype: torch.dtype = torch.float64,
     ) -> CTFParameters:
         """From numbers or arrays that broadcast to [B]."""

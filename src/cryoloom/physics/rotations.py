@@ -49,7 +49,8 @@ def exponential(omega: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
 
 def nearest_rotation(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
     """Proper rotation nearest to a matrix in the Frobenius norm."""
-    return roma.special_procrustes(matrix)
+    # a tuple only where the singular values are asked for
+    return roma.special_procrustes(matrix)  # pyright: ignore[reportReturnType]
 
 
 def random_rotations(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Float[Tensor, "n 3 3"]:
