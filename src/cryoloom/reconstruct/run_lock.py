@@ -1,0 +1,138 @@
+"""One run in a folder at a time: a lock file that names process and host, so that a dead holder is recognised."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+
+class RunLocked(ValueError):
+    """Another run works in the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """Who holds a lock.
+
+    Attributes:
+        pid, host: of the process.
+        born: start of the process in clock ticks since boot (Linux), so that a reused PID is not taken for it.
+        since: when the lock was taken, for people.
+    """
+
+    pid: int
+    host: str
+    born: int | None
+    since: str
+
+    @staticmethod
+    def here() -> LockHolder:
+        """This process."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        return LockHolder(os.getpid(), socket.gethostname(), _process(os.getpid())[1], now)
+
+    def lives(self) -> bool | None:
+        """Whether the process still runs; None when it is on another host, so that this can't be told."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        state, born = _process(self.pid)
+        # a zombie is dead, it only waits to be collected
+        return state != "Z" and (self.born is None or born in (self.born, None))
+
+
+class RunLock:
+    """A held lock; `release` gives it back."""
+
+    def __init__(self, path: Path, holder: LockHolder, stale: LockHolder | None) -> None:
+        self.path = path
+        self.holder = holder
+        self.stale = stale
+
+    @staticmethod
+    def acquire(path: Path) -> RunLock:
+        """Take the lock; that of a process that died on this host is taken over (`stale` then names it).
+
+        Raises:
+            RunLocked: when another process holds it, or one on another host may.
+        """
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                # held for this section only: two processes must not take over the same stale lock
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if not _same_file(descriptor, path):
+                    continue
+                previous = _decode(os.read(descriptor, 4096))
+                if previous is not None and previous.lives() is not False:
+                    raise RunLocked(_refusal(path, previous))
+                holder = LockHolder.here()
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(asdict(holder)).encode() + b"\n", 0)
+                os.fsync(descriptor)
+                return RunLock(path, holder, previous)
+            finally:
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Give the lock back; a lock that has passed to another is left alone."""
+        with contextlib.suppress(OSError):
+            if _decode(self.path.read_bytes()) == self.holder:
+                self.path.unlink()
+
+
+def lock_holder(path: Path) -> LockHolder | None:
+    """Who holds the lock at `path`, None if nobody or only a process that is known to be dead."""
+    holder = _decode(path.read_bytes()) if path.exists() else None
+    return None if holder is None or holder.lives() is False else holder
+
+
+def _refusal(path: Path, holder: LockHolder) -> str:
+    if holder.lives() is None:
+        advice = f"if no run is alive on {holder.host}, delete {path} and try again (from here this can't be seen)"
+    else:
+        advice = "wait for it, stop it (kill " + str(holder.pid) + "), or choose another folder"
+    return (
+        f"{path.parent}: another run works in this folder\n"
+        f"  process {holder.pid} on {holder.host}, since {holder.since}\n  what to do: {advice}"
+    )
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _process(pid: int) -> tuple[str, int | None]:
+    """State letter and start time from /proc (fields 3 and 22 of stat, after the command's last parenthesis)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return "", None
+
+
+def _decode(raw: bytes) -> LockHolder | None:
+    """None for an empty or garbled lock: its writer died before it had the lock."""
+    try:
+        document = json.loads(raw)
+        pid, born = int(document["pid"]), document["born"]
+        if not 0 < pid < 2**31:
+            return None
+        return LockHolder(pid, str(document["host"]), None if born is None else int(born), str(document["since"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
