@@ -1,0 +1,107 @@
+"""The program `cryoloom`.
+
+Heavy libraries are imported only by the command that needs them: `cryoloom --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+import cryoloom
+from cryoloom.cli.errors import report_errors
+
+# each is a module cryoloom.cli.NAME with a function register(app); the order is that of `cryoloom --help`
+COMMANDS = ("reconstruct", "resume", "fsc", "evaluate", "simulate", "report")
+
+
+class _Group(TyperGroup):
+    """Commands whose errors become messages and exit codes."""
+
+    def invoke(self, ctx):
+        """Run the command."""
+        with report_errors():
+            return super().invoke(ctx)
+
+
+def build_app() -> typer.Typer:
+    """The program with all of its commands."""
+    app = typer.Typer(
+        name="cryoloom",
+        cls=_Group,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Single-particle cryo-EM ab initio: from a particle stack to poses, a density map and an honest verdict.",
+    )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        ] = False,
+    ) -> None:
+        pass
+
+    for name in COMMANDS:
+        module = f"cryoloom.cli.{name}"
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module).register(app)
+    return app
+
+
+def prepare_environment() -> None:
+    """Settings that the numerical libraries read when they are imported; those of the user stand.
+
+    Threads that wait must sleep: a spinning OpenMP pool burns CPU-seconds, most of all where others share the cores.
+    Compiled kernels go to the user's cache, as the package's own folder may be read-only.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    if "NUMBA_CACHE_DIR" not in os.environ:
+        os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
+
+
+def _kernel_cache() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cryoloom" / "numba"
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(cache, os.W_OK):
+            return cache
+    except OSError:
+        pass
+    # numba unpickles its cache: a fresh private folder, never a name in /tmp that another user could have made
+    private = Path(tempfile.mkdtemp(prefix="cryoloom-numba-"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return private
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cryoloom {cryoloom.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point."""
+    prepare_environment()
+    # without a run there is no log, and Python would print the warnings of the loggers itself
+    logging.getLogger("cryoloom").addHandler(logging.NullHandler())
+    build_app()(prog_name="cryoloom")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
