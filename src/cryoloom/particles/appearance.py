@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.particles.background import radius_map
@@ -56,16 +56,11 @@ class Appearance:
         """Images with zero mean and comparable scale, and their CTF on `disc`."""
         observed = self._reader(images)
         matched = observed * ctf
-        self._square += self._real(matched * self._filter).square().sum(0).double()
+        self._square += self._place.images(matched * self._filter).square().sum(0).double()
         self._count += len(images)
         self._sum += matched.real.sum(0).double()
         self._spread += (ctf.square() * observed.abs().square()).sum(0).double()
         self._power += observed.abs().square().sum(0).double()
-
-    def _real(self, coefficients: Complex[Tensor, "B P"]) -> Float[Tensor, "B m m"]:
-        half = coefficients.new_zeros(len(coefficients), self.box * (self.box // 2 + 1))
-        half[:, self._place.position] = coefficients * self._place.phase.conj()
-        return torch.fft.irfft2(half.view(len(coefficients), self.box, -1), s=(self.box, self.box))
 
     def size(self) -> Size:
         """Diameter at which the variance over images has fallen to the background's, on the large side.

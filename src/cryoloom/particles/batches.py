@@ -15,7 +15,7 @@ from cryoloom.particles.coefficients import CoefficientReader
 from cryoloom.particles.errors import BadInput, listed
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.particles.preprocess import Preprocessing
-from cryoloom.physics.ctf import CTFParameters
+from cryoloom.physics.ctf import CTFParameters, evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
 
 # pixels are read and transformed in chunks of this size, so that a large batch needs no second copy of itself
@@ -41,6 +41,9 @@ class ParticleBatch:
 
 class ParticleSource:
     """Reads, normalises and transforms images, and remembers the coefficients while they fit.
+
+    Coefficients have background mean 0 and s.d. 1 (`Background`), white particles, and the CTF's own signs: phase
+    flipping is undone, which leaves the noise as it is. Premultiplied images stay so (`ParticleSet.ctf_premultiplied`).
 
     An image's coefficients depend on nothing but its pixels and the preprocessing: the same row gives the same bits in
     any batch, cached or not. Memory is bounded by the cache (`cache_bytes`; 8 P bytes an image; rows are kept in the
@@ -105,6 +108,9 @@ class ParticleSource:
                 str(e), file=self.particles.path, where=f"among rows {listed(list(self.particles.rows[rows] + 1))}"
             ) from None
         coefficients = self._reader(normalised)
+        if self.particles.phase_flipped:
+            ctf = evaluate_ctf(self.particles.ctf[torch.from_numpy(rows)], self.disc.k.double())
+            coefficients.mul_(torch.where(ctf < 0, -1.0, 1.0))
         return coefficients if self.preprocessing.contrast_sign > 0 else coefficients.neg_()
 
     def _remember(self, rows: np.ndarray, coefficients: Tensor) -> None:

@@ -98,7 +98,8 @@ def note_unused(places: ImagePlaces, notes: list[str]) -> None:
     held = sum(s.count for s in places.stacks)
     used = len({(s, i) for s, i in zip(places.stack.tolist(), places.index.tolist(), strict=True)})
     if used != held:
-        notes.append(f"The {len(places.stack)} rows name {used} of the {held} images in the stack(s); the others are unused.")
+        rows = len(places.stack)
+        notes.append(f"The {rows} rows name {used} of the {held} images in the stack(s); the others are unused.")
 
 
 def data_flags(rows: Rows, notes: list[str]) -> tuple[bool, bool]:
@@ -171,7 +172,8 @@ def group_frames(rows: Rows, places: ImagePlaces, pixel_size: float | None) -> G
     for g, name in enumerate(rows.group_names):
         mine = rows.group == g
         if not mine.any():
-            boxes.append(0), pixels.append(0.0)
+            boxes.append(0)
+            pixels.append(0.0)
             continue
         if len(set(box[mine])) > 1 or np.ptp(sizes[mine]) > 1e-4 * sizes[mine].min():
             raise BadInput.report(
@@ -181,5 +183,6 @@ def group_frames(rows: Rows, places: ImagePlaces, pixel_size: float | None) -> G
                 found=f"boxes {listed(sorted(set(box[mine])))}, pixel sizes {listed(sorted(set(sizes[mine])))}",
                 fix="put them into optics groups of their own",
             )
-        boxes.append(int(box[mine][0])), pixels.append(float(sizes[mine][0]))
+        boxes.append(int(box[mine][0]))
+        pixels.append(float(sizes[mine][0]))
     return GroupFrames(tuple(boxes), tuple(pixels), rows.group_names)

@@ -49,3 +49,22 @@ class CoefficientReader:
         """Coefficients of real images."""
         spectrum = torch.fft.rfft2(images).reshape(len(images), -1)
         return spectrum.index_select(1, self.position).mul_(self.phase)
+
+    def images(self, coefficients: Complex[Tensor, "B P"]) -> Float[Tensor, "B D D"]:
+        """Real images that have these coefficients and no others: the inverse of the call where no box is cropped."""
+        half = coefficients.new_zeros(len(coefficients), self.box * (self.box // 2 + 1))
+        half[:, self.position] = coefficients / self.phase
+        return torch.fft.irfft2(half.view(len(coefficients), self.box, -1), s=(self.box, self.box))
+
+
+def crop_images(images: Float[Tensor, "B D D"], box: int) -> Float[Tensor, "B m m"]:
+    """Images at a smaller box over the same field of view, values kept: `fourier.resize_real` by real transforms."""
+    old = images.shape[-1]
+    if box == old:
+        return images
+    half = (min(box, old) - 1) // 2
+    spectrum = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
+    out = spectrum.new_zeros(len(images), box, box // 2 + 1)
+    out[:, : half + 1, : half + 1] = spectrum[:, : half + 1, : half + 1]
+    out[:, -half:, : half + 1] = spectrum[:, -half:, : half + 1]
+    return torch.fft.fftshift(torch.fft.irfft2(out, s=(box, box)), dim=(-2, -1)) * (box / old) ** 2

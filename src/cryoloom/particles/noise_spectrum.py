@@ -13,6 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# from so many images on, few neighbours suffice to bring a shell's error to 1 %
+_PLENTY = 400
+# shells below this are left as they are: the spectrum may be steep and its neighbourhood ends
+_STEEP = 5
+
 
 @dataclass(frozen=True, slots=True)
 class WindowedSpectrum:
@@ -40,12 +45,15 @@ class WindowedSpectrum:
         if box % 2 == 0:
             weight[:, -1] = 1
         count = int(shell.max()) + 1
-        # convolution of each shell's indicator with |W|^2, by the correlation theorem
+        # convolution of each shell's indicator with |W|^2, by the correlation theorem; few shells at a time
         kernel = torch.fft.irfft2(torch.fft.rfft2(window.double()).abs().square(), s=(box, box)) / box**2
-        indicators = torch.nn.functional.one_hot(shell, count).double().permute(2, 0, 1)
-        spread = torch.fft.rfft2(torch.fft.irfft2(indicators, s=(box, box)) * kernel).real
         total = torch.zeros(count, count, dtype=torch.float64)
-        total.index_add_(0, shell.reshape(-1), (spread * weight).reshape(count, -1).T.contiguous())
+        step = max(1, 4_000_000 // box**2)
+        for first in range(0, count, step):
+            chosen = torch.arange(first, min(first + step, count))
+            indicators = (shell == chosen[:, None, None]).double()
+            spread = torch.fft.rfft2(torch.fft.irfft2(indicators, s=(box, box)) * kernel).real * weight
+            total[:, chosen] = total[:, chosen].index_add(0, shell.reshape(-1), spread.reshape(len(chosen), -1).T)
         per_shell = torch.zeros(count, dtype=torch.float64).index_add_(0, shell.reshape(-1), weight.reshape(-1))
         return WindowedSpectrum(window, shell.reshape(-1), weight.reshape(-1), total / per_shell[:, None])
 
@@ -57,24 +65,28 @@ class WindowedSpectrum:
         return total / zero.index_add(0, self.shell, self.weight)
 
     def unmix(self, power: Float[Tensor, " C"], images: int) -> Float[Tensor, " S"]:
-        """E|n|^2 by shell 0 .. D // 2 of the noise whose windowed power was measured on so many images.
-
-        Shells are smoothed over as many neighbours as few images demand; the lowest are the steepest and are left.
-        """
-        spectrum = torch.linalg.solve(self.mixing, power)
+        """E|n|^2 by shell 0 .. D // 2 of the noise whose windowed power was measured on so many images."""
+        spectrum = power / self.mixing.sum(1)
+        # multiplicative rounds keep every shell positive, which a matrix inverse does not; three reach it within 1 %
+        for _ in range(3):
+            spectrum = spectrum * power / (self.mixing @ spectrum)
         # the background's mean was subtracted: shell 0 holds nothing of the noise
         spectrum[0] = spectrum[1]
-        floor = 1e-3 * power[1:].median() / self.mixing.sum(1).median()
-        return _smooth(spectrum.clamp(min=floor), images)[: self.window.shape[-1] // 2 + 1]
+        return _smooth(spectrum, images)[: self.window.shape[-1] // 2 + 1]
 
 
 def _smooth(spectrum: Tensor, images: int) -> Tensor:
-    """Geometric mean over +-w shells; w grows with the shell and with scarcity of images and is 0 for the first five."""
-    out, log = spectrum.clone(), spectrum.log()
-    n = len(spectrum)
-    for s in range(n):
-        width = min(s // 5, 1 + 300 // max(images, 1)) if s >= 5 else 0
-        low, high = max(1, s - width), min(n, s + width + 1)
-        if width:
-            out[s] = log[low:high].mean().exp()
+    """Local parabolas through the logarithm over 5 shells, 9 where images are scarce: they keep slope and bend."""
+    out = _parabolas(spectrum, spectrum, reach=2, first=_STEEP)
+    return out if images >= _PLENTY else _parabolas(spectrum, out, reach=4, first=2 * _STEEP)
+
+
+def _parabolas(spectrum: Tensor, out: Tensor, reach: int, first: int) -> Tensor:
+    """`out` with the shells from `first` on replaced by smoothed values of `spectrum`."""
+    x = torch.arange(-reach, reach + 1, dtype=spectrum.dtype)
+    # the value at 0 of the least-squares parabola is a fixed sum of the neighbours (Savitzky and Golay 1964)
+    weights = torch.linalg.pinv(torch.stack([torch.ones_like(x), x, x**2], -1))[0]
+    smooth = spectrum.log().unfold(0, 2 * reach + 1, 1).matmul(weights).exp()  # index i is shell i + reach
+    out = out.clone()
+    out[first : len(spectrum) - reach] = smooth[first - reach :]
     return out

@@ -59,22 +59,32 @@ class Rows:
             BadInput: for values that are empty, NaN, infinite or not numbers, with row and column.
         """
         if column in self.table:
-            return parse_numbers(self.table[column], column, self.path, self.lines)
+            return parse_numbers(column_texts(self.table, column), column, self.path, self.lines)
         if self.optics is None:
             raise ValueError(f"no column {column} in {self.path}: test with has() first")
-        return parse_numbers(self.optics[column], f"{column} of the optics table", self.path, None)[self.group]
+        texts = column_texts(self.optics, column)
+        return parse_numbers(texts, f"{column} of the optics table", self.path, None)[self.group]
 
     def place(self, rows: np.ndarray) -> str:
         """Words for some rows of the table: 'rows 1, 2 (lines 30, 31)'."""
         return f"row {listed(list(rows + 1))} (line {listed(list(self.lines[rows]))})"
 
 
-def parse_numbers(values: pd.Series, column: str, path: Path, lines: np.ndarray | None) -> np.ndarray:
-    """Text to float64 [N]; BadInput names the first rows that hold no finite number."""
+def column_texts(table: pd.DataFrame, column: str) -> np.ndarray:
+    """Values of a column as text, object [N]."""
+    return np.asarray(table[column], dtype=object)
+
+
+def _number(text: str) -> float:
     try:
-        numbers = np.array(values.to_numpy(), dtype=np.float64)
+        return float(text)
     except ValueError:
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
+        return np.nan
+
+
+def parse_numbers(texts: np.ndarray, column: str, path: Path, lines: np.ndarray | None) -> np.ndarray:
+    """Text to float64 [N]; BadInput names the first rows that hold no finite number."""
+    numbers = np.array([_number(t) for t in texts], dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         where = f"column {column}, row {listed(list(bad + 1))}"
@@ -84,7 +94,7 @@ def parse_numbers(values: pd.Series, column: str, path: Path, lines: np.ndarray 
             f"{len(bad)} value(s) of a needed column are not numbers.",
             file=path,
             where=where,
-            found=listed([repr(values.iloc[i]) for i in bad]),
+            found=listed([repr(texts[i]) for i in bad]),
             expected="a finite number",
             fix="remove these rows, or restore the values from the program that wrote the file",
         )
@@ -103,29 +113,31 @@ def assign_groups(
         group = table.groupby(shared, sort=False).ngroup().to_numpy() if shared else np.zeros(len(table))
         count = int(group.max()) + 1 if len(group) else 1
         return group.astype(np.int64), tuple(f"opticsGroup{i + 1}" for i in range(count))
-    for name, block in (("rlnOpticsGroup", optics), ("rlnOpticsGroup", table)):
-        if name not in block:
-            which = "optics" if block is optics else "particle"
-            raise BadInput.report(f"The {which} table has no column {name}.", file=path, found=listed(list(block), 30))
-    numbers = parse_numbers(optics["rlnOpticsGroup"], "rlnOpticsGroup of the optics table", path, None)
+    column = "rlnOpticsGroup"
+    for kind, block in (("optics", optics), ("particle", table)):
+        if column not in block:
+            raise BadInput.report(f"The {kind} table has no column {column}.", file=path, found=listed(list(block), 30))
+    numbers = parse_numbers(column_texts(optics, column), f"{column} of the optics table", path, None)
+    if not len(numbers):
+        raise BadInput.report("The optics table has no rows.", file=path)
     if len(set(numbers)) < len(numbers):
         raise BadInput.report("An optics group stands twice in data_optics.", file=path, found=listed(list(numbers)))
-    wanted = parse_numbers(table["rlnOpticsGroup"], "rlnOpticsGroup", path, lines)
+    wanted = parse_numbers(column_texts(table, column), column, path, lines)
     order = np.argsort(numbers)
-    position = np.searchsorted(numbers[order], wanted).clip(max=len(numbers) - 1)
-    group = order[position] if len(numbers) else np.zeros(len(wanted), dtype=np.int64)
-    unknown = np.flatnonzero(numbers[group] != wanted) if len(numbers) else np.arange(len(wanted))
+    group = order[np.searchsorted(numbers[order], wanted).clip(max=len(numbers) - 1)]
+    unknown = np.flatnonzero(numbers[group] != wanted)
     if len(unknown):
         raise BadInput.report(
             f"{len(unknown)} row(s) name an optics group that the optics table does not have.",
             file=path,
-            where=f"column rlnOpticsGroup, row {listed(list(unknown + 1))} (line {listed(list(lines[unknown]))})",
+            where=f"column {column}, row {listed(list(unknown + 1))} (line {listed(list(lines[unknown]))})",
             found=f"group {listed(sorted({int(wanted[i]) for i in unknown}))}",
             expected=f"one of {listed([int(n) for n in numbers], 20)}",
             fix="add the group to data_optics, or correct the rows",
         )
-    names = optics.get("rlnOpticsGroupName", pd.Series([f"opticsGroup{int(n)}" for n in numbers]))
-    return group.astype(np.int64), tuple(str(n) for n in names)
+    if "rlnOpticsGroupName" in optics:
+        return group.astype(np.int64), tuple(column_texts(optics, "rlnOpticsGroupName"))
+    return group.astype(np.int64), tuple(f"opticsGroup{int(n)}" for n in numbers)
 
 
 def pixel_sizes(rows: Rows, header_pixel_size: np.ndarray, given: float | None) -> np.ndarray:

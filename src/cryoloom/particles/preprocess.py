@@ -12,11 +12,14 @@ from torch import Tensor
 
 from cryoloom.particles.appearance import Appearance, Size
 from cryoloom.particles.background import WIDEST_CIRCLE, Background, radius_map
+from cryoloom.particles.coefficients import crop_images
 from cryoloom.particles.errors import BadInput
+from cryoloom.particles.modulation import MOST_IMAGES, Modulation
 from cryoloom.particles.noise_spectrum import WindowedSpectrum
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.physics.ctf import CTFParameters, evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.noise import shell_means
 
 SMALLEST_BOX = 16
 # groups with fewer sampled images than this take the spectrum of all groups together
@@ -73,13 +76,15 @@ def measure(
     appearance, outlier_sigma = _look(particles, rows)
     diameter = _diameter(particles, particle_diameter_angstrom, appearance, said)
     sign = _contrast(appearance.contrast(diameter), said)
-    noise = _noise(particles, rows, diameter, outlier_sigma, said) * (box / particles.box) ** 4
+    if not particles.ctf_premultiplied and not particles.phase_flipped and particles.has_ctf:
+        said += _modulation(particles, rows, diameter, outlier_sigma).findings()
+    noise = _noise(particles, rows, diameter, outlier_sigma, box, said)
     if box != particles.box:
         size = particles.pixel_size * particles.box / box
         said.append(f"Images of {particles.box} px are used at {box} px of {size:.3f} angstrom.")
     return Preprocessing(
         contrast_sign=sign,
-        noise=noise[:, : box // 2 + 1].float(),
+        noise=noise.float(),
         box=box,
         pixel_size=particles.pixel_size * particles.box / box,
         particle_diameter_angstrom=diameter,
@@ -188,28 +193,50 @@ def _contrast(score: float, said: list[str]) -> float:
     return 1.0 if score > 0 else -1.0
 
 
-def _noise(
-    particles: ParticleSet, rows: np.ndarray, diameter: float, outlier_sigma: float, said: list[str]
-) -> Float[Tensor, "G S"]:
-    """E|n|^2 by shell of the images' own box after normalisation, float64."""
+def _modulation(particles: ParticleSet, rows: np.ndarray, diameter: float, outlier_sigma: float) -> Modulation:
     background = Background.create(particles.box, diameter / particles.pixel_size)
-    soft = ((radius_map(particles.box) - background.radius) / 3).clamp(0, 1)
-    estimator = WindowedSpectrum.create(torch.sin(soft * torch.pi / 2) ** 2)
+    modulation = Modulation(particles.box, particles.pixel_size, diameter)
+    some = rows[:: -(-len(rows) // MOST_IMAGES)]
+    for part, raw in _chunks(particles, some):
+        images = background.normalise(raw, outlier_sigma)
+        modulation.add(images, _ctf(particles.ctf, part, modulation.disc))
+    return modulation
+
+
+def _clear_radius(background: Background) -> float:
+    """Where the CTF's fringes around the particle have faded too, pixels; a box too tight for that keeps its circle."""
+    return max(background.radius, min(1.2 * background.radius, 0.425 * background.box))
+
+
+def _noise(
+    particles: ParticleSet, rows: np.ndarray, diameter: float, outlier_sigma: float, box: int, said: list[str]
+) -> Float[Tensor, "G S"]:
+    """E|n|^2 by shell of the working box after normalisation, float64."""
+    background = Background.create(particles.box, diameter / particles.pixel_size)
+    clear = _clear_radius(background) * box / particles.box
+    window = torch.sin(((radius_map(box) - clear) / 3).clamp(0, 1) * torch.pi / 2) ** 2
+    estimator = WindowedSpectrum.create(window)
     groups = len(particles.group_names)
     total, count = torch.zeros(groups, len(estimator.mixing), dtype=torch.float64), torch.zeros(groups)
     for part, raw in _chunks(particles, rows):
-        images = background.normalise(raw, outlier_sigma)
+        images = crop_images(background.normalise(raw, outlier_sigma), box)
         for g in np.unique(particles.group[part]):
             mine = torch.from_numpy(np.flatnonzero(particles.group[part] == g))
             total[g] += estimator.power(images[mine]) * len(mine)
             count[g] += len(mine)
-    pooled = estimator.unmix(total.sum(0) / count.sum(), int(count.sum()))
-    few = [particles.group_names[g] for g in range(groups) if 0 < count[g] < _ENOUGH_IMAGES]
+    few = [g for g in range(groups) if count[g] < _ENOUGH_IMAGES]
     if few and groups > 1:
         said.append(f"{len(few)} optics group(s) with too few images for a noise spectrum of their own use the set's.")
-    return torch.stack(
-        [
-            estimator.unmix(total[g] / count[g], int(count[g])) if count[g] >= _ENOUGH_IMAGES else pooled
-            for g in range(groups)
-        ]
-    )
+    total[few], count[few] = total.sum(0), count.sum()
+    noise = torch.stack([estimator.unmix(total[g] / count[g], int(count[g])) for g in range(groups)])
+    if box < particles.box:
+        noise[:, -1] = noise[:, -2]  # cropping took the Nyquist row and column, half of this shell
+    return noise / _mean_square_ctf(particles, rows, box) if particles.ctf_premultiplied else noise
+
+
+def _mean_square_ctf(particles: ParticleSet, rows: np.ndarray, box: int) -> Float[Tensor, " S"]:
+    """Mean over the sample of C^2 by shell of the working box, the factor that premultiplication put on the noise."""
+    disc = FourierDisc.create(box, particles.pixel_size * particles.box / box, dtype=torch.float64)
+    square = torch.stack([_ctf(particles.ctf, part, disc).square().mean(0) for part in np.array_split(rows, 10)])
+    shells = shell_means(square.mean(0).double(), disc)
+    return torch.cat([shells, shells[-1:]])[: box // 2 + 1].clamp(min=1e-3)

@@ -29,7 +29,7 @@ class Rescaling:
         j = np.arange(-limit, limit + 1)
         phase = 2j * np.pi / box
         forward = np.exp(-phase * j[:, None] * (np.arange(box) - box // 2)[None])
-        matrix = (np.exp(phase * position[:, None] * j[None]) @ forward).real / box
+        matrix = np.real(np.exp(phase * position[:, None] * j[None]) @ forward) / box
         return Rescaling(matrix.astype(np.float32))
 
     def apply(self, images: Float[np.ndarray, "B D D"]) -> Float[np.ndarray, "B m m"]:

@@ -22,7 +22,8 @@ _REFUSED_MODES = {3: "complex int16", 4: "complex float32", 16: "RGB", 101: "4-b
 _MAGIC = (
     (b"\x1f\x8b", "a gzip file"), (b"BZh", "a bzip2 file"), (b"\xfd7zXZ", "an xz file"),
     (b"\x28\xb5\x2f\xfd", "a zstd file"), (b"PK\x03\x04", "a zip file"), (b"II*\x00", "a TIFF file"),
-    (b"MM\x00*", "a TIFF file"), (b"\x89HDF", "an HDF5 file"), (b"\x93NUMPY", "a NumPy file"), (b"\x89PNG", "a PNG file"),
+    (b"MM\x00*", "a TIFF file"), (b"\x89HDF", "an HDF5 file"), (b"\x93NUMPY", "a NumPy file"),
+    (b"\x89PNG", "a PNG file"),
 )  # fmt: skip
 # box sides beyond this are not particle images but a misread header
 _MAX_SIDE = 16384

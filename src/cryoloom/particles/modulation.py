@@ -1,0 +1,71 @@
+"""Whether the images show a treatment that their columns do not tell: CTF premultiplication or phase flipping."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryoloom.particles.background import radius_map
+from cryoloom.particles.coefficients import CoefficientReader
+from cryoloom.physics.frequencies import FourierDisc
+
+# more images, or finer ones, make the answer no surer
+MOST_IMAGES = 300
+MOST_BOX = 128
+_SURE = 6.0
+
+
+class Modulation:
+    """Sums over images, fed batch by batch.
+
+    Premultiplied images carry the CTF's zeros in their noise. In flipped ones the signal is brought back to the
+    particle by |C|, in raw ones by C; seen only where signal reaches beyond the CTF's first zero.
+    """
+
+    def __init__(self, box: int, pixel_size: float, diameter_angstrom: float) -> None:
+        self.box = min(box, MOST_BOX)
+        pixel_size = pixel_size * box / self.box
+        self.disc = FourierDisc.create(self.box, pixel_size)
+        self._reader = CoefficientReader.create(self.disc, box)
+        self._place = CoefficientReader.create(self.disc, self.box)
+        self._circle = radius_map(self.box) < 0.4 * diameter_angstrom / pixel_size
+        self._low, self._high = torch.zeros(2), torch.zeros(2)
+        self._gain: list[Tensor] = []
+
+    def add(self, images: Float[Tensor, "B D D"], ctf: Float[Tensor, "B P"]) -> None:
+        """Normalised images and their CTF on `disc`."""
+        observed = self._reader(images) * (self.disc.radii >= 3)
+        power = observed.abs().square()
+        relative = power / power.mean(0).clamp(min=1e-30)
+        square = ctf.square()
+        for total, chosen in ((self._low, square < 0.05), (self._high, square > 0.6)):
+            total += torch.stack([(relative * chosen).sum(), chosen.sum()])
+        self._gain.append(self._inside(observed * ctf) - self._inside(observed * ctf.abs()))
+
+    def _inside(self, coefficients: Complex[Tensor, "B P"]) -> Float[Tensor, " B"]:
+        """Share of each image's power within the particle."""
+        square = self._place.images(coefficients).square()
+        return square[:, self._circle].sum(1) / square.sum((1, 2)).clamp(min=1e-30)
+
+    def premultiplied(self) -> bool:
+        """The power where the CTF is near zero is far below that where it is large, within each frequency."""
+        if self._low[1] < 1000 or self._high[1] < 1000:
+            return False
+        return bool(self._low[0] / self._low[1] < 0.35 * self._high[0] / self._high[1])
+
+    def flip_score(self) -> float:
+        """Standard score of 'phases were not flipped': far below 0 for flipped images, near 0 where none can tell."""
+        gain = torch.cat(self._gain)
+        spread = gain.std() if len(gain) > 1 else gain.new_zeros(())
+        return float(gain.mean() / spread.clamp(min=1e-12) * math.sqrt(len(gain)))
+
+    def findings(self) -> list[str]:
+        """What should be told to the user."""
+        if self.premultiplied():
+            return ["The images seem to be premultiplied by their CTF (the noise has its zeros), which no column says."]
+        if self.flip_score() < -_SURE:
+            return ["The images seem to be phase-flipped, which no column says: add rlnCtfDataArePhaseFlipped 1 if so."]
+        return []
