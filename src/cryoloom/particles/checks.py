@@ -50,9 +50,8 @@ def drop_duplicates(
     rows: Rows, places: ImagePlaces, on_duplicates: Literal["error", "keep", "drop"], keep: np.ndarray, notes: list[str]
 ) -> None:
     """Rows that name an image already named: refused, kept or taken out of `keep` [N] bool; said in `notes`."""
-    keys = np.stack([places.stack, places.index], -1)
-    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(keys)))
+    _, first, inverse = np.unique(places.keys, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[inverse] != np.arange(len(inverse)))
     if not len(again):
         return
     if on_duplicates == "error":
@@ -96,7 +95,7 @@ def drop_unusable(
 def note_unused(places: ImagePlaces, notes: list[str]) -> None:
     """Says where stacks hold more images than the rows name."""
     held = sum(s.count for s in places.stacks)
-    used = len({(s, i) for s, i in zip(places.stack.tolist(), places.index.tolist(), strict=True)})
+    used = len(np.unique(places.keys))
     if used != held:
         rows = len(places.stack)
         notes.append(f"The {rows} rows name {used} of the {held} images in the stack(s); the others are unused.")

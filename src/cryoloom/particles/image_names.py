@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cryoloom.particles.errors import BadInput, listed
 from cryoloom.particles.optics import Rows
@@ -19,6 +20,11 @@ class ImagePlaces:
     stacks: tuple[StackHeader, ...]
     stack: np.ndarray
     index: np.ndarray
+
+    @property
+    def keys(self) -> np.ndarray:
+        """A number for each image, equal where rows name the same one, ascending by stack and index, int64 [N]."""
+        return self.stack * (1 << 32) + self.index
 
 
 def candidates(name: str, star: Path, datadir: Path | None) -> list[Path]:
@@ -47,7 +53,7 @@ def locate_images(rows: Rows, datadir: Path | None) -> ImagePlaces:
             "The particle table has no column rlnImageName.", file=rows.path, found=listed(list(rows.table), 30)
         )
     names, number = _split(rows)
-    unique, stack = np.unique(names, return_inverse=True)
+    stack, unique = pd.factorize(names)
     paths = _find(rows, [str(u) for u in unique], datadir)
     stacks = tuple(read_header(p) for p in paths)
     index = np.where(number > 0, number - 1, number)
@@ -90,7 +96,7 @@ def _split(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
             found=listed([repr(rows.table["rlnImageName"].iloc[i]) for i in bad]),
             expected="number@stack, e.g. 000001@particles.mrcs",
         )
-    return np.array(names, dtype=object).astype(str), np.array(numbers, dtype=np.int64)
+    return np.array(names, dtype=object), np.array(numbers, dtype=np.int64)
 
 
 def _find(rows: Rows, names: list[str], datadir: Path | None) -> list[Path]:

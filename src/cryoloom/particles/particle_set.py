@@ -10,8 +10,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
 from cryoloom.particles.checks import (
     data_flags,
@@ -23,10 +21,11 @@ from cryoloom.particles.checks import (
 )
 from cryoloom.particles.errors import BadInput, listed
 from cryoloom.particles.image_names import ImagePlaces, locate_images
+from cryoloom.particles.input_poses import InputPoses
 from cryoloom.particles.optics import Overrides, Rows, ctf_parameters, pixel_sizes
 from cryoloom.particles.optics import no_ctf as unit_ctf
 from cryoloom.particles.rescale import Rescaling
-from cryoloom.particles.stack import HEADER_BYTES, read_images
+from cryoloom.particles.stack import read_images, stack_ends
 from cryoloom.particles.star import read_star, write_star
 from cryoloom.particles.star_output import relion31_tables
 from cryoloom.physics.ctf import CTFParameters
@@ -35,14 +34,6 @@ from cryoloom.physics.rotations import from_euler
 MINIMUM_PARTICLES = 2
 # below this many images no resolution or pose statistic is worth much
 FEW_PARTICLES = 500
-
-
-@dataclass(frozen=True, slots=True)
-class InputPoses:
-    """Poses that came with the particles: R [N, 3, 3] and t [N, 2] (angstrom, (x, y); content moved by +t), float64."""
-
-    R: Float64[Tensor, "N 3 3"]
-    t: Float64[Tensor, "N 2"]
 
 
 @dataclass(frozen=True)
@@ -163,11 +154,8 @@ class ParticleSet:
         digest.update(self.rows.astype("<i8").tobytes())
         for header in self.places.stacks:
             digest.update(f"{header.size} {header.count} {header.box}".encode())
-            with open(header.path, "rb") as f:
-                digest.update(f.read(HEADER_BYTES))
-                for image in (0, header.count - 1):
-                    f.seek(header.offset + image * header.image_bytes)
-                    digest.update(f.read(header.image_bytes))
+            for part in stack_ends(header):
+                digest.update(part)
         return digest.hexdigest()
 
     def _rows(self) -> Rows:

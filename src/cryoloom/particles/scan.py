@@ -27,9 +27,10 @@ def scan_pixels(places: ImagePlaces) -> PixelScan:
     """Reads every image once, in batches of 16 MiB of float32."""
     n = len(places.stack)
     low, high, mean, deviation = (np.zeros(n, dtype=np.float64) for _ in range(4))
+    order = np.argsort(places.keys, kind="stable")
+    ends = np.searchsorted(places.stack[order], np.arange(len(places.stacks) + 1))
     for s, header in enumerate(places.stacks):
-        mine = np.flatnonzero(places.stack == s)
-        mine = mine[np.argsort(places.index[mine], kind="stable")]
+        mine = order[ends[s] : ends[s + 1]]
         step = max(1, _BATCH_BYTES // (4 * header.box**2))
         for start in range(0, len(mine), step):
             rows = mine[start : start + step]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,6 +208,34 @@ def _pixel_size(raw: bytes, order: str, nx: int) -> float:
     return size if 0.05 < size < 100 else 0.0
 
 
+def stack_ends(header: StackHeader) -> Iterator[bytes]:
+    """Bytes of the header, of the first image and of the last: what a fingerprint of the stack is made from.
+
+    Raises:
+        BadInput: if the file is gone or has changed its size.
+    """
+    handle = _open(header)
+    try:
+        yield os.pread(handle, HEADER_BYTES, 0)
+        for image in (0, header.count - 1):
+            yield _read_run(handle, header, image, 1).tobytes()
+    finally:
+        os.close(handle)
+
+
+def _open(header: StackHeader) -> int:
+    try:
+        handle = os.open(header.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as e:
+        raise BadInput.report("An image stack can't be opened any more.", file=header.path, found=e.strerror) from None
+    try:
+        _check_size(header, os.fstat(handle).st_size)
+    except BadInput:
+        os.close(handle)
+        raise
+    return handle
+
+
 def read_images(header: StackHeader, indices: np.ndarray, out: np.ndarray) -> None:
     """Fill `out` [B, D, D] float32 with the images of 0-based `indices`; runs of neighbours are read together.
 
@@ -216,12 +245,8 @@ def read_images(header: StackHeader, indices: np.ndarray, out: np.ndarray) -> No
     order = np.argsort(indices, kind="stable")
     ordered = indices[order]
     most = max(1, _READ_BYTES // header.image_bytes)
+    handle = _open(header)
     try:
-        handle = os.open(header.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except OSError as e:
-        raise BadInput.report("An image stack can't be opened any more.", file=header.path, found=e.strerror) from None
-    try:
-        _check_size(header, os.fstat(handle).st_size)
         start = 0
         while start < len(ordered):
             stop = start + 1
@@ -234,6 +259,7 @@ def read_images(header: StackHeader, indices: np.ndarray, out: np.ndarray) -> No
 
 
 def _check_size(header: StackHeader, size: int) -> None:
+    """BadInput unless the file has the size it had when it was opened."""
     if size != header.size:
         raise BadInput.report(
             "An image stack changed while it was in use.",
@@ -249,8 +275,9 @@ def _read_run(handle: int, header: StackHeader, first: int, count: int) -> np.nd
     buffer = bytearray(wanted)
     view, got = memoryview(buffer), 0
     while got < wanted:
-        n = os.preadv(handle, [view[got:]], header.offset + first * header.image_bytes + got)
-        if n == 0:
-            _check_size(header, header.offset + first * header.image_bytes + got)
+        position = header.offset + first * header.image_bytes + got
+        n = os.preadv(handle, [view[got:]], position)
+        if n == 0:  # the file ends here, before the size that was checked a moment ago
+            _check_size(header, position)
         got += n
     return np.frombuffer(buffer, dtype=header.dtype).reshape(count, header.box, header.box)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from cryoloom.particles.errors import BadInput
 
 # a quote opens a value only at its start and closes it only before white space or the end of the line
 _TOKEN = re.compile(r"""'(.*?)'(?=\s|$)|"(.*?)"(?=\s|$)|(\S+)""")
+# what makes a value need quotes; line ends are told apart by `_quoted`
+_SPECIAL = re.compile(r"""['"#\t\r\f\v ]""")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
@@ -63,7 +66,9 @@ class _OpenBlock:
     loop: bool | None = None
     tags: list[str] = field(default_factory=list)
     pairs: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
+    # rows stay lines of text until the block closes: a list of values for each would cost twice the time
+    rows: list[str] = field(default_factory=list)
+    plain: bool = True
     lines: list[int] = field(default_factory=list)
 
 
@@ -137,11 +142,22 @@ def read_star(path: Path | str) -> StarFile:
     blocks: list[_OpenBlock] = []
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
-        _read_line(path, blocks, number, line, last=number == len(lines))
+        if not (blocks and _is_plain_row(blocks[-1], line)):
+            _read_line(path, blocks, number, line, last=number == len(lines))
+            continue
+        blocks[-1].rows.append(line)
+        blocks[-1].lines.append(number)
     if not blocks:
         raise BadInput.report("The file holds no STAR data block.", file=path, expected="a line that begins with data_")
     notes = () if text.endswith("\n") else (f"{path.name}: the last line does not end: the file may have been cut.",)
     return StarFile(path, tuple(_close(path, b) for b in blocks), notes)
+
+
+def _is_plain_row(block: _OpenBlock, line: str) -> bool:
+    """True for nearly every line of a table that has begun: the right number of values, no quotes, no comment."""
+    if not block.rows or "'" in line or '"' in line or "#" in line:
+        return False
+    return len(line.split()) == len(block.tags) > 1
 
 
 def _read_line(path: Path, blocks: list[_OpenBlock], number: int, line: str, last: bool) -> None:
@@ -170,7 +186,7 @@ def _read_line(path: Path, blocks: list[_OpenBlock], number: int, line: str, las
     elif first.startswith("_") and not block.rows:
         _add_tag(path, block, values, number)
     else:
-        _add_row(path, block, values, number, last)
+        _add_row(path, block, line, number, last)
 
 
 def _start_block(path: Path, blocks: list[_OpenBlock], name: str, number: int) -> None:
@@ -209,10 +225,12 @@ def _add_tag(path: Path, block: _OpenBlock, values: list[str], number: int) -> N
         block.lines.append(number)
 
 
-def _add_row(path: Path, block: _OpenBlock, values: list[str], number: int, last: bool) -> None:
+def _add_row(path: Path, block: _OpenBlock, line: str, number: int, last: bool) -> None:
+    values = _tokens(line)
     if len(values) == len(block.tags) and block.loop:
-        block.rows.append(values)
+        block.rows.append(line)
         block.lines.append(number)
+        block.plain &= values == line.split()
         return
     where = f"line {number}, block data_{block.name}"
     if not block.loop or not block.tags:
@@ -236,28 +254,41 @@ def _add_row(path: Path, block: _OpenBlock, values: list[str], number: int, last
 def _close(path: Path, block: _OpenBlock) -> StarBlock:
     if block.loop and not block.tags:
         raise BadInput.report("A table has no columns.", file=path, where=f"line {block.line}, block data_{block.name}")
-    rows = block.rows if block.loop else [block.pairs]
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(block.tags)
-    # repeated texts (micrographs, defocus) are kept once: a large table else costs gigabytes
-    known: dict[str, str] = {}
-    data = {
-        tag: np.array([known.setdefault(v, v) for v in values], dtype=object)
-        for tag, values in zip(block.tags, columns, strict=True)
-    }
+    if not block.loop:
+        values = block.pairs
+    elif block.plain:
+        values = "\n".join(block.rows).split()
+    else:
+        values = [v for line in block.rows for v in _tokens(line)]
+    data = {tag: _shared(values[i :: len(block.tags)]) for i, tag in enumerate(block.tags)}
     table = pd.DataFrame(data, columns=pd.Index(block.tags, dtype=object))
     return StarBlock(block.name, bool(block.loop), table, np.array(block.lines, dtype=np.int64), block.line)
 
 
+def _shared(values: Sequence[str]) -> np.ndarray:
+    """A column as text, object [N], with each text kept once: repeated micrographs and defoci else cost gigabytes."""
+    known: dict[str, str] = {}
+    return np.array([known.setdefault(v, v) for v in values], dtype=object)
+
+
 def _quoted(value: str) -> str:
-    if value and not value.startswith(("'", '"', "#")) and not re.search(r"\s", value):
+    if value and not _SPECIAL.search(value):
         return value
     quote = '"' if "'" in value else "'"
+    if _TOKEN.fullmatch(f"{quote}{value}{quote}") is None or "\n" in value:
+        raise ValueError(f"{value!r} can't be written in a STAR file: it holds line ends or both kinds of quotes")
     return f"{quote}{value}{quote}"
+
+
+def _quoted_column(values: list[str]) -> list[str]:
+    # one search in the joined text spares millions of short ones
+    plain = _SPECIAL.search("\n".join(values)) is None and all(values)
+    return values if plain else [_quoted(v) for v in values]
 
 
 def _format(name: str, table: pd.DataFrame) -> str:
     lines = [f"\ndata_{name}\n\nloop_\n", *(f"_{tag} #{i}\n" for i, tag in enumerate(table.columns, 1))]
-    columns = [[_quoted(v) for v in table[tag]] for tag in table.columns]
+    columns = [_quoted_column(list(table[tag])) for tag in table.columns]
     lines += [" ".join(row) + "\n" for row in zip(*columns, strict=True)]
     return "".join(lines) + "\n"
 
