@@ -1,0 +1,184 @@
+"""How well an estimated map agrees with the true one, once it is carried into the true frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from cryoloom.evaluate.pose_error import CommonFrame
+from cryoloom.maps.align import align_maps, apply_rigid, mirrored
+from cryoloom.maps.fsc import crossing, fourier_shell_correlation, resolution_angstrom
+from cryoloom.maps.io import DensityMap
+from cryoloom.maps.resample import SplineVolume, voxel_points
+from cryoloom.physics.fourier import resize_real
+from cryoloom.physics.rotations import symmetry_group
+
+DEFAULT_RADIUS = 0.45  # of the sphere, in units of the box
+SIDE_TOLERANCE = 0.005  # relative difference of the boxes' sides in angstrom
+EDGE_VOXELS = 3.0
+POLISH_VOXELS = 60000
+POLISH_STEPS, DERIVATIVE_STEP, CONVERGED_VOXELS = 12, 0.05, 1e-3
+SYMMETRIC_CORRELATION = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class MapScores:
+    """Agreement of an estimated map with the true one.
+
+    Attributes:
+        fsc: by shell in the mask, float64 [S].
+        box, pixel_size: of the truth.
+        frame: as polished on the maps themselves.
+        moved: the estimate in the true frame, float64 [D, D, D].
+    """
+
+    fsc: np.ndarray
+    box: int
+    pixel_size: float
+    frame: CommonFrame
+    moved: Tensor
+
+    def shell(self, threshold: float) -> float:
+        """Where the curve falls below a threshold."""
+        return crossing(torch.from_numpy(self.fsc), threshold)
+
+    def resolution_angstrom(self, threshold: float) -> float | None:
+        """The same in angstrom; None where the maps do not agree at all."""
+        return resolution_angstrom(self.shell(threshold), self.box, self.pixel_size)
+
+    @property
+    def area(self) -> float:
+        """Mean FSC over the shells between the origin and Nyquist."""
+        return float(self.fsc[1 : self.box // 2].mean())
+
+
+def score_map(
+    truth: DensityMap,
+    estimate: DensityMap,
+    frame: CommonFrame | None,
+    *,
+    symmetry: str = "C1",
+    radius_voxels: float | None = None,
+    mask: Float[Tensor, "D D D"] | None = None,
+) -> MapScores:
+    """FSC against the truth after the estimate is carried along a frame and a few local steps have polished that.
+
+    Args:
+        frame: from the poses (`pose_error.score_poses`); None searches the maps for it, over both hands.
+        symmetry: group that the truth must have about the standard axes.
+        radius_voxels: of a soft sphere; 0.45 of the box when left out.
+        mask: within [0, 1] in the truth's frame, in place of the sphere.
+
+    Raises:
+        ValueError: for maps of different sides, a mask of another shape, or a truth without that symmetry.
+    """
+    box, pixel_size = _check(truth, estimate, mask)
+    target = truth.data.double()
+    if symmetry.upper() != "C1":
+        check_symmetry(target, symmetry)
+    source = resize_real(estimate.data.double(), box, 3)
+    soft = soft_sphere(box, radius_voxels or DEFAULT_RADIUS * box) if mask is None else mask.double()
+    frame = frame_of_maps(source, target, pixel_size) if frame is None else frame
+    source = mirrored(source) if frame.hand else source
+    Q, offset = polish(target, source, soft, frame.Q, frame.offset_angstrom / pixel_size)
+    # V(Q^T x + offset) = V(Q^T (x - t)) with t = -Q offset
+    moved = apply_rigid(source, torch.from_numpy(Q), torch.from_numpy(-Q @ offset))
+    fsc = fourier_shell_correlation(target * soft, moved * soft).numpy()
+    return MapScores(fsc, box, pixel_size, CommonFrame(frame.hand, Q, offset * pixel_size), moved)
+
+
+def _check(truth: DensityMap, estimate: DensityMap, mask: Tensor | None) -> tuple[int, float]:
+    box, pixel_size = truth.data.shape[0], truth.pixel_size
+    side, other = box * pixel_size, estimate.data.shape[0] * estimate.pixel_size
+    if abs(side - other) > SIDE_TOLERANCE * side:
+        raise ValueError(f"the maps differ in side: {side:.1f} A (truth) and {other:.1f} A; expected one field of view")
+    if mask is not None and mask.shape != truth.data.shape:
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}; expected that of the truth, {(box,) * 3}")
+    return box, pixel_size
+
+
+def soft_sphere(box: int, radius_voxels: float) -> Float[Tensor, "D D D"]:
+    """1 inside, 0 outside, with a linear edge of 3 voxels about the radius, float64."""
+    distance = voxel_points(box, torch.float64, torch.device("cpu")).norm(dim=-1)
+    return ((radius_voxels - distance) / EDGE_VOXELS + 0.5).clamp(0, 1)
+
+
+def frame_of_maps(source: Float[Tensor, "D D D"], target: Float[Tensor, "D D D"], pixel_size: float) -> CommonFrame:
+    """The frame found from the maps alone, over both hands."""
+    found = align_maps(source.float(), target.float(), pixel_size)
+    Q = found.R.numpy()
+    return CommonFrame(found.hand, Q, -Q.T @ found.t.numpy())
+
+
+def check_symmetry(truth: Float[Tensor, "D D D"], symmetry: str) -> None:
+    """ValueError where the map correlates by less than 0.9 with its copy turned by an element of the group."""
+    spline = SplineVolume.create(truth)
+    points = voxel_points(truth.shape[0], truth.dtype, truth.device)
+    for g in symmetry_group(symmetry)[1:]:
+        pair = torch.stack([truth.flatten(), spline.sample(points @ g.to(truth)).flatten()])
+        correlation = float(torch.corrcoef(pair)[0, 1])
+        if correlation < SYMMETRIC_CORRELATION:
+            raise ValueError(
+                f"the truth map does not have {symmetry} about the standard axes: turned onto itself it correlates by "
+                f"{correlation:.2f}; expected at least {SYMMETRIC_CORRELATION}: check the group's name and axes"
+            )
+
+
+def polish(
+    target: Float[Tensor, "D D D"],
+    source: Float[Tensor, "D D D"],
+    mask: Float[Tensor, "D D D"],
+    Q: np.ndarray,
+    offset_voxels: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Q and offset (voxels) of the highest correlation inside the mask near the given ones."""
+    box = target.shape[0]
+    inside = torch.nonzero(mask.flatten() > 0.5).flatten()
+    inside = inside[:: 1 + len(inside) // POLISH_VOXELS]
+    points = voxel_points(box, torch.float64, target.device).reshape(-1, 3)[inside]
+    wanted = _standardised(target.flatten()[inside])
+    spline = SplineVolume.create(source)
+    rim = 4 / box  # radians that move the rim of the molecule by about a voxel
+
+    def place(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return Q @ Rotation.from_rotvec(p[:3] * rim).as_matrix(), offset_voxels + p[3:]
+
+    def profile(p: np.ndarray) -> np.ndarray:
+        turned, moved = place(p)
+        return _standardised(spline.sample(points @ torch.from_numpy(turned) + torch.from_numpy(moved))).numpy()
+
+    return place(_gauss_newton(profile, wanted.numpy()))
+
+
+def _gauss_newton(profile: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray) -> np.ndarray:
+    """The six parameters, in voxels from 0, that bring a profile of unit norm nearest to the wanted one.
+
+    Numerical derivatives and Levenberg's damping; only steps that gain are taken.
+    """
+    p, damping = np.zeros(6), 1e-3
+    current = profile(p)
+    for _ in range(POLISH_STEPS):
+        slopes = [(profile(p + h) - profile(p - h)) / (2 * DERIVATIVE_STEP) for h in DERIVATIVE_STEP * np.eye(6)]
+        J = np.stack(slopes, -1)
+        A, b = J.T @ J, J.T @ (wanted - current)
+        step = np.linalg.lstsq(A + damping * np.diag(A.diagonal()), b, rcond=None)[0]
+        step *= min(1.0, 2 / max(1e-12, float(np.abs(step).max())))  # the slopes say nothing about places far away
+        trial = profile(p + step)
+        if trial @ wanted > current @ wanted:
+            p, current, damping = p + step, trial, damping / 10
+        else:
+            damping *= 30
+        if np.abs(step).max() < CONVERGED_VOXELS:
+            break
+    return p
+
+
+def _standardised(values: Tensor) -> Tensor:
+    values = values - values.mean()
+    return values / values.norm().clamp(min=1e-30)
