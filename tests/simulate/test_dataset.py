@@ -226,7 +226,8 @@ def test_command(tmp_path: Path) -> None:
     write_map(tmp_path / "map.mrc", STATES[0])
     arguments = [
         "simulate", str(tmp_path / "map.mrc"), str(tmp_path / "map.mrc"), "-o", str(tmp_path / "set"), "--n", "30",
-        "--shares", "2,1", "--defocus", "8000", "9000", "--seed", "7", "--dtype", "float16", "--device", "cpu",
+        "--shares", "2,1", "--defocus", "8000", "9000", "--seed", "7", "--dtype", "float16",
+        "--device", "cpu", "--threads", "1",
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
