@@ -34,6 +34,15 @@ class ContrastTransfer:
     values: tuple[float, ...]  # at CTF_INDEX
 
 
+# rot, tilt, psi of a RELION file and the matrix A that cryoDRGN's RELION-compatible parser made of them
+# (first rows of FinalRefinement-OriginalParticles-PfCRT.star and of pose.star.pkl in cryoDRGN's test data)
+EULER_ANGLES = (16.093530, 86.352776, 98.225690)
+EULER_MATRIX = (
+    (-0.28309893, 0.94840288, 0.14278294),
+    (-0.02083069, -0.15491828, 0.98770765),
+    (0.95886447, 0.27664471, 0.06361309),
+)
+
 PROJECTION_BOX, PROJECTION_PIXEL_SIZE = 40, 3.0
 PROJECTION_INDEX = ((1, 0), (0, 2), (2, 1), (1, -3), (3, 2), (2, -4), (5, 0), (4, 3), (0, -5))
 CTF_BOX, CTF_PIXEL_SIZE = 64, 2.0

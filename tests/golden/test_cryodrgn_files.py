@@ -37,21 +37,6 @@ def unpickle(path: Path):
         return NumpyOnly(f).load()
 
 
-# The first row of pose.star.pkl, so that the convention stands where the files are absent:
-# rlnAngleRot, rlnAngleTilt, rlnAnglePsi and RELION's matrix A as cryoDRGN computes it
-ANGLES = (16.093530, 86.352776, 98.225690)
-A = (
-    (-0.28309893, 0.94840288, 0.14278294),
-    (-0.02083069, -0.15491828, 0.98770765),
-    (0.95886447, 0.27664471, 0.06361309),
-)
-
-
-def test_euler_angles_give_relions_matrix():
-    found = from_euler(torch.tensor(ANGLES, dtype=torch.float64)).T
-    np.testing.assert_allclose(found.numpy(), A, atol=1e-8)
-
-
 def test_poses_of_a_relion_star(shared_data):
     star = starfile.read(shared_data / "formats/FinalRefinement-OriginalParticles-PfCRT.star")
     rotation, translation = unpickle(shared_data / "formats/pose.star.pkl")

@@ -25,6 +25,11 @@ def predicted() -> np.ndarray:
     return predict(grid, R, t, None, disc)[:, rows].numpy()
 
 
+def test_euler_angles_give_relions_matrix():
+    found = from_euler(torch.tensor(relion.EULER_ANGLES, dtype=torch.float64)).T
+    np.testing.assert_allclose(found.numpy(), relion.EULER_MATRIX, atol=1e-8)
+
+
 def test_projections_are_relions():
     expected = np.array([p.coefficients for p in relion.PROJECTIONS])
     # measured: 6e-5 (both interpolate linearly with padding 2); a shift of a tenth of a pixel gives 0.03
