@@ -1,0 +1,1 @@
+"""Inference of what is unknown in each image: poses."""

@@ -137,12 +137,14 @@ def _value_and_gradient(grid, x, y, z, half):
 
 @njit(parallel=True, **FAST)
 def normal_equations(
-    grid, observed, ctf, variance, group, image, R, t, index, hermitian, step, scale, threads, score, gradient, hessian
-):
+    grid, observed, ctf, variance, group, image, R, t, index, hermitian, step, scale, threads,
+    score, gradient, hessian, power,
+):  # fmt: skip
     """Log-likelihood, gradient [C, 5] and Gauss-Newton matrix [C, 5, 5] of poses (rotation vector, shift).
 
     The rotation vector omega (radians) acts on the image's side, R <- R exp[omega]; t is in angstrom. `score` is
     sum w (Re Y conj X - |X|^2 / 2) with w = hermitian / variance: the log-likelihood up to a constant of the image.
+    `power` is sum w |X|^2.
     """
     half = grid.shape[0] // 2
     C, P = image.shape[0], index.shape[0]
@@ -161,7 +163,7 @@ def normal_equations(
             r20, r21, r22 = np.float32(R[c, 2, 0]), np.float32(R[c, 2, 1]), np.float32(R[c, 2, 2])
             s = np.float32(scale)
             q = np.float32(2 * math.pi * step)
-            total = np.float32(0)
+            total = strength = np.float32(0)
             g0 = g1 = g2 = g3 = g4 = np.float32(0)
             h00 = h01 = h02 = h03 = h04 = h11 = h12 = h13 = h14 = np.float32(0)
             h22 = h23 = h24 = h33 = h34 = h44 = np.float32(0)
@@ -183,7 +185,8 @@ def normal_equations(
                 y = observed[b, p]
                 yr, yi = y.real * er - y.imag * ei, y.real * ei + y.imag * er
                 mr, mi = ctf_p * vr, ctf_p * vi
-                total += w * (yr * mr + yi * mi - np.float32(0.5) * (mr * mr + mi * mi))
+                strength += w * (mr * mr + mi * mi)
+                total += w * (yr * mr + yi * mi)
                 # d/d omega = k x R^T grad V with k = (a, e, 0); d/dt = -2 pi i k V
                 j0r, j0i = ctf_p * e * azr, ctf_p * e * azi
                 j1r, j1i = -ctf_p * a * azr, -ctf_p * a * azi
@@ -212,7 +215,8 @@ def normal_equations(
                 h33 += w * (j3r * j3r + j3i * j3i)
                 h34 += w * (j3r * j4r + j3i * j4i)
                 h44 += w * (j4r * j4r + j4i * j4i)
-            score[c] = total
+            score[c] = total - np.float32(0.5) * strength
+            power[c] = strength
             gradient[c, 0], gradient[c, 1], gradient[c, 2], gradient[c, 3], gradient[c, 4] = g0, g1, g2, g3, g4
             H = hessian[c]
             H[0, 0], H[0, 1], H[0, 2], H[0, 3], H[0, 4] = h00, h01, h02, h03, h04
@@ -339,4 +343,120 @@ def grid_posterior(cross, norm, prior, window, uniform, threads, picks, best_key
                     taken += 1
             while taken < S:  # rounding of the running sum
                 picks[b, taken] = keys[n - 1]
+                taken += 1
+
+
+@njit(parallel=True, **FAST)
+def surviving_rotations(cross, norm, prior, window, cap, threads, kept, count, alive):
+    """Rotations whose best score over the shifts is within `window` nats of the image's best, at most `cap` of them.
+
+    cross [B, T, M], norm [B, M], prior [B, T]; kept int32 [B, cap] and count int64 [B] are filled, and alive
+    bool [B, T]: shifts at which some kept rotation scores above the floor.
+    """
+    B, T, M = cross.shape
+    for thread in prange(threads):
+        high = np.empty(M, np.float32)
+        for b in range(thread * B // threads, (thread + 1) * B // threads):
+            for m in range(M):
+                high[m] = -np.inf
+            for i in range(T):
+                add = prior[b, i]
+                for m in range(M):
+                    high[m] = max(high[m], cross[b, i, m] + add)
+            top = np.float32(-np.inf)
+            for m in range(M):
+                high[m] += norm[b, m]
+                top = max(top, high[m])
+            floor = top - np.float32(window)
+            n = 0
+            for m in range(M):
+                n += high[m] > floor
+            if n > cap:
+                floor = np.partition(high, M - cap)[M - cap]
+            n = 0
+            for m in range(M):
+                if high[m] >= floor and n < cap:
+                    kept[b, n] = m
+                    n += 1
+            count[b] = n
+            for i in range(T):
+                alive[b, i] = False
+                for a in range(n):
+                    if cross[b, i, kept[b, a]] + norm[b, kept[b, a]] + prior[b, i] >= floor:
+                        alive[b, i] = True
+                        break
+
+
+@njit(parallel=True, **FAST)
+def child_posterior(
+    X, power, S, S2, prior, allowed, kept, count, children, uniform, threads, picks, best_key, best_score, log_evidence
+):
+    """Posterior over the fine rotations below the kept coarse ones, at the allowed ones of T shifts.
+
+    Args:
+        X: [B, T, 2P], w C Y e^{+2 pi i k.t} as real and imaginary pairs; power: [B, P], w C^2.
+        S: [M, 2P] fine slices; S2: [M, P], |S|^2; prior: [T]; allowed: bool [B, T].
+        kept [B, cap], count [B]: coarse rotations of each image; children: int32 [coarse, n], -1 where there is none.
+        picks int64 [B, draws]; best_key, best_score [B, K]: best shift of each of the K best rotations; keys t * M + m.
+    """
+    B, T, Q = X.shape
+    M, P = S2.shape
+    D = picks.shape[1]
+    limit = min(M, kept.shape[1] * children.shape[1])
+    for thread in prange(threads):
+        seen = np.full(M, -1, np.int64)
+        rotation = np.empty(limit, np.int64)
+        scores = np.empty((limit, T), np.float32)
+        shifts = np.empty(T, np.int64)
+        for b in range(thread * B // threads, (thread + 1) * B // threads):
+            U = 0
+            for i in range(T):
+                if allowed[b, i]:
+                    shifts[U] = i
+                    U += 1
+            n = 0
+            for a in range(count[b]):
+                for c in range(children.shape[1]):
+                    m = children[kept[b, a], c]
+                    if m >= 0 and seen[m] != b:
+                        seen[m] = b
+                        rotation[n] = m
+                        n += 1
+            top = np.float32(-np.inf)
+            best_score[b, :] = -np.inf
+            best_key[b, :] = -1
+            for a in range(n):
+                m = rotation[a]
+                half = np.float32(0)
+                for p in range(P):
+                    half += power[b, p] * S2[m, p]
+                high, where = np.float32(-np.inf), 0
+                for u in range(U):
+                    i = shifts[u]
+                    dot = np.float32(0)
+                    for q in range(Q):
+                        dot += X[b, i, q] * S[m, q]
+                    s = dot - np.float32(0.5) * half + prior[i]
+                    scores[a, u] = s
+                    if s > high:
+                        high, where = s, i
+                top = max(top, high)
+                _push(best_key[b], best_score[b], where * M + m, high)
+            total = 0.0
+            for a in range(n):
+                for u in range(U):
+                    d = scores[a, u] - top
+                    e = math.exp(d) if d > np.float32(-20) else 0.0
+                    scores[a, u] = e
+                    total += e
+            log_evidence[b] = top + math.log(total)
+            taken, running = 0, 0.0
+            for a in range(n):
+                for u in range(U):
+                    running += scores[a, u]
+                    while taken < D and (taken + uniform[b]) / D * total < running:
+                        picks[b, taken] = shifts[u] * M + rotation[a]
+                        taken += 1
+            while taken < D:
+                picks[b, taken] = best_key[b, 0]
                 taken += 1

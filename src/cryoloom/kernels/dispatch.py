@@ -121,10 +121,11 @@ def normal_equations(
     R: Float[Tensor, "C 3 3"],
     t: Float[Tensor, "C 2"],
     padding: int = PADDING,
-) -> tuple[Float[Tensor, " C"], Float[Tensor, "C 5"], Float[Tensor, "C 5 5"]]:
+) -> tuple[Float[Tensor, " C"], Float[Tensor, "C 5"], Float[Tensor, "C 5 5"], Float[Tensor, " C"]]:
     """Score, gradient and Gauss-Newton matrix of poses, R <- R exp[omega], t <- t + dt (radians, angstrom).
 
     The score is sum w (Re Y conj X - |X|^2 / 2), w = hermitian / s2: the log-likelihood up to a constant of the image.
+    Last comes the power sum w |X|^2: a right pose and a right map give a score of power / 2 +- sqrt(power).
     """
     _check(grid.shape[0], images.disc, padding)
     d = images.disc
@@ -135,14 +136,14 @@ def normal_equations(
     from cryoloom.kernels import cpu
 
     C = len(image)
-    score, gradient = torch.empty(C), torch.empty(C, 5)
+    score, power, gradient = torch.empty(C), torch.empty(C), torch.empty(C, 5)
     hessian = torch.empty(C, 5, 5)
     cpu.normal_equations(
         grid.numpy(), images.observed.numpy(), images.ctf.numpy(), images.variance.numpy(), images.group.numpy(),
         image.numpy(), R.numpy(), t.numpy(), d.index.numpy(), d.weight.numpy(), _step(d), float(padding), _threads(),
-        score.numpy(), gradient.numpy(), hessian.numpy(),
+        score.numpy(), gradient.numpy(), hessian.numpy(), power.numpy(),
     )  # fmt: skip
-    return score, gradient, hessian
+    return score, gradient, hessian, power
 
 
 def residual_power(

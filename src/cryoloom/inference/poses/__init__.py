@@ -1,0 +1,1 @@
+"""Pose methods; every one of them returns a `PosePosterior`."""

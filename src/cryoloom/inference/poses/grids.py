@@ -1,0 +1,80 @@
+"""Grids of rotations and shifts, and which fine rotations lie below a coarse one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int32
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from cryoloom.physics.rotations import from_euler, grid_spacing_degrees, rotation_grid, view_grid
+
+
+@dataclass(frozen=True, slots=True)
+class RotationGrid:
+    """HEALPix views x in-plane angles: R [M, 3, 3] float32, views slowest, M = 72 nside^3."""
+
+    nside: int
+    R: Tensor
+
+    @property
+    def spacing_degrees(self) -> float:
+        """Mean distance between neighbours."""
+        return grid_spacing_degrees(self.nside)
+
+
+@lru_cache(maxsize=4)
+def cached_rotation_grid(nside: int) -> RotationGrid:
+    """The grid of `nside`: 3 is 20 degrees, 4 is 15, 8 is 7.5."""
+    return RotationGrid(nside, rotation_grid(nside).float())
+
+
+@lru_cache(maxsize=4)
+def children(coarse: int, fine: int) -> Int32[np.ndarray, "M n"]:
+    """Fine rotations around each coarse one, -1 where a row has fewer; every fine rotation has a parent.
+
+    Views within 0.72 coarse spacings and the three in-plane angles nearest after the twist between the two frames.
+    """
+    coarse_views, fine_views = view_grid(coarse), view_grid(fine)
+
+    def frames(views: Tensor) -> Tensor:
+        return from_euler(torch.cat([views, torch.zeros(len(views), 1, dtype=views.dtype)], 1))
+
+    Rc, Rf = frames(coarse_views), frames(fine_views)
+    chord = 2 * np.sin(np.radians(0.72 * grid_spacing_degrees(coarse)) / 2)
+    near = cKDTree(Rf[:, :, 2].numpy()).query_ball_point(Rc[:, :, 2].numpy(), chord)
+    n_coarse, n_fine = 6 * coarse, 6 * fine
+    psi = np.arange(n_coarse) * (360.0 / n_coarse)
+    rows = []
+    for view, found in enumerate(near):
+        fine_view = np.array(sorted(found))
+        relative = (Rf[fine_view].mT @ Rc[view]).numpy()
+        twist = np.degrees(np.arctan2(relative[:, 1, 0] - relative[:, 0, 1], relative[:, 0, 0] + relative[:, 1, 1]))
+        centre = np.rint((psi[:, None] + twist[None]) / (360.0 / n_fine)).astype(np.int64)
+        rows.append(np.concatenate([fine_view * n_fine + (centre + o) % n_fine for o in (-1, 0, 1)], 1))
+    width = max(r.shape[1] for r in rows)
+    table = np.full((len(rows) * n_coarse, width), -1, np.int32)
+    for view, r in enumerate(rows):
+        table[view * n_coarse : (view + 1) * n_coarse, : r.shape[1]] = r
+    return table
+
+
+def shift_grid(step_angstrom: float, reach_angstrom: float) -> Float[Tensor, "T 2"]:
+    """Square lattice of shifts within `reach_angstrom` of zero, the nearest first; at least the zero shift."""
+    n = int(reach_angstrom / step_angstrom + 1e-6)
+    axis = torch.arange(-n, n + 1, dtype=torch.float32) * step_angstrom
+    x, y = torch.meshgrid(axis, axis, indexing="ij")
+    points = torch.stack([x.reshape(-1), y.reshape(-1)], 1)
+    distance = points.norm(dim=1)
+    points = points[distance <= reach_angstrom * (1 + 1e-6)]
+    return points[points.norm(dim=1).argsort(stable=True)].contiguous()
+
+
+def shift_step_angstrom(box: int, pixel_size: float, radius: float) -> float:
+    """A quarter of the shortest wavelength in a disc of `radius` Fourier pixels: the rim turns by 45 degrees at most
+    between a shift and its nearest grid point along an axis."""
+    return box * pixel_size / (4 * radius)

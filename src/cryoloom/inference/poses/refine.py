@@ -1,0 +1,152 @@
+"""Local refinement: Levenberg-Marquardt on rotation and shift of every candidate, and the Laplace posterior it leaves.
+
+R <- R exp[omega], t <- t + dt; the Gauss-Newton matrix at the optimum is the pose's inverse covariance given the volume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import Images
+from cryoloom.physics.rotations import exponential
+
+MAX_ROTATION = 0.15  # radian a step: beyond it the linearisation means nothing at the rim
+CONVERGED = 0.02  # nats still to be gained by the next step
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """Refined candidates, and for the best of each image its score and the power sum w |X|^2 of its prediction, [B].
+
+    The score is log p(Y | pose, V) - log p(Y | no particle): power / 2 +- sqrt(power) at the right pose and map.
+    """
+
+    posterior: PosePosterior
+    score: Float[Tensor, " B"]
+    power: Float[Tensor, " B"]
+
+    @property
+    def misfit(self) -> Float[Tensor, " B"]:
+        """How many standard deviations the best score lies below what a right pose would give."""
+        return (0.5 * self.power - self.score) / self.power.clamp(min=1.0).sqrt()
+
+
+@dataclass(slots=True)
+class _Climb:
+    """Candidates on their way up: flat over all (image, candidate) pairs."""
+
+    image: Tensor
+    R: Tensor
+    t: Tensor
+    score: Tensor
+    gradient: Tensor
+    hessian: Tensor
+    power: Tensor
+    damping: Tensor
+
+
+def _evaluate(
+    grid: Tensor, images: Images, image: Tensor, R: Tensor, t: Tensor, sigma_angstrom: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score, gradient and matrix with the Gaussian prior on shifts added, and the power of the prediction."""
+    score, gradient, hessian, power = dispatch.normal_equations(grid, images, image, R, t)
+    precision = 1.0 / sigma_angstrom**2
+    score = score - 0.5 * precision * t.square().sum(1)
+    gradient[:, 3:] -= precision * t
+    hessian[:, 3, 3] += precision
+    hessian[:, 4, 4] += precision
+    return score, gradient, hessian, power
+
+
+def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix with unit diagonal and the scale taken out: radians and angstroms differ by orders of magnitude."""
+    diagonal = torch.diagonal(hessian, dim1=1, dim2=2).clamp(min=1e-12)
+    scale = diagonal.rsqrt()
+    return hessian * scale[:, :, None] * scale[:, None, :], scale
+
+
+def _step(climb: _Climb) -> tuple[Tensor, Tensor]:
+    """Damped step [C, 5] and the gain in nats that the quadratic model promises."""
+    matrix, scale = _scaled(climb.hessian)
+    damped = matrix + climb.damping[:, None, None] * torch.eye(5, device=matrix.device)
+    step = torch.linalg.solve(damped, (climb.gradient * scale)[..., None])[..., 0] * scale
+    length = step[:, :3].norm(dim=1, keepdim=True)
+    step = step * (MAX_ROTATION / length.clamp(min=MAX_ROTATION))
+    gain = (climb.gradient * step).sum(1) - 0.5 * torch.einsum("ci,cij,cj->c", step, climb.hessian, step)
+    return step, gain
+
+
+def refine_poses(
+    half_grid: Complex[Tensor, "M M H"],
+    images: Images,
+    start: PosePosterior,
+    sigma_angstrom: float,
+    iterations: int = 5,
+    keep_nats: float = 12.0,
+) -> Refined:
+    """Climb from every candidate of `start` and weigh the optima by their Laplace evidence.
+
+    Args:
+        half_grid: of the volume that the images are compared with; images: B of them on their disc.
+        start: B x K candidates; those with log weight below -keep_nats are dropped (their slot stays, at -inf).
+        sigma_angstrom: of the Gaussian prior on shifts.
+
+    Returns:
+        The optima of all candidates (covariance in radian and angstrom) and how well the best of each image fits.
+    """
+    B, K = start.log_weight.shape
+    alive = start.log_weight.reshape(-1) > -keep_nats
+    flat = torch.nonzero(alive)[:, 0]
+    image = (flat // K).contiguous()
+    R, t = start.R.reshape(-1, 3, 3)[flat].contiguous(), start.t.reshape(-1, 2)[flat].contiguous()
+    climb = _Climb(
+        image, R, t, *_evaluate(half_grid, images, image, R, t, sigma_angstrom), torch.full_like(t[:, 0], 1e-2)
+    )
+    active = torch.arange(len(flat), device=flat.device)
+    for _ in range(iterations):
+        part = _Climb(*(getattr(climb, f)[active] for f in _Climb.__dataclass_fields__))
+        step, gain = _step(part)
+        moving = gain > CONVERGED
+        if not moving.any():
+            break
+        active, step = active[moving], step[moving]
+        part = _Climb(*(getattr(part, f)[moving] for f in _Climb.__dataclass_fields__))
+        R = (part.R @ exponential(step[:, :3])).contiguous()
+        t = (part.t + step[:, 3:]).contiguous()
+        score, gradient, hessian, power = _evaluate(half_grid, images, part.image, R, t, sigma_angstrom)
+        better = score > part.score
+        won = active[better]
+        climb.R[won], climb.t[won], climb.score[won] = R[better], t[better], score[better]
+        climb.gradient[won], climb.hessian[won], climb.power[won] = gradient[better], hessian[better], power[better]
+        climb.damping[active] = torch.where(better, part.damping * 0.2, part.damping * 10.0)
+    return _laplace(climb, flat, start)
+
+
+def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior) -> Refined:
+    """Optima back in their slots, weighted by score + 1/2 log det covariance."""
+    B, K = start.log_weight.shape
+    matrix, scale = _scaled(climb.hessian)
+    # a flat direction (an image without signal) gets a wide but finite covariance
+    matrix = matrix + 1e-4 * torch.eye(5, device=matrix.device)
+    factor = torch.linalg.cholesky(matrix)
+    covariance = torch.cholesky_inverse(factor) * scale[:, :, None] * scale[:, None, :]
+    log_det = scale.log().sum(1) - torch.diagonal(factor, dim1=1, dim2=2).log().sum(1)
+    R, t = start.R.reshape(-1, 3, 3).clone(), start.t.reshape(-1, 2).clone()
+    R[flat], t[flat] = climb.R, climb.t
+    weight = torch.full((B * K,), -torch.inf, device=R.device)
+    weight[flat] = climb.score + log_det
+    full = torch.zeros(B * K, 5, 5, device=R.device)
+    full[flat] = covariance
+    posterior = PosePosterior(
+        R.reshape(B, K, 3, 3), t.reshape(B, K, 2), weight.reshape(B, K), start.state, full.reshape(B, K, 5, 5)
+    )
+    best = weight.reshape(B, K).argmax(1) + K * torch.arange(B, device=R.device)
+    score, power = weight.new_zeros(B * K), weight.new_zeros(B * K)
+    score[flat], power[flat] = climb.score, climb.power
+    return Refined(posterior.normalised(), score[best], power[best])
