@@ -20,7 +20,7 @@ import torch
 import cryoloom
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.simulate.images import ImageSource
-from cryoloom.simulate.output import StackWriter, write_star
+from cryoloom.simulate.output import PixelSums, StackWriter, write_star
 from cryoloom.simulate.states import StateGeometry, model_state
 from cryoloom.simulate.structure import load_embedded_structure
 from cryoloom.simulate.truth import SimulationSettings, draw_truth
@@ -136,15 +136,15 @@ def _prepare_folder(folder: Path, settings: SimulationSettings, box: int, overwr
 
 
 def _write_behind(
-    batches: Iterator[tuple[np.ndarray, np.ndarray]], stack: StackWriter, progress: Callable[[int], None]
+    batches: Iterator[tuple[np.ndarray, np.ndarray, PixelSums]], stack: StackWriter, progress: Callable[[int], None]
 ) -> None:
     """Writes one batch while the next is computed."""
     with ThreadPoolExecutor(1) as pool:
         pending: Future[None] | None = None
-        for rows, images in batches:
+        for rows, images, sums in batches:
             if pending is not None:
                 pending.result()
-            pending = pool.submit(stack.write, rows, images)
+            pending = pool.submit(stack.write, rows, images, sums)
             progress(len(rows))
         if pending is not None:
             pending.result()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryoloom.maps.io import DensityMap
 from cryoloom.physics.noise import sample_noise
+from cryoloom.simulate.output import PixelSums
 from cryoloom.simulate.projector import Projector, apply_optics, image_variance
 from cryoloom.simulate.truth import SimulationSettings, Truth
 
@@ -27,6 +28,8 @@ class ImageSource:
     ) -> None:
         self.states, self.truth, self.settings, self.device = states, truth, settings, device
         self.box, self.pixel_size = states[0].data.shape[-1], states[0].pixel_size
+        if device.type not in _BATCH_PIXELS:
+            raise ValueError(f"device {device}; expected one of {', '.join(_BATCH_PIXELS)}")
         self.batch = max(1, _BATCH_PIXELS[device.type] // self.box**2)
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         self._projector: tuple[int, Projector] | None = None
@@ -42,8 +45,8 @@ class ImageSource:
         """Mean variance of the molecules' signal in units of the noise, over the batches made so far."""
         return self._power / max(1, int(self.molecules.sum()))
 
-    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(rows, images [B, D, D]) of the whole set, state by state, junk last."""
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, PixelSums]]:
+        """(rows, images [B, D, D], their sums) of the whole set, state by state, junk last."""
         for state in (*range(1, len(self.states) + 1), 0):
             for rows in self._rows_of(np.flatnonzero(self.truth.state == state)):
                 images = self._noise(len(rows))
@@ -55,7 +58,8 @@ class ImageSource:
                     if state:
                         self._power += float(image_variance(coefficients, projector.disc).sum())
                     images += projector.images(coefficients)
-                yield rows, images.to(getattr(torch, self.settings.dtype)).cpu().numpy()
+                sums = PixelSums.of(images)
+                yield rows, images.to(getattr(torch, self.settings.dtype)).cpu().numpy(), sums
 
     def projector(self, state: int) -> Projector:
         """Of a 1-based state; the last one is kept."""

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 import numpy as np
+import torch
 from mrcfile.dtypes import HEADER_DTYPE
+from torch import Tensor
 
 from cryoloom.physics.ctf import CTFParameters
 from cryoloom.simulate.truth import MICROSCOPES, Truth
 
 _MODES = {"float32": 2, "float16": 12}
 _STAR_CHUNK = 10000
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSums:
+    """What the header says of a batch's pixels: extremes, sum and sum of squares."""
+
+    low: float
+    high: float
+    total: float
+    squares: float
+
+    @staticmethod
+    def of(images: Tensor) -> PixelSums:
+        """Counted where the images are: on a GPU this costs nothing, on the host a pass each."""
+        sums = (images.sum(dtype=torch.float64), images.square().sum(dtype=torch.float64))
+        low, high = images.aminmax()
+        return PixelSums(*torch.stack([low.double(), high.double(), *sums]).tolist())
 
 
 class StackWriter:
@@ -51,13 +70,13 @@ class StackWriter:
             self._file.close()
             self._temporary.unlink(missing_ok=True)
 
-    def write(self, rows: np.ndarray, images: np.ndarray) -> None:
+    def write(self, rows: np.ndarray, images: np.ndarray, sums: PixelSums) -> None:
         """Writes images [B, D, D] as the given rows, ascending."""
         assert self._file is not None
         data = np.ascontiguousarray(images, dtype=self.dtype)
-        self._low, self._high = min(self._low, float(images.min())), max(self._high, float(images.max()))
-        self._sum += float(images.sum(dtype=np.float64))
-        self._squares += float(np.square(images, dtype=np.float32).sum(dtype=np.float64))
+        self._low, self._high = min(self._low, sums.low), max(self._high, sums.high)
+        self._sum += sums.total
+        self._squares += sums.squares
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         for first, part in zip(rows[np.r_[0, breaks]], np.split(data, breaks), strict=True):
             self._file.seek(1024 + int(first) * self.box**2 * self.dtype.itemsize)
