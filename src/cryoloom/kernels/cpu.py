@@ -23,8 +23,9 @@ def _locate(x, y, z, half):
         x, y, z, sign = -x, -y, -z, np.float32(-1.0)
     y += half
     z += half
-    # all are >= 0 inside the grid, so truncation is the floor
-    ix, iy, iz = np.int64(x), np.int64(y), np.int64(z)
+    # all are >= 0 inside the grid, so truncation is the floor; the last grid line, on which the rim of an odd box may
+    # lie, belongs to the last cell: beyond it the memory is another's
+    ix, iy, iz = np.int64(x), min(np.int64(y), 2 * half - 2), min(np.int64(z), 2 * half - 2)
     return sign, ix, iy, iz, np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)
 
 
