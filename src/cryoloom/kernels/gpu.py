@@ -1,0 +1,321 @@
+"""The kernels for tensors on a GPU, in plain torch: what `cpu` does, chunk by chunk within a bound on temporaries.
+
+Nothing here asks for a GPU: the same code runs, and is tested, on CPU tensors. Sums by `index_add_` add up in no fixed
+order on a GPU, so results there agree from run to run up to float32 rounding only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from cryoloom.kernels.half_grid import GUARD
+
+if TYPE_CHECKING:
+    from cryoloom.kernels.dispatch import Images, Samples
+
+BUDGET_BYTES = 2**30  # of temporaries at once
+BLOCK = 1024  # entries summed together before the draws look inside
+
+# temporaries of one sample at one frequency, bytes, counted from the tensors that live at the same time
+SLICE_BYTES, INSERT_BYTES, NORMAL_BYTES, RESIDUAL_BYTES = 120, 320, 360, 160
+
+
+def _budget(device: torch.device) -> int:
+    """Bytes for temporaries: `BUDGET_BYTES`, or half of what the GPU can still give."""
+    if device.type != "cuda":
+        return BUDGET_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(BUDGET_BYTES, (free + reusable) // 2)
+
+
+def _in_chunks(work: Callable[[slice], None], count: int, bytes_each: int, device: torch.device) -> None:
+    """Call `work` on slices that cover range(count); where memory runs out, again on half as many.
+
+    `work` must leave nothing behind when it fails: what it adds to a sum, it adds in its last step.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: if not even one item fits.
+    """
+    size = max(1, _budget(device) // max(1, bytes_each))
+    start = 0
+    while start < count:
+        stop = min(start + size, count)
+        try:
+            work(slice(start, stop))
+        except torch.cuda.OutOfMemoryError as error:
+            if stop - start == 1:
+                raise torch.cuda.OutOfMemoryError(
+                    f"a single one of {count} images or poses needs more than the {device} has left "
+                    f"(about {bytes_each / 2**20:.0f} MiB of temporaries)"
+                ) from error
+            size = (stop - start) // 2
+        else:
+            start = stop
+            continue
+        # here, not in the handler, whose traceback keeps the failed call's tensors alive
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Cells of a half grid around points [n, P]: flat index of the low corner, fractions, sign of the Friedel mate."""
+
+    base: Tensor
+    fx: Tensor
+    fy: Tensor
+    fz: Tensor
+    sign: Tensor
+
+
+def _locate(R: Float[Tensor, "n 3 3"], index: Int[Tensor, "P 2"], side: int, padding: int) -> _Cells:
+    """Cells of the points padding * R (ix, iy, 0); points with x < 0 are read at their mate, with sign -1."""
+    R = R.float()
+    a, b = (index * padding).float().unbind(-1)
+    # no matrix product: TF32, where it is switched on, would round the points to a thousandth of the radius
+    points = R[:, :, 0, None] * a + R[:, :, 1, None] * b
+    sign = torch.where(points[:, :1] < 0, -1.0, 1.0)
+    points *= sign
+    # the last grid line belongs to the last cell: the rim of an odd box lies on it when unrotated
+    low = points.floor().clamp_(max=side - 2 - side // 2)
+    points -= low
+    x, y, z = low.long().unbind(1)
+    base = ((z + side // 2) * side + (y + side // 2)) * (side // 2 + GUARD) + x
+    fx, fy, fz = points.unbind(1)
+    return _Cells(base, fx, fy, fz, sign[:, 0])
+
+
+def _rows(grid: Complex[Tensor, "M M H"], cells: _Cells) -> list[tuple[Tensor, Tensor]]:
+    """The two ends in x of each cell's four rows, at (z, y), (z, y + 1), (z + 1, y), (z + 1, y + 1)."""
+    side, width = grid.shape[1], grid.shape[2]
+    # an overlapping view [.., 2] of neighbours in x: one gather brings both
+    pairs = grid.reshape(-1).unfold(0, 2, 1)
+    ends = (pairs[cells.base + offset] for offset in (0, width, side * width, (side + 1) * width))
+    return [(pair[..., 0], pair[..., 1]) for pair in ends]
+
+
+def _conjugate(values: Complex[Tensor, "n P"], sign: Float[Tensor, "n P"]) -> Tensor:
+    """Values with their imaginary part times `sign`, in place."""
+    torch.view_as_real(values)[..., 1].mul_(sign)
+    return values
+
+
+def _value(grid: Complex[Tensor, "M M H"], cells: _Cells) -> Complex[Tensor, "n P"]:
+    """Trilinear values."""
+    c00, c01, c10, c11 = (low + cells.fx * (high - low) for low, high in _rows(grid, cells))
+    e0, e1 = c00 + cells.fy * (c01 - c00), c10 + cells.fy * (c11 - c10)
+    return _conjugate(e0 + cells.fz * (e1 - e0), cells.sign)
+
+
+def _value_and_gradient(grid: Complex[Tensor, "M M H"], cells: _Cells) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Trilinear values and their derivatives along the volume's x, y and z in grid pixels."""
+    fx, fy, fz = cells.fx, cells.fy, cells.fz
+    rows = _rows(grid, cells)
+    d00, d01, d10, d11 = (high - low for low, high in rows)
+    c00, c01, c10, c11 = (low + fx * d for (low, _), d in zip(rows, (d00, d01, d10, d11), strict=True))
+    c01, c11 = c01 - c00, c11 - c10
+    e0 = c00 + fy * c01
+    gz = c10 + fy * c11 - e0
+    value = _conjugate(e0 + fz * gz, cells.sign)
+    gy = c01 + fz * (c11 - c01)
+    h0 = d00 + fy * (d01 - d00)
+    gx = h0 + fz * (d10 + fy * (d11 - d10) - h0)
+    # the mate is conj V(-k): its gradient carries a minus sign on the real part only
+    for g in (gx, gy, gz):
+        torch.view_as_real(g)[..., 0].mul_(cells.sign)
+    return value, gx, gy, gz
+
+
+def _moved_back(
+    observed: Complex[Tensor, "n P"], t: Float[Tensor, "n 2"], index: Int[Tensor, "P 2"], step: float
+) -> Complex[Tensor, "n P"]:
+    """Y e^{+2 pi i k.t}: the observation moved by -t, so that the model needs no ramp."""
+    a, b = (index * (2 * math.pi * step)).float().unbind(-1)
+    phase = t[:, :1].float() * a + t[:, 1:].float() * b
+    return observed * torch.complex(torch.cos(phase), torch.sin(phase))
+
+
+def slices(
+    grid: Complex[Tensor, "M M H"], R: Float[Tensor, "N 3 3"], index: Int[Tensor, "P 2"], padding: int
+) -> Complex[Tensor, "N P"]:
+    """Central slices; see `dispatch.slices`."""
+    out = torch.empty(len(R), len(index), dtype=torch.complex64, device=grid.device)
+
+    def work(rows: slice) -> None:
+        out[rows] = _value(grid, _locate(R[rows], index, grid.shape[0], padding))
+
+    _in_chunks(work, len(R), SLICE_BYTES * len(index), grid.device)
+    return out
+
+
+def insert(
+    images: Images, samples: Samples, side: int, padding: int, step: float
+) -> tuple[Complex[Tensor, "M M H"], Float[Tensor, "M M H"]]:
+    """Normal equations of the volume before the mates in the plane x = 0 are folded in; see `dispatch.insert`.
+
+    The accumulator holds numerator and denominator side by side, 12 bytes a voxel, and is copied once at the end.
+    """
+    disc, width = images.disc, side // 2 + GUARD
+    device = images.observed.device
+    kept = samples.weight.nonzero()[:, 0]  # what has no weight may hold anything, NaN too
+    precision = 0.5 * disc.weight / images.variance
+    total = torch.zeros(side * side * width, 3, device=device)
+    corner = torch.arange(2, device=device)
+    offset = ((corner[:, None, None] * side + corner[:, None]) * width + corner).reshape(-1)
+
+    def work(rows: slice) -> None:
+        c = kept[rows]
+        b = samples.image[c]
+        ctf = images.ctf[b]
+        wc = samples.weight[c, None].float() * precision[images.group[b]] * ctf
+        value = wc * _moved_back(images.observed[b], samples.t[c], disc.index, step)
+        cells = _locate(samples.R[c], disc.index, side, padding)
+        columns = torch.stack([value.real, value.imag * cells.sign, wc * ctf], -1)
+        x, y, z = (torch.stack([1 - f, f], -1) for f in (cells.fx, cells.fy, cells.fz))
+        spread = (z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]).flatten(-3)
+        source = columns[..., None, :] * spread[..., None]
+        # all corners at once: a failure before this line has added nothing
+        total.index_add_(0, (cells.base[..., None] + offset).reshape(-1), source.reshape(-1, 3))
+
+    _in_chunks(work, len(kept), INSERT_BYTES * len(disc.index), device)
+    shape = (side, side, width)
+    return torch.complex(total[:, 0], total[:, 1]).reshape(shape), total[:, 2].clone().reshape(shape)
+
+
+def normal_equations(
+    grid: Complex[Tensor, "M M H"],
+    images: Images,
+    image: Int[Tensor, " C"],
+    R: Float[Tensor, "C 3 3"],
+    t: Float[Tensor, "C 2"],
+    padding: int,
+    step: float,
+) -> tuple[Float[Tensor, " C"], Float[Tensor, "C 5"], Float[Tensor, "C 5 5"], Float[Tensor, " C"]]:
+    """Score, gradient, Gauss-Newton matrix and power of poses; see `dispatch.normal_equations`.
+
+    Five columns of the Jacobian, the residual and the model, whitened, make one matrix A [2P, 7] a pose: all that is
+    wanted is in A^T A.
+    """
+    disc, device = images.disc, grid.device
+    a, b = (disc.index * padding).float().unbind(-1)
+    ka, kb = (disc.index * (2 * math.pi * step)).float().unbind(-1)
+    root = (disc.weight / images.variance).sqrt()
+    product = torch.empty(len(image), 7, 7, device=device)
+
+    def work(rows: slice) -> None:
+        i = image[rows]
+        r = R[rows, :, :, None].float()
+        v, *gradient = _value_and_gradient(grid, _locate(R[rows], disc.index, grid.shape[0], padding))
+        # in the image's frame: R^T grad V
+        ax, ay, az = (sum(r[:, k, j] * gradient[k] for k in range(3)) for j in range(3))
+        w = root[images.group[i]]
+        wc = w * images.ctf[i]
+        A = torch.empty(*v.shape[:1], 7, v.shape[1], dtype=torch.complex64, device=device)
+        model = wc * v
+        # d/d omega = k x R^T grad V with k = (a, b, 0); d/dt = -2 pi i k V
+        A[:, 0], A[:, 1], A[:, 2] = wc * b * az, -wc * a * az, wc * (a * ay - b * ax)
+        A[:, 3], A[:, 4] = -1j * ka * model, -1j * kb * model
+        A[:, 5] = w * _moved_back(images.observed[i], t[rows], disc.index, step) - model
+        A[:, 6] = model
+        real = torch.view_as_real(A).flatten(-2)
+        product[rows] = real @ real.mT
+
+    _in_chunks(work, len(image), NORMAL_BYTES * len(disc.index), device)
+    power = product[:, 6, 6].clone()
+    return product[:, 5, 6] + 0.5 * power, product[:, :5, 5].clone(), product[:, :5, :5].clone(), power
+
+
+def residual_power(
+    grid: Complex[Tensor, "M M H"], images: Images, samples: Samples, padding: int, step: float
+) -> tuple[Float[Tensor, "G S"], Float[Tensor, "G S"]]:
+    """Residual power and weight by optics group and shell; see `dispatch.residual_power`."""
+    disc, device = images.disc, grid.device
+    groups, shells = images.variance.shape[0], disc.shells
+    kept = samples.weight.nonzero()[:, 0]
+    power = torch.zeros(groups, len(disc.index), dtype=torch.float64, device=device)
+    weight = torch.zeros(groups, dtype=torch.float64, device=device)
+
+    def work(rows: slice) -> None:
+        c = kept[rows]
+        b = samples.image[c]
+        v = _value(grid, _locate(samples.R[c], disc.index, grid.shape[0], padding))
+        residual = _moved_back(images.observed[b], samples.t[c], disc.index, step) - images.ctf[b] * v
+        squared = torch.view_as_real(residual).square().sum(-1)
+        member = torch.nn.functional.one_hot(images.group[b], groups).T * samples.weight[c].float()
+        sums = (member @ squared).double(), member.sum(1, dtype=torch.float64)
+        power.add_(sums[0])
+        weight.add_(sums[1])
+
+    _in_chunks(work, len(kept), RESIDUAL_BYTES * len(disc.index), device)
+    out = power.new_zeros(2, groups, int(shells.max()) + 1)
+    out[0].index_add_(1, shells, power * disc.weight)
+    out[1].index_add_(1, shells, weight[:, None] * disc.weight)
+    return out[0].float(), out[1].float()
+
+
+def grid_posterior(
+    cross: Float[Tensor, "B T M"],
+    norm: Float[Tensor, "B M"],
+    prior: Float[Tensor, "B T"],
+    uniform: Float[Tensor, " B"],
+    draws: int,
+    best: int,
+    window: float = 15.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draws, best keys, best scores and log evidence; see `dispatch.GridPosterior`.
+
+    Draws invert the cumulative distribution in float64, first over blocks of entries, then within one block a draw.
+    """
+    B, T, M = cross.shape
+    n, device = T * M, cross.device
+    blocks, top_k = -(-n // BLOCK), min(best, n)
+    picks = torch.empty(B, draws, dtype=torch.int64, device=device)
+    keys = torch.full((B, best), -1, dtype=torch.int64, device=device)
+    scores = torch.full((B, best), -math.inf, device=device)
+    evidence = torch.empty(B, device=device)
+
+    def work(rows: slice) -> None:
+        size = rows.stop - rows.start
+        mass = cross.new_full((size, blocks * BLOCK), -math.inf)
+        score = mass[:, :n].view(size, T, M)
+        torch.add(cross[rows], norm[rows, None], out=score)
+        score += prior[rows, :, None]
+        high, key = mass.topk(top_k)
+        top = high[:, :1]
+        within = high > top - window
+        keys[rows, :top_k] = torch.where(within, key, -1)
+        scores[rows, :top_k] = torch.where(within, high, -math.inf)
+        mass -= top
+        mass.masked_fill_(mass <= -window, -math.inf).exp_()
+        picks[rows], total = _systematic(mass.view(size, blocks, BLOCK), uniform[rows], draws)
+        evidence[rows] = (top[:, 0] + total.log()).float()
+
+    _in_chunks(work, B, 12 * blocks * BLOCK + 24 * draws * BLOCK, device)
+    return picks, keys, scores, evidence
+
+
+def _systematic(
+    mass: Float[Tensor, "B n b"], uniform: Float[Tensor, " B"], draws: int
+) -> tuple[Int[Tensor, "B S"], Float[Tensor, " B"]]:
+    """Systematic draws from unnormalised masses, as positions in a row of n b entries, and each row's total mass."""
+    cumulative = mass.sum(-1, dtype=torch.float64).cumsum(1)
+    total = cumulative[:, -1]
+    quantile = (torch.arange(draws, device=mass.device) + uniform[:, None].double()) / draws
+    target = quantile * total[:, None]
+    block = torch.searchsorted(cumulative, target, right=True).clamp_(max=mass.shape[1] - 1)
+    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    row = torch.arange(len(mass), device=mass.device)[:, None]
+    inner = mass[row, block].double().cumsum(-1)
+    # below the block's sum, however both were rounded: the search then ends at an entry that has mass
+    limit = torch.nextafter(inner[..., -1:], torch.zeros_like(inner[..., -1:]))
+    rest = (target - before)[..., None].minimum(limit)
+    place = torch.searchsorted(inner, rest, right=True)[..., 0].clamp_(max=mass.shape[2] - 1)
+    return block * mass.shape[2] + place, total
