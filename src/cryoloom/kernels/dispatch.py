@@ -35,7 +35,14 @@ class Images:
         n = len(disc.weight)
         if n == len(self.disc.weight):
             return self
-        return Images(self.observed[:, :n], self.ctf[:, :n], self.variance[:, :n], self.group, disc)
+        # contiguous: the kernels are compiled for one memory layout
+        return Images(
+            self.observed[:, :n].contiguous(),
+            self.ctf[:, :n].contiguous(),
+            self.variance[:, :n].contiguous(),
+            self.group,
+            disc,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +203,7 @@ def grid_posterior(
     if cross.is_cuda:
         from cryoloom.kernels import gpu
 
-        return GridPosterior(*gpu.grid_posterior(cross, norm, prior, uniform, draws, best))
+        return GridPosterior(*gpu.grid_posterior(cross, norm, prior, uniform, draws, best, window))
     from cryoloom.kernels import cpu
 
     B = len(cross)
