@@ -11,11 +11,12 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from cryoloom.cli.evaluate import register
+from cryoloom.cli.evaluate import compare_with_claim, register
 from cryoloom.evaluate.map_error import score_map, soft_sphere
 from cryoloom.evaluate.pose_error import CommonFrame, score_poses
 from cryoloom.evaluate.pose_table import read_poses
 from cryoloom.maps.io import DensityMap, read_map, write_map
+from cryoloom.reconstruct.run_record import Machine, RunRecord, write_record
 
 from .estimates import PIXEL, Case, make
 
@@ -131,3 +132,28 @@ def test_mask_in_place_of_the_sphere(folder: Path, tmp_path: Path) -> None:
     by_radius = score_map(truth, estimate, frame, radius_voxels=7.0)
     np.testing.assert_allclose(masked.fsc, by_radius.fsc, atol=1e-5)
     assert masked.area > score_map(truth, estimate, frame).area
+
+
+def test_claims_of_the_run_are_compared(folder: Path, run_folder: Path) -> None:
+    record = RunRecord(
+        "finished", "reconstruct", (), {}, "", {}, 1, "", "", Machine.here(1, "cpu"), (),
+        {"resolution_angstrom": 4.0, "converged": True}, "", "",
+    )  # fmt: skip
+    write_record(run_folder / "run.json", record)
+    truth = ("--truth", str(folder / "truth.star"), "--map", str(folder / "truth_001.mrc"))
+    result = _invoke(str(run_folder), *truth)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"converged\s+True", result.output)
+    assert "the claim is too good" in result.output  # the map is true to about 8 A
+
+
+def test_claim_sentences(folder: Path) -> None:
+    truth, estimate = _maps(folder)
+    frame = score_poses(read_poses(folder / "truth.star"), read_poses(folder / "est.star")).frame
+    scores = score_map(truth, estimate, frame)
+    found = scores.resolution_angstrom(0.5)
+    assert found is not None
+    assert "holds" in str(compare_with_claim({"resolution_angstrom": 0.95 * found}, scores))
+    assert "too good" in str(compare_with_claim({"resolution_angstrom": 0.85 * found}, scores))
+    assert "claims no resolution" in str(compare_with_claim({"resolution_angstrom": None}, scores))
+    assert compare_with_claim({}, scores) is None

@@ -235,3 +235,14 @@ def test_command(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "set" / "simulate.json").read_text())
     assert record["settings"]["seed"] == 7
     assert record["images_per_state"][0] + record["images_per_state"][1] == 30
+
+
+@pytest.mark.gpu
+def test_gpu_makes_the_same_set_but_for_its_noise(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    summaries = [simulate_dataset(STATES, FULL, tmp_path / d, device=d) for d in ("cpu", "cuda")]
+    assert summaries[0].snr_measured == pytest.approx(summaries[1].snr_measured, rel=1e-4)
+    assert (tmp_path / "cpu" / "truth.star").read_bytes() == (tmp_path / "cuda" / "truth.star").read_bytes()
+    images = [mrcfile.read(tmp_path / d / "particles.mrcs").astype(float) for d in ("cpu", "cuda")]
+    assert images[0].var() == pytest.approx(images[1].var(), rel=0.02)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cryoloom.evaluate.pose_error import PoseScores
 
 THRESHOLDS = (0.5, 0.143)
+CLAIM_TOLERANCE = 0.1  # relative: how much finer than the truth allows a claimed resolution may be
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +84,9 @@ def evaluate(
     console.print(_table(poses, maps))
     if verdict is not None:
         console.print(_claims(verdict))
+        sentence = compare_with_claim(verdict, maps)
+        if sentence is not None:
+            console.print(sentence, soft_wrap=True)
 
 
 def _chosen(given: Path | None, run: Path | None, name: str, option: str) -> Path:
@@ -152,6 +156,24 @@ def _verdict(run: Path) -> dict[str, Any] | None:
         return None
     verdict = read_record(run).verdict
     return None if verdict is None else dict(verdict)
+
+
+def compare_with_claim(verdict: Mapping[str, Any], maps: MapScores | None) -> str | None:
+    """Whether the resolution that the run claims holds against the truth; None where there is nothing to compare.
+
+    Half maps at FSC 0.143 and a map against a perfect one at 0.5 mark the same signal-to-noise ratio (Rosenthal &
+    Henderson, J. Mol. Biol. 333 (2003) 721), so the two may be set side by side.
+    """
+    if maps is None or "resolution_angstrom" not in verdict:
+        return None
+    claimed, found = verdict["resolution_angstrom"], maps.resolution_angstrom(0.5)
+    if claimed is None:
+        rest = "; nor does its map agree with the truth." if found is None else f", though it is true to {found:.1f} A."
+        return "The run claims no resolution" + rest
+    if found is None:
+        return f"The run claims {claimed:.1f} A, but its map does not agree with the truth at all."
+    judged = "holds" if claimed >= (1 - CLAIM_TOLERANCE) * found else "is too good"
+    return f"The run claims {claimed:.1f} A; its map is true to {found:.1f} A (FSC 0.5): the claim {judged}."
 
 
 def _claims(verdict: Mapping[str, Any]) -> Table:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryoloom.evaluate.pose_error import CommonFrame
-from cryoloom.maps.align import align_maps, apply_rigid, mirrored
+from cryoloom.maps.align import align_maps, mirrored
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation, resolution_angstrom
 from cryoloom.maps.io import DensityMap
-from cryoloom.maps.resample import SplineVolume, voxel_points
 from cryoloom.physics.fourier import resize_real
 from cryoloom.physics.rotations import symmetry_group
 
@@ -86,9 +86,9 @@ def score_map(
     soft = soft_sphere(box, radius_voxels or DEFAULT_RADIUS * box) if mask is None else mask.double()
     frame = frame_of_maps(source, target, pixel_size) if frame is None else frame
     source = mirrored(source) if frame.hand else source
-    Q, offset = polish(target, source, soft, frame.Q, frame.offset_angstrom / pixel_size)
-    # V(Q^T x + offset) = V(Q^T (x - t)) with t = -Q offset
-    moved = apply_rigid(source, torch.from_numpy(Q), torch.from_numpy(-Q @ offset))
+    spline = _Spline.of(source)
+    Q, offset = polish(target, spline, soft, frame.Q, frame.offset_angstrom / pixel_size)
+    moved = torch.from_numpy(spline.at(_voxels(box) @ Q + offset)).reshape(target.shape)
     fsc = fourier_shell_correlation(target * soft, moved * soft).numpy()
     return MapScores(fsc, box, pixel_size, CommonFrame(frame.hand, Q, offset * pixel_size), moved)
 
@@ -103,9 +103,36 @@ def _check(truth: DensityMap, estimate: DensityMap, mask: Tensor | None) -> tupl
     return box, pixel_size
 
 
+@dataclass(frozen=True, slots=True)
+class _Spline:
+    """Cubic spline of a map on a twofold finer grid, where it is exact to about 1e-3.
+
+    The scores keep to an interpolation of their own (scipy's), apart from the one that reconstruction uses.
+    """
+
+    coefficients: np.ndarray
+    box: int
+
+    @staticmethod
+    def of(volume: Float[Tensor, "D D D"]) -> _Spline:
+        box = volume.shape[0]
+        return _Spline(ndimage.spline_filter(resize_real(volume, 2 * box, 3).numpy(), order=3), box)
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Values at points [..., 3] (x, y, z) in voxels from the centre; 0 outside of the box."""
+        index = np.moveaxis(2 * points[..., ::-1] + self.box, -1, 0)
+        return ndimage.map_coordinates(self.coefficients, index, order=3, prefilter=False)
+
+
+def _voxels(box: int) -> np.ndarray:
+    """(x, y, z) of each voxel from the centre D // 2, [D^3, 3]."""
+    z, y, x = np.indices((box,) * 3).reshape(3, -1).astype(np.float64) - box // 2
+    return np.stack([x, y, z], -1)
+
+
 def soft_sphere(box: int, radius_voxels: float) -> Float[Tensor, "D D D"]:
     """1 inside, 0 outside, with a linear edge of 3 voxels about the radius, float64."""
-    distance = voxel_points(box, torch.float64, torch.device("cpu")).norm(dim=-1)
+    distance = torch.from_numpy(np.linalg.norm(_voxels(box), axis=-1)).reshape((box,) * 3)
     return ((radius_voxels - distance) / EDGE_VOXELS + 0.5).clamp(0, 1)
 
 
@@ -118,11 +145,9 @@ def frame_of_maps(source: Float[Tensor, "D D D"], target: Float[Tensor, "D D D"]
 
 def check_symmetry(truth: Float[Tensor, "D D D"], symmetry: str) -> None:
     """ValueError where the map correlates by less than 0.9 with its copy turned by an element of the group."""
-    spline = SplineVolume.create(truth)
-    points = voxel_points(truth.shape[0], truth.dtype, truth.device)
-    for g in symmetry_group(symmetry)[1:]:
-        pair = torch.stack([truth.flatten(), spline.sample(points @ g.to(truth)).flatten()])
-        correlation = float(torch.corrcoef(pair)[0, 1])
+    spline, points = _Spline.of(truth), _voxels(truth.shape[0])
+    for g in symmetry_group(symmetry)[1:].numpy():
+        correlation = float(np.corrcoef(truth.flatten().numpy(), spline.at(points @ g))[0, 1])
         if correlation < SYMMETRIC_CORRELATION:
             raise ValueError(
                 f"the truth map does not have {symmetry} about the standard axes: turned onto itself it correlates by "
@@ -132,28 +157,25 @@ def check_symmetry(truth: Float[Tensor, "D D D"], symmetry: str) -> None:
 
 def polish(
     target: Float[Tensor, "D D D"],
-    source: Float[Tensor, "D D D"],
+    source: _Spline,
     mask: Float[Tensor, "D D D"],
     Q: np.ndarray,
     offset_voxels: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Q and offset (voxels) of the highest correlation inside the mask near the given ones."""
-    box = target.shape[0]
-    inside = torch.nonzero(mask.flatten() > 0.5).flatten()
+    inside = np.flatnonzero(mask.flatten().numpy() > 0.5)
     inside = inside[:: 1 + len(inside) // POLISH_VOXELS]
-    points = voxel_points(box, torch.float64, target.device).reshape(-1, 3)[inside]
-    wanted = _standardised(target.flatten()[inside])
-    spline = SplineVolume.create(source)
-    rim = 4 / box  # radians that move the rim of the molecule by about a voxel
+    points, wanted = _voxels(source.box)[inside], _standardised(target.flatten().numpy()[inside])
+    rim = 4 / source.box  # radians that move the rim of the molecule by about a voxel
 
     def place(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return Q @ Rotation.from_rotvec(p[:3] * rim).as_matrix(), offset_voxels + p[3:]
 
     def profile(p: np.ndarray) -> np.ndarray:
         turned, moved = place(p)
-        return _standardised(spline.sample(points @ torch.from_numpy(turned) + torch.from_numpy(moved))).numpy()
+        return _standardised(source.at(points @ turned + moved))
 
-    return place(_gauss_newton(profile, wanted.numpy()))
+    return place(_gauss_newton(profile, wanted))
 
 
 def _gauss_newton(profile: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray) -> np.ndarray:
@@ -179,6 +201,6 @@ def _gauss_newton(profile: Callable[[np.ndarray], np.ndarray], wanted: np.ndarra
     return p
 
 
-def _standardised(values: Tensor) -> Tensor:
+def _standardised(values: np.ndarray) -> np.ndarray:
     values = values - values.mean()
-    return values / values.norm().clamp(min=1e-30)
+    return values / max(1e-30, float(np.linalg.norm(values)))
