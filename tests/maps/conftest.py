@@ -18,9 +18,6 @@ MOLECULES = {
     "adk": ("adk/adk_open.pdb", 1.8, 100.0, "C1", 0.0),
     "c3": ("adk/adk_open.pdb", 2.8, 100.0, "C3", 32.0),
     "d7": ("adk/adk_open.pdb", 4.0, 100.0, "D7", 55.0),
-    "t": ("adk/adk_open.pdb", 4.0, 100.0, "T", 55.0),
-    "o": ("adk/adk_open.pdb", 5.0, 100.0, "O", 75.0),
-    "i": ("adk/adk_open.pdb", 8.0, 100.0, "I", 130.0),
 }
 
 

@@ -53,8 +53,8 @@ def apply_rigid(
 ) -> Float[Tensor, "D D D"]:
     """The volume rotated by R about the centre D // 2 and then shifted by t: out(x) = volume(R^T (x - t)).
 
-    Content at x moves to R x + t. Cubic splines on a twofold finer grid: relative error about 1e-3. What comes from
-    outside of the box is 0.
+    Content at x moves to R x + t. Cubic splines on a twofold finer grid: relative error about 1e-3. Frequencies
+    beyond the sphere of Nyquist are lost; what comes from outside of the box is 0.
 
     Args:
         R: rotation of vectors (x, y, z).

@@ -35,8 +35,9 @@ class SplineVolume:
     def create(volume: Float[Tensor, "D D D"]) -> SplineVolume:
         """Upsamples by zero-padding the transform and divides by that of the B-spline, in one pass.
 
-        The Nyquist planes of even boxes are dropped. Upsampling first makes the spline exact to about 1e-3 up to
-        Nyquist, where it would be 10 % off on the volume's own grid (Unser, IEEE Sig. Proc. Mag. 16 (1999) 22).
+        Frequencies beyond the sphere of Nyquist are dropped: sampled on a turned grid they would alias. Upsampling
+        first makes the spline exact to about 1e-3 up to Nyquist, where it would be 10 % off on the volume's own grid
+        (Unser, IEEE Sig. Proc. Mag. 16 (1999) 22).
         """
         box, fine = volume.shape[-1], UPSAMPLING * volume.shape[-1]
         ft = torch.fft.rfftn(volume)
@@ -49,7 +50,8 @@ class SplineVolume:
         full = torch.fft.fftfreq(fine, dtype=volume.dtype, device=volume.device)
         half = torch.fft.rfftfreq(fine, dtype=volume.dtype, device=volume.device)
         f, h = ((2 + torch.cos(2 * math.pi * k)) / 3 for k in (full, half))
-        out = out * (UPSAMPLING**3 / (f[:, None, None] * f[:, None] * h))
+        radius = (full[:, None, None] ** 2 + full[:, None] ** 2 + half**2).sqrt() * fine
+        out = out * (radius <= box / 2) * (UPSAMPLING**3 / (f[:, None, None] * f[:, None] * h))
         return SplineVolume(torch.fft.irfftn(out, s=(fine,) * 3), box)
 
     def sample(self, points: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:
