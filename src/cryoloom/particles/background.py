@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from cryoloom.particles.errors import BadInput
 
 # a wider circle leaves only a sliver of each corner, too few pixels for a mean and a spectrum
 WIDEST_CIRCLE = 0.95
@@ -18,6 +17,14 @@ def radius_map(box: int) -> Float[Tensor, "D D"]:
     """Distance in pixels of each pixel from the centre ``D // 2``, float32."""
     axis = torch.arange(box, dtype=torch.float32) - box // 2
     return torch.hypot(axis[:, None], axis[None, :])
+
+
+class Unusable(ValueError):
+    """Some images of a batch can't be normalised; `places` are their indices in it, int64."""
+
+    def __init__(self, places: np.ndarray) -> None:
+        super().__init__(f"images {places.tolist()} of the batch have NaN pixels or a background without contrast")
+        self.places = places
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +50,36 @@ class Background:
     def normalise(self, images: Float[Tensor, "B D D"], outlier_sigma: float) -> Float[Tensor, "B D D"]:
         """Images with background mean 0 and s.d. 1, values beyond `outlier_sigma` clipped; a new tensor.
 
-        A hot pixel in the background would spoil the s.d. it is judged by: images that have any are measured again
-        after clipping, until that changes nothing (at most 5 times).
+        A hot pixel in the background would spoil the s.d. it is judged by, so images that have any beyond
+        `outlier_sigma` are judged by median and median deviation first, clipped, and then normalised.
 
         Raises:
-            BadInput: for images that are not finite or whose background is constant, by their place in the batch.
+            Unusable: for images that are not finite or whose background is constant.
         """
         flat = images.reshape(len(images), -1)
         out = self._standardise(flat)
-        for _ in range(5):
-            wild = torch.nonzero(out.amax(-1).maximum(-out.amin(-1)) > outlier_sigma)[:, 0]
-            if not len(wild):
-                break
-            out[wild] = self._standardise(out[wild].clamp(-outlier_sigma, outlier_sigma))
+        wild = torch.nonzero(out.amax(-1).maximum(-out.amin(-1)) > outlier_sigma)[:, 0]
+        if len(wild):
+            out[wild] = self._standardise(self._robust(flat[wild]).clamp(-outlier_sigma, outlier_sigma))
         return out.clamp_(-outlier_sigma, outlier_sigma).view_as(images)
 
     def _standardise(self, flat: Float[Tensor, "B DD"]) -> Float[Tensor, "B DD"]:
-        mask = self.mask.reshape(-1)
+        # NumPy sums each row by itself, so an image gets the same bits in any batch; a matrix product does not
+        pixels, mask = flat.numpy(), self.mask.reshape(-1).numpy()
         count = mask.sum()
         # mean first, then squares of the differences: raw micrographs have means far above their s.d.
-        out = flat - (flat @ mask / count)[:, None]
-        deviation = (out.square() @ mask / count).sqrt()
-        bad = torch.nonzero(~(deviation > 0) | ~torch.isfinite(deviation))[:, 0]
+        mean = torch.from_numpy((pixels * mask).sum(-1) / count)
+        out = flat - mean[:, None]
+        centred = out.numpy() * mask
+        deviation = torch.from_numpy(np.sqrt(np.square(centred, out=centred).sum(-1) / count))
+        bad = torch.nonzero(~(deviation > 0) | ~torch.isfinite(deviation) | ~torch.isfinite(out.sum(-1)))[:, 0]
         if len(bad):
-            raise BadInput(
-                f"{len(bad)} image(s) have a background without contrast or with NaN pixels"
-                f" (places {bad[:5].tolist()} of the batch): open the set with scan on, or drop them"
-            )
+            raise Unusable(bad.numpy())
         return out.div_(deviation[:, None])
+
+    def _robust(self, flat: Float[Tensor, "B DD"]) -> Float[Tensor, "B DD"]:
+        outside = flat[:, self.mask.reshape(-1) > 0]
+        middle = outside.median(-1, keepdim=True).values
+        deviation = 1.4826 * (outside - middle).abs().median(-1, keepdim=True).values
+        # coarse integers may have a median deviation of 0 although they vary: those keep their s.d.
+        return (flat - middle) / torch.where(deviation > 0, deviation, outside.std(-1, keepdim=True))

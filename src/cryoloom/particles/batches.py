@@ -12,9 +12,8 @@ from torch import Tensor
 
 from cryoloom.particles.background import Background
 from cryoloom.particles.coefficients import CoefficientReader
-from cryoloom.particles.errors import BadInput, listed
 from cryoloom.particles.particle_set import ParticleSet
-from cryoloom.particles.preprocess import Preprocessing
+from cryoloom.particles.preprocess import Preprocessing, read_normalised
 from cryoloom.physics.ctf import CTFParameters, evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
 
@@ -100,14 +99,8 @@ class ParticleSource:
             self._remember(rows[places], coefficients)
 
     def _coefficients(self, rows: np.ndarray) -> Complex[Tensor, "B P"]:
-        images = torch.from_numpy(self.particles.read(rows))
-        try:
-            normalised = self._background.normalise(images, self.preprocessing.outlier_sigma)
-        except BadInput as e:
-            raise BadInput.report(
-                str(e), file=self.particles.path, where=f"among rows {listed(list(self.particles.rows[rows] + 1))}"
-            ) from None
-        coefficients = self._reader(normalised)
+        images = read_normalised(self.particles, rows, self._background, self.preprocessing.outlier_sigma)
+        coefficients = self._reader(images)
         if self.particles.phase_flipped:
             ctf = evaluate_ctf(self.particles.ctf[torch.from_numpy(rows)], self.disc.k.double())
             coefficients.mul_(torch.where(ctf < 0, -1.0, 1.0))

@@ -41,8 +41,8 @@ def candidates(name: str, star: Path, datadir: Path | None) -> list[Path]:
     return [*found, folder / path, *(parent / path for parent in list(folder.parents)[:4]), Path.cwd() / path]
 
 
-def locate_images(rows: Rows, datadir: Path | None) -> ImagePlaces:
-    """Stack and index of each particle; every header is read and checked, no pixel is.
+def locate_images(rows: Rows, datadir: Path | None, notes: list[str]) -> ImagePlaces:
+    """Stack and index of each particle; every header is read and checked, no pixel is; `notes` gains oddities.
 
     Raises:
         BadInput: for a missing column, malformed names, missing stacks (the first five), bad headers, and indices
@@ -53,9 +53,14 @@ def locate_images(rows: Rows, datadir: Path | None) -> ImagePlaces:
             "The particle table has no column rlnImageName.", file=rows.path, found=listed(list(rows.table), 30)
         )
     names, number = _split(rows)
-    stack, unique = pd.factorize(names)
+    named, unique = pd.factorize(names)
     paths = _find(rows, [str(u) for u in unique], datadir)
-    stacks = tuple(read_header(p) for p in paths)
+    # two names may lead to one file: its images must be known as the same
+    which, _ = pd.factorize(np.array([str(p.resolve()) for p in paths], dtype=object))
+    _, first = np.unique(which, return_index=True)
+    stacks = tuple(read_header(paths[i]) for i in first)
+    stack = which[named]
+    _note_stacks(rows, [str(u) for u in unique], paths, stacks, datadir, notes)
     index = np.where(number > 0, number - 1, number)
     count = np.array([s.count for s in stacks])[stack]
     alone = number == -1  # a name without '@' is the one image of its file
@@ -68,10 +73,30 @@ def locate_images(rows: Rows, datadir: Path | None) -> ImagePlaces:
             file=rows.path,
             where=f"column rlnImageName, {rows.place(bad)}",
             found=f"{rows.table['rlnImageName'].iloc[i]} in a stack of {count[i]} images",
-            expected=f"images 1 to {count[i]}, written as 000001@{unique[stack[i]]}",
+            expected=f"images 1 to {count[i]}, written as 000001@{unique[named[i]]}",
             fix="check that this STAR file belongs to this stack",
         )
     return ImagePlaces(stacks, stack.astype(np.int64), index.astype(np.int64))
+
+
+def _note_stacks(
+    rows: Rows,
+    names: list[str],
+    paths: list[Path],
+    stacks: tuple[StackHeader, ...],
+    datadir: Path | None,
+    notes: list[str],
+) -> None:
+    """Oddities of headers, once each however many stacks share one; and folders that nobody stated."""
+    said: dict[str, list[str]] = {}
+    for header in stacks:
+        for note in header.notes:
+            said.setdefault(note, []).append(header.path.name)
+    notes += [f"{listed(names, 2)}: {note}" for note, names in said.items()]
+    beside = rows.path.resolve().parent
+    elsewhere = [p for n, p in zip(names, paths, strict=True) if p.resolve() != (beside / n).resolve()]
+    if elsewhere and datadir is None:
+        notes.append(f"{len(elsewhere)} stack(s) were not found beside the STAR file but as {listed(elsewhere, 1)}.")
 
 
 def _split(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -169,7 +169,8 @@ def pixel_sizes(rows: Rows, header_pixel_size: np.ndarray, given: float | None) 
             "The pixel size is not known.",
             file=rows.path,
             where=f"{source}, {rows.place(doubtful)}",
-            found=f"{sizes[doubtful[0]]:g} angstrom (0 and 1 are placeholders)" if sizes[doubtful[0]] in (0, 1)
+            found=f"{sizes[doubtful[0]]:g} angstrom (0 and 1 are placeholders)"
+            if sizes[doubtful[0]] in (0, 1)
             else f"{sizes[doubtful[0]]:g} angstrom",
             expected="the pixel size of the extracted images, 0.05 to 100 angstrom",
             fix="state it with --pixel-size, also where it really is 1",

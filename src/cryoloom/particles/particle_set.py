@@ -36,7 +36,7 @@ MINIMUM_PARTICLES = 2
 FEW_PARTICLES = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ParticleSet:
     """N particle images: their metadata in memory, their pixels on disk.
 
@@ -158,6 +158,10 @@ class ParticleSet:
                 digest.update(part)
         return digest.hexdigest()
 
+    def place(self, rows: np.ndarray) -> str:
+        """Words for some rows of the set, with their rows and lines in the file."""
+        return f"row {listed(list(self.rows[rows] + 1))} (line {listed(list(self.lines[rows]))})"
+
     def _rows(self) -> Rows:
         return Rows(self.path, self.table, self.lines, self.optics, self.group, self.group_names)
 
@@ -204,8 +208,7 @@ def open_particles(
     given = Overrides(pixel_size, voltage_kv, spherical_aberration_mm, amplitude_contrast)
     rows = particle_rows(star)
     notes = list(star.notes)
-    places = locate_images(rows, None if datadir is None else Path(datadir))
-    notes += [note for s in places.stacks for note in s.notes]
+    places = locate_images(rows, None if datadir is None else Path(datadir), notes)
     keep = np.ones(len(rows.table), dtype=bool)
     drop_duplicates(rows, places, on_duplicates, keep, notes)
     note_unused(places, notes)

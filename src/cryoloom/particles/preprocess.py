@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.particles.appearance import Appearance, Size
-from cryoloom.particles.background import WIDEST_CIRCLE, Background, radius_map
+from cryoloom.particles.background import WIDEST_CIRCLE, Background, Unusable, radius_map
 from cryoloom.particles.coefficients import crop_images
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.modulation import MOST_IMAGES, Modulation
@@ -120,11 +120,33 @@ def sample_rows(particles: ParticleSet, sample: int, generator: torch.Generator)
     return np.sort(order[np.argsort(rank, kind="stable")[:sample]])
 
 
-def _chunks(particles: ParticleSet, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+def read_normalised(
+    particles: ParticleSet, rows: np.ndarray, background: Background, outlier_sigma: float
+) -> Float[Tensor, "B D D"]:
+    """Images of some rows, normalised by their background and clipped (`Background.normalise`).
+
+    Raises:
+        BadInput: for images that can't be normalised, with their rows in the file.
+    """
+    try:
+        return background.normalise(torch.from_numpy(particles.read(rows)), outlier_sigma)
+    except Unusable as e:
+        bad = rows[e.places]
+        raise BadInput.report(
+            f"{len(bad)} image(s) have NaN pixels or a background without contrast.",
+            file=particles.path,
+            where=particles.place(bad),
+            fix="state --on-bad drop to leave such images out",
+        ) from None
+
+
+def _chunks(
+    particles: ParticleSet, rows: np.ndarray, background: Background, outlier_sigma: float
+) -> Iterator[tuple[np.ndarray, Tensor]]:
     step = max(1, _CHUNK_BYTES // (4 * particles.box**2))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        yield part, torch.from_numpy(particles.read(part))
+        yield part, read_normalised(particles, part, background, outlier_sigma)
 
 
 def matched_ctf(particles: ParticleSet, rows: np.ndarray, disc: FourierDisc) -> Float[Tensor, "B P"]:
@@ -145,8 +167,7 @@ def _look(particles: ParticleSet, rows: np.ndarray) -> tuple[Appearance, float]:
     appearance = Appearance(particles.box, particles.pixel_size)
     corners = Background.create(particles.box, particles.box)
     tail = []
-    for part, raw in _chunks(particles, rows):
-        images = corners.normalise(raw, 50.0)
+    for part, images in _chunks(particles, rows, corners, 50.0):
         k = max(1, images[0].numel() // 1000)
         tail.append(images.abs().reshape(len(part), -1).kthvalue(images[0].numel() - k + 1, dim=-1).values)
         appearance.add(images.clamp(-20, 20), matched_ctf(particles, part, appearance.disc))
@@ -197,8 +218,7 @@ def _modulation(particles: ParticleSet, rows: np.ndarray, diameter: float, outli
     background = Background.create(particles.box, diameter / particles.pixel_size)
     modulation = Modulation(particles.box, particles.pixel_size, diameter)
     some = rows[:: -(-len(rows) // MOST_IMAGES)]
-    for part, raw in _chunks(particles, some):
-        images = background.normalise(raw, outlier_sigma)
+    for part, images in _chunks(particles, some, background, outlier_sigma):
         modulation.add(images, _ctf(particles.ctf, part, modulation.disc))
     return modulation
 
@@ -213,13 +233,15 @@ def _noise(
 ) -> Float[Tensor, "G S"]:
     """E|n|^2 by shell of the working box after normalisation, float64."""
     background = Background.create(particles.box, diameter / particles.pixel_size)
-    clear = _clear_radius(background) * box / particles.box
-    window = torch.sin(((radius_map(box) - clear) / 3).clamp(0, 1) * torch.pi / 2) ** 2
+    # a little more than the working box, so that its last shells have neighbours
+    seen_box = min(particles.box, box + 8)
+    clear = _clear_radius(background) * seen_box / particles.box
+    window = torch.sin(((radius_map(seen_box) - clear) / 3).clamp(0, 1) * torch.pi / 2) ** 2
     estimator = WindowedSpectrum.create(window)
     groups = len(particles.group_names)
     total, count = torch.zeros(groups, len(estimator.mixing), dtype=torch.float64), torch.zeros(groups)
-    for part, raw in _chunks(particles, rows):
-        images = crop_images(background.normalise(raw, outlier_sigma), box)
+    for part, normalised in _chunks(particles, rows, background, outlier_sigma):
+        images = crop_images(normalised, seen_box)
         for g in np.unique(particles.group[part]):
             mine = torch.from_numpy(np.flatnonzero(particles.group[part] == g))
             total[g] += estimator.power(images[mine]) * len(mine)
@@ -229,8 +251,7 @@ def _noise(
         said.append(f"{len(few)} optics group(s) with too few images for a noise spectrum of their own use the set's.")
     total[few], count[few] = total.sum(0), count.sum()
     noise = torch.stack([estimator.unmix(total[g] / count[g], int(count[g])) for g in range(groups)])
-    if box < particles.box:
-        noise[:, -1] = noise[:, -2]  # cropping took the Nyquist row and column, half of this shell
+    noise = noise[:, : box // 2 + 1] * (box / seen_box) ** 4
     return noise / _mean_square_ctf(particles, rows, box) if particles.ctf_premultiplied else noise
 
 

@@ -43,7 +43,7 @@ class StackHeader:
         offset: byte at which the first image begins.
         size: of the file in bytes.
         pixel_size: angstrom as the header has it; 0 where unset or senseless.
-        notes: oddities that do not prevent reading.
+        notes: oddities that do not prevent reading, without the file's name.
     """
 
     path: Path
@@ -101,7 +101,7 @@ def read_header(path: Path | str) -> StackHeader:
             fix="copy the file again",
         )
     if size > expected:
-        notes.append(f"{path.name}: {size - expected} bytes follow the last image; they are ignored.")
+        notes.append(f"{size - expected} bytes follow the last image; they are ignored.")
     pixel_size = _pixel_size(raw, order, nx)
     return StackHeader(path, nx, nz, dtype, HEADER_BYTES + extended, size, pixel_size, tuple(notes))
 
@@ -147,7 +147,7 @@ def _byte_order(path: Path, raw: bytes) -> tuple[str, list[str]]:
             if stamped == order:
                 return order, []
             said = f"is 0x{stamp.hex()}" if stamped is None else "says the opposite"
-            return order, [f"{path.name}: the byte-order stamp {said}; read as {name}-endian, as the header demands."]
+            return order, [f"the byte-order stamp {said}; read as {name}-endian, as the header demands."]
     raise BadInput.report(
         "The file is not an MRC stack: its header makes no sense in either byte order.",
         file=path,

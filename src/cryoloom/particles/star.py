@@ -20,8 +20,8 @@ from cryoloom.particles.errors import BadInput
 
 # a quote opens a value only at its start and closes it only before white space or the end of the line
 _TOKEN = re.compile(r"""'(.*?)'(?=\s|$)|"(.*?)"(?=\s|$)|(\S+)""")
-# what makes a value need quotes; line ends are told apart by `_quoted`
-_SPECIAL = re.compile(r"""['"#\t\r\f\v ]""")
+# what makes a value need quotes
+_SPECIAL = re.compile(r"""['"#\s]""")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
@@ -275,14 +275,15 @@ def _quoted(value: str) -> str:
     if value and not _SPECIAL.search(value):
         return value
     quote = '"' if "'" in value else "'"
-    if _TOKEN.fullmatch(f"{quote}{value}{quote}") is None or "\n" in value:
+    match = _TOKEN.match(f"{quote}{value}{quote}")
+    if match is None or match.end() < len(value) + 2 or "\n" in value:
         raise ValueError(f"{value!r} can't be written in a STAR file: it holds line ends or both kinds of quotes")
     return f"{quote}{value}{quote}"
 
 
 def _quoted_column(values: list[str]) -> list[str]:
     # one search in the joined text spares millions of short ones
-    plain = _SPECIAL.search("\n".join(values)) is None and all(values)
+    plain = _SPECIAL.search("\0".join(values)) is None and all(values)
     return values if plain else [_quoted(v) for v in values]
 
 

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def _texts(values: np.ndarray) -> list[str]:
+    """Six decimals, or six digits for what is too small for them; integers, flags as 0 and 1, and text."""
     values = np.asarray(values)
     if values.dtype.kind == "f":
-        return [f"{v:.6f}" for v in values]
-    return [str(v) for v in values]
+        return [f"{v:.6f}" if v == 0 or abs(v) >= 1e-3 else f"{v:.6e}" for v in values]
+    return [str(v) for v in (values.astype(int) if values.dtype.kind == "b" else values)]
 
 
 def relion31_tables(
@@ -28,8 +29,7 @@ def relion31_tables(
     Image names are rewritten relative to its folder only where they would not be found from there. Shifts in pixels,
     which RELION 3.1 ignores, are replaced by shifts in angstrom.
     """
-    table = particles.table.iloc[rows].reset_index(drop=True)
-    _convert_origins(particles, table, columns, rows)
+    table = _convert_origins(particles, particles.table.iloc[rows].reset_index(drop=True), columns, rows)
     table["rlnImageName"] = _image_names(path, particles, rows)
     optics = _optics(particles)
     if particles.optics is None:
@@ -37,20 +37,21 @@ def relion31_tables(
     for name, values in columns.items():
         if len(values) != len(rows):
             raise ValueError(f"column {name} has {len(values)} values for the {len(rows)} rows written")
+        if np.asarray(values).dtype.kind == "f" and not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise ValueError(f"column {name} is {values[row]} in row {row + 1} of {path}: expected finite numbers")
         table[name] = _texts(values)
     return optics, table
 
 
 def _convert_origins(
     particles: ParticleSet, table: pd.DataFrame, columns: dict[str, np.ndarray], rows: np.ndarray
-) -> None:
+) -> pd.DataFrame:
     pixels = [c for c in ("rlnOriginX", "rlnOriginY") if c in table]
-    if not pixels:
-        return
     if not {"rlnOriginXAngst", "rlnOriginYAngst"} & {*table, *columns} and len(pixels) == 2:
         origin = -particles.input_poses().t.numpy()[rows]
         table["rlnOriginXAngst"], table["rlnOriginYAngst"] = _texts(origin[:, 0]), _texts(origin[:, 1])
-    table.drop(columns=pixels, inplace=True)
+    return table.drop(columns=pixels)
 
 
 def _image_names(path: Path, particles: ParticleSet, rows: np.ndarray) -> list[str]:
