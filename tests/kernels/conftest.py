@@ -1,0 +1,65 @@
+"""Scenes at an even and an odd box, and the two implementations, which both have to agree with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cryoloom.kernels import dispatch, gpu
+from cryoloom.kernels.dispatch import GridPosterior
+from cryoloom.kernels.half_grid import fold
+from kernels.scene import Scene, make_scene
+
+
+@pytest.fixture(scope="session", params=[20, 21], ids=["even", "odd"])
+def scene(request) -> Scene:
+    return make_scene(request.param, torch.Generator().manual_seed(request.param))
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One implementation behind the signatures of `dispatch`."""
+
+    slices: Callable
+    insert: Callable
+    normal_equations: Callable
+    residual_power: Callable
+    grid_posterior: Callable
+
+
+def _step(disc) -> float:
+    return 1.0 / (disc.box * disc.pixel_size)
+
+
+def _torch_insert(images, samples, side, padding=2):
+    num, den = gpu.insert(images, samples, side, padding, _step(images.disc))
+    return fold(num), fold(den)
+
+
+NUMBA = Kernels(
+    dispatch.slices, dispatch.insert, dispatch.normal_equations, dispatch.residual_power, dispatch.grid_posterior
+)
+# what dispatch does with tensors on a GPU, with tensors on the CPU
+TORCH = Kernels(
+    lambda grid, R, disc, padding=2: gpu.slices(grid, R, disc.index, padding),
+    _torch_insert,
+    lambda grid, images, image, R, t, padding=2: gpu.normal_equations(
+        grid, images, image, R, t, padding, _step(images.disc)
+    ),
+    lambda grid, images, samples, padding=2: gpu.residual_power(grid, images, samples, padding, _step(images.disc)),
+    lambda *args, **named: GridPosterior(*gpu.grid_posterior(*args, **named)),
+)
+
+
+@pytest.fixture(params=[NUMBA, TORCH], ids=["numba", "torch"])
+def kernels(request) -> Kernels:
+    return request.param
+
+
+@pytest.fixture
+def both() -> SimpleNamespace:
+    return SimpleNamespace(numba=NUMBA, torch=TORCH)
