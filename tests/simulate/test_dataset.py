@@ -150,6 +150,7 @@ def test_float16_stack_is_valid_and_the_same_to_its_precision(tmp_path: Path) ->
     assert mrcfile.validate(tmp_path / "float32" / "particles.mrcs")
     with mrcfile.open(tmp_path / "float32" / "particles.mrcs") as stack:
         assert stack.is_image_stack()
+        assert stack.header.mz == 1
         assert stack.header.rms == pytest.approx(a.std(dtype=np.float64), rel=1e-4)
         assert float(stack.voxel_size.x) == pytest.approx(PIXEL)
 
