@@ -1,7 +1,7 @@
 """Real molecules as density maps."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,15 @@ MOLECULES = {
     "c3": ("adk/adk_open.pdb", 2.8, 100.0, "C3", 32.0),
     "d7": ("adk/adk_open.pdb", 4.0, 100.0, "D7", 55.0),
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """CPU times are asserted here, and threads that wait for each other burn it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
