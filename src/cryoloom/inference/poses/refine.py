@@ -14,9 +14,10 @@ from torch import Tensor
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Images
-from cryoloom.physics.rotations import exponential
+from cryoloom.physics.rotations import exponential, geodesic_degrees
 
 MAX_ROTATION = 0.15  # radian a step: beyond it the linearisation means nothing at the rim
+SAME_DEGREES = 4.0  # optima closer than this are one
 CONVERGED = 0.02  # nats still to be gained by the next step
 
 
@@ -128,6 +129,20 @@ def refine_poses(
     return _laplace(climb, flat, start)
 
 
+def _without_repeats(R: Tensor, weight: Tensor) -> Tensor:
+    """Log weights with -inf for candidates that climbed to the same optimum as a heavier one."""
+    order = weight.argsort(dim=1, descending=True, stable=True)
+    row = torch.arange(len(R), device=R.device)[:, None]
+    sorted_R, kept = R[row, order], weight[row, order]
+    for k in range(1, R.shape[1]):
+        angle = geodesic_degrees(sorted_R[:, :k], sorted_R[:, k : k + 1].expand(-1, k, -1, -1))
+        repeat = ((angle < SAME_DEGREES) & kept[:, :k].isfinite()).any(1)
+        kept[:, k] = torch.where(repeat, -torch.inf, kept[:, k])
+    out = torch.empty_like(weight)
+    out[row, order] = kept
+    return out
+
+
 def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior) -> Refined:
     """Optima back in their slots, weighted by score + 1/2 log det covariance."""
     B, K = start.log_weight.shape
@@ -143,10 +158,9 @@ def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior) -> Refined:
     weight[flat] = climb.score + log_det
     full = torch.zeros(B * K, 5, 5, device=R.device)
     full[flat] = covariance
-    posterior = PosePosterior(
-        R.reshape(B, K, 3, 3), t.reshape(B, K, 2), weight.reshape(B, K), start.state, full.reshape(B, K, 5, 5)
-    )
-    best = weight.reshape(B, K).argmax(1) + K * torch.arange(B, device=R.device)
+    R, weight = R.reshape(B, K, 3, 3), _without_repeats(R.reshape(B, K, 3, 3), weight.reshape(B, K))
+    posterior = PosePosterior(R, t.reshape(B, K, 2), weight, start.state, full.reshape(B, K, 5, 5))
+    best = weight.argmax(1) + K * torch.arange(B, device=R.device)
     score, power = weight.new_zeros(B * K), weight.new_zeros(B * K)
     score[flat], power[flat] = climb.score, climb.power
     return Refined(posterior.normalised(), score[best], power[best])

@@ -1,0 +1,137 @@
+"""From weighted poses to a map: normal equations on a Fourier grid, and their regularised solution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import Images, Samples
+from cryoloom.kernels.half_grid import half_to_volume, resize_half, shell_of
+from cryoloom.maps.fsc import fourier_shell_correlation
+from cryoloom.maps.mask import soft_sphere
+
+# shells beyond the measured ones and empty voxels get this share of the mean weight, so that nothing blows up
+FLOOR = 1e-3
+# bounds of the FSC from which a signal-to-noise ratio is taken
+LEAST_FSC, MOST_FSC = 0.02, 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Sums over images: num = sum w C Y e^{..}, complex64, and den = sum w C^2, float32, half grids [M, M, M // 2 + 2]."""
+
+    num: Tensor
+    den: Tensor
+
+    @property
+    def side(self) -> int:
+        """M: side of the padded grid."""
+        return self.num.shape[0]
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(self.num + other.num, self.den + other.den)
+
+    def blended(self, newest: Statistics, rate: float) -> Statistics:
+        """(1 - rate) of these plus rate of the newest: the running mean of online EM."""
+        return Statistics(torch.lerp(self.num, newest.num, rate), torch.lerp(self.den, newest.den, rate))
+
+    def resized(self, side: int) -> Statistics:
+        """Another band limit, the same field of view."""
+        return Statistics(resize_half(self.num, side), resize_half(self.den, side))
+
+
+def accumulate(images: Images, samples: Samples, side: int) -> Statistics:
+    """Statistics of some images at weighted poses on a padded grid of `side`."""
+    return Statistics(*dispatch.insert(images, samples, side))
+
+
+def symmetric_samples(samples: Samples, group: Float[Tensor, "G 3 3"]) -> Samples:
+    """Every sample at all its symmetry mates g R (the volume has V(g x) = V(x)), with the weight shared out.
+
+    The weights keep their sum: a symmetric particle is not seen more often, each view only lands in more places.
+    """
+    G = len(group)
+    if G == 1:
+        return samples
+    R = torch.einsum("gij,cjk->cgik", group.to(samples.R), samples.R).reshape(-1, 3, 3).contiguous()
+    return Samples(
+        samples.image.repeat_interleave(G), R, samples.t.repeat_interleave(G, 0), samples.weight.repeat_interleave(G)
+    )
+
+
+def half_shells(side: int, last: int, device: torch.device | str = "cpu") -> Tensor:
+    """Integer shell (image Fourier pixels) of each half-grid voxel, int64, clamped to `last`."""
+    return shell_of(side, device=device).round().long().clamp(max=last)
+
+
+def shell_means(values: Float[Tensor, "M M H"], shells: Tensor, count: int) -> Float[Tensor, " count"]:
+    """Mean over the voxels of each shell."""
+    flat = shells.reshape(-1)
+    total = torch.bincount(flat, values.reshape(-1).double(), minlength=count)
+    return (total / torch.bincount(flat, minlength=count).clamp(min=1)).float()[:count]
+
+
+def solve(statistics: Statistics, ssnr: Float[Tensor, " S"] | None, radius: float) -> Float[Tensor, "D D D"]:
+    """Map num / (den + 1 / tau^2), band-limited to `radius` Fourier pixels.
+
+    Args:
+        ssnr: signal-to-noise ratio of the map by shell, tau^2 times the mean of den: the Wiener filter. None gives the
+            unfiltered map (den floored).
+
+    Returns:
+        The volume of box M / 2, corrected for the interpolation kernel.
+    """
+    last = int(radius) + 2
+    shells = half_shells(statistics.side, last, statistics.num.device)
+    mean = shell_means(statistics.den, shells, last + 1)
+    if ssnr is None:
+        prior = FLOOR * mean
+    else:
+        full = torch.cat([ssnr, ssnr[-1:].expand(max(0, last + 1 - len(ssnr)))])[: last + 1].to(mean)
+        prior = mean / full
+    prior = prior + 1e-9 * mean.max()
+    inside = shell_of(statistics.side, device=statistics.num.device) <= radius + 0.5
+    return half_to_volume(torch.where(inside, statistics.num / (statistics.den + prior[shells]), 0))
+
+
+def particle_mask(box: int, diameter_px: float, device: torch.device | str = "cpu") -> Float[Tensor, "D D D"]:
+    """Soft sphere around the particle: a tenth wider than its diameter, ended by the box."""
+    soft = max(2.0, box / 16)
+    radius = min(0.55 * diameter_px, box / 2 - soft)
+    return soft_sphere(box, radius, soft, device=device)
+
+
+def ssnr_of_half(fsc: Float[Tensor, " S"]) -> Float[Tensor, " S"]:
+    """Signal-to-noise ratio by shell of one half map: FSC / (1 - FSC)."""
+    f = fsc.clamp(LEAST_FSC, MOST_FSC).float()
+    return f / (1 - f)
+
+
+def ssnr_of_sum(fsc: Float[Tensor, " S"]) -> Float[Tensor, " S"]:
+    """Signal-to-noise ratio by shell of the map of both halves: 2 FSC / (1 - FSC)."""
+    return 2 * ssnr_of_half(fsc)
+
+
+def half_map_fsc(
+    first: Statistics, second: Statistics, radius: float, mask: Float[Tensor, "D D D"]
+) -> Float[Tensor, " S"]:
+    """FSC of the two unfiltered maps within a mask, by shell up to floor(radius); float64."""
+    a, b = (solve(s, None, radius) * mask for s in (first, second))
+    return fourier_shell_correlation(a, b)[: int(radius) + 1]
+
+
+def moved(statistics: Statistics, offset_px: Float[Tensor, " 3"]) -> Statistics:
+    """Statistics of the map whose content is moved by `offset_px` (x, y, z) voxels of the unpadded box M / 2."""
+    side = statistics.side
+    device = statistics.num.device
+    step = 1.0 / side  # the padded grid samples the box M / 2 voxels at 1 / M cycles a voxel
+    c = (torch.arange(side, device=device, dtype=torch.float32) - side // 2) * step
+    x = torch.arange(statistics.num.shape[2], device=device, dtype=torch.float32) * step
+    turns = c[:, None, None] * offset_px[2] + c[None, :, None] * offset_px[1] + x[None, None, :] * offset_px[0]
+    return Statistics(statistics.num * torch.polar(torch.ones_like(turns), -2 * torch.pi * turns), statistics.den)
+
+

@@ -1,0 +1,88 @@
+"""Settings of the recipes: what a user may choose, and the method's constants with the reason for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class AbInitSettings:
+    """Ab initio by online EM with frequency marching."""
+
+    restarts: int = 4
+    """Most independent random starts; fewer are made as soon as two agree."""
+
+    levels: tuple[float, ...] = (3.75, 4.5, 6.0)
+    """Radii of the scouting levels, in Fourier pixels of a box as large as the particle (resolution = diameter / level).
+    On a 70S ribosome of 0.75 box sides these are r = 5, 6, 8 of the box."""
+
+    final_level: float = 7.5
+    """Radius to which the best start is carried on."""
+
+    nside: tuple[int, ...] = (3, 3, 4, 4)
+    """HEALPix nside of the rotation grid of each level (3 is 20 degrees, 4 is 15)."""
+
+    batch: tuple[int, ...] = (200, 200, 300, 400)
+    """Images a step."""
+
+    rate: tuple[float, ...] = (0.6, 0.5, 0.4, 0.25)
+    """Weight of the newest batch in the running statistics."""
+
+    least_steps: tuple[int, ...] = (20, 25, 15, 10)
+    """Steps of each level before it may end; the lowest ones are cheap, and shape is decided there."""
+
+    most_steps: int = 40
+    """Steps after which a level ends in any case."""
+
+    held_out: int = 300
+    """Images that no start learns from: they judge the starts (fewer where the set is small)."""
+
+    agreement: float = 0.75
+    """Correlation of two aligned maps, weighted by shells, above which two starts agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefineSettings:
+    """Refinement by Levenberg-Marquardt on every candidate, half sets apart."""
+
+    candidates: int = 4
+    """Starts kept for each image."""
+
+    coarse_level: float = 6.0
+    """Radius of the first, coarse match in Fourier pixels of a box as large as the particle."""
+
+    fine_levels: tuple[float, ...] = (7.5, 9.75, 12.0)
+    """Radius of the fine match of each global search (the first, the second, all later ones), likewise, as far as the
+    map's resolution allows."""
+
+    most_iterations: int = 10
+    """Iterations after which refinement ends in any case."""
+
+    least_iterations: int = 3
+    """Iterations before it may end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructSettings:
+    """The whole main job."""
+
+    symmetry: str = "C1"
+    """Point group imposed after its axes are found: C1, Cn, Dn, T, O, I."""
+
+    particle_diameter_angstrom: float | None = None
+    """Longest extent of the particle; estimated when None."""
+
+    box: int | None = None
+    """Working box in pixels, to which images are Fourier-cropped; that of the images when None."""
+
+    seed: int = 1
+    """Of all randomness."""
+
+    flip: bool = False
+    """Give the mirror image: the hand can't be told from the images."""
+
+    cache_bytes: int = 512 << 20
+    """Memory for images kept as coefficients; the rest is read again in every pass."""
+
+    abinit: AbInitSettings = field(default_factory=AbInitSettings)
+    refine: RefineSettings = field(default_factory=RefineSettings)

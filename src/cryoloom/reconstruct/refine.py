@@ -1,0 +1,410 @@
+"""Refinement: global searches and Levenberg-Marquardt on every pose, half sets apart from the first insertion on.
+
+Each iteration takes every image once: candidates (found anew by a global search where they are missing or doubtful)
+climb against the map of the image's own half, the optima are weighed by their Laplace evidence, and the weighted poses
+are inserted into the next map of that half. The radius follows the FSC of the halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid, shift_step_angstrom
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.refine import Refined, refine_poses
+from cryoloom.inference.poses.search import Reference, distinct_candidates, match_fine, slice_reference
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import Images, Samples
+from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.fsc import crossing
+from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
+from cryoloom.physics.rotations import geodesic_degrees, symmetry_group
+from cryoloom.reconstruct.backprojection import (
+    Statistics,
+    accumulate,
+    half_map_fsc,
+    particle_mask,
+    solve,
+    ssnr_of_half,
+    symmetric_samples,
+)
+from cryoloom.reconstruct.config import RefineSettings
+from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.loop import numpy_generator
+from cryoloom.reconstruct.progress import StepInfo
+
+STAGE_INDEX = 1
+BATCH = 500  # images at once
+COARSE_NSIDE, FINE_NSIDE = 4, 8
+REACH = 2.7  # shifts are searched to so many standard deviations
+APART = 1.5  # candidates of a search are at least so many grid steps apart
+LEAST_WEIGHT = 0.01  # candidates below are not inserted
+DOUBT_NATS = 5.0  # an image is searched again if its second candidate is closer than that
+MISFIT = 3.0  # ... or its best score so many s.d. below what its pose would give if it were right
+MANY_DOUBTFUL = 0.25  # from this share on all images are searched again
+
+
+@dataclass(frozen=True)
+class RefineState:
+    """Carried from iteration to iteration.
+
+    Attributes:
+        iteration: done so far; radius: of the last comparison, Fourier pixels.
+        poses: PosePosterior of all N images on the CPU (covariance of the best candidate apart).
+        covariance: [N, 5, 5] of the best candidate; score, misfit: [N] of the best candidate.
+        half: [N] of 0 and 1.
+        references: the two maps [m, m, m] that images are compared with next, one a half.
+        noise: [G, S]; sigma_angstrom: s.d. of shifts.
+        fsc: of the last half maps, by shell; shell: its 0.143 crossing; searches: global searches done so far.
+        statistics: of the two halves at full radius.
+        settled: no gain in the last iteration.
+    """
+
+    iteration: int
+    radius: int
+    poses: PosePosterior
+    covariance: Tensor
+    score: Tensor
+    misfit: Tensor
+    half: np.ndarray
+    references: tuple[Tensor, Tensor]
+    noise: Tensor
+    sigma_angstrom: float
+    fsc: Tensor
+    shell: float
+    searches: int
+    statistics: tuple[Statistics, Statistics] | None
+    settled: bool
+    moved_degrees: float
+
+
+class RefineRecipe:
+    """The stage `refine`: from a map (and perhaps poses) to two half maps and a posterior for every image."""
+
+    name = "refine"
+
+    def __init__(
+        self,
+        feed: ImageFeed,
+        settings: RefineSettings,
+        seed: int,
+        start: Tensor | tuple[Tensor, Tensor],
+        noise: Tensor,
+        sigma_angstrom: float,
+        symmetry: str = "C1",
+        poses: PosePosterior | None = None,
+        half: np.ndarray | None = None,
+    ) -> None:
+        """Start from a map (or one a half) [m, m, m] with the field of view of the working box, band-limited by its box
+        m = 2 (radius + 2); `poses` given means that the first iteration climbs from them instead of searching."""
+        self.feed, self.settings, self.seed = feed, settings, seed
+        self.start = start if isinstance(start, tuple) else (start, start)
+        self.noise, self.sigma = noise, sigma_angstrom
+        self.group = symmetry_group(symmetry).float()
+        self.poses = poses
+        self.half = half
+        self.limit = (feed.box - 1) // 2 - 1
+
+    def level_radius(self, level: float) -> int:
+        """Radius in Fourier pixels of the working box of a level relative to the particle."""
+        return min(self.limit, max(4, round(level * self.feed.box / self.feed.diameter_px)))
+
+    def init(self) -> RefineState:
+        """No poses yet (or the given ones), half sets drawn."""
+        N, K = len(self.feed), self.settings.candidates
+        half = self.half
+        if half is None:
+            rng = numpy_generator(self.seed, STAGE_INDEX, 0)
+            half = rng.permutation(np.arange(N) % 2)
+        empty = PosePosterior(
+            torch.eye(3).expand(N, K, 3, 3).clone(), torch.zeros(N, K, 2), torch.full((N, K), -torch.inf)
+        )
+        poses = empty
+        if self.poses is not None:
+            poses = _padded(self.poses, K)
+        radius = self.start[0].shape[-1] // 2 - 2
+        return RefineState(
+            0, radius, poses, torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N), half, self.start, self.noise,
+            self.sigma, torch.ones(1), float(radius), 0 if self.poses is None else -1, None, False, 180.0,
+        )  # fmt: skip
+
+    def finished(self, state: RefineState) -> bool:
+        """Whether nothing is gained any more."""
+        s = self.settings
+        return state.iteration >= s.most_iterations or (state.settled and state.iteration >= s.least_iterations)
+
+    def end_early(self, state: RefineState) -> RefineState:
+        """The state after the last whole iteration is a result as it is."""
+        return state
+
+    def step(self, state: RefineState) -> tuple[RefineState, StepInfo]:
+        """One pass over all images."""
+        search_radius = self._search_radius(state)
+        doubtful = self._doubtful(state, search_radius)
+        radius = self._climb_radius(state, doubtful, search_radius)
+        insertion = self._insertion_radius(radius)
+        N, K = state.poses.log_weight.shape
+        R, t = state.poses.R.clone(), state.poses.t.clone()
+        weight = torch.full((N, K), -torch.inf)
+        covariance, score, misfit = torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N)
+        side = 4 * (insertion + 2)
+        halves = []
+        residuals = [torch.zeros(state.noise.shape[0], insertion + 2) for _ in range(2)]
+        for h in (0, 1):
+            grid = volume_to_half(self._resized(state.references[h], radius))
+            search = self._references(state.references[h], search_radius) if doubtful.any() else None
+            statistics = None
+            mine = np.flatnonzero(state.half == h)
+            for start in range(0, len(mine), BATCH):
+                rows = mine[start : start + BATCH]
+                index = torch.from_numpy(rows)
+                images = self.feed.images(rows, insertion, state.noise)
+                candidates = self._candidates(state, images, rows, doubtful[rows], search)
+                refined = self._climb(grid, images, candidates, state.sigma_angstrom, radius)
+                best = refined.posterior.top(K)
+                R[index], t[index], weight[index] = best.R.cpu(), best.t.cpu(), best.log_weight.cpu()
+                assert best.covariance is not None
+                covariance[index] = best.covariance[:, 0].cpu()
+                score[index], misfit[index] = refined.score.cpu(), refined.misfit.cpu()
+                samples = _inserted(best)
+                newest = accumulate(images, symmetric_samples(samples, self.group), side)
+                statistics = newest if statistics is None else statistics + newest
+                power, total = dispatch.residual_power(grid, images.prefix(radius), _first_only(best))
+                n = power.shape[1]
+                residuals[0][:, :n] += power.cpu()
+                residuals[1][:, :n] += total.cpu()
+            assert statistics is not None
+            halves.append(statistics)
+        poses = PosePosterior(R, t, weight)
+        return self._after(
+            state, poses, covariance, score, misfit, (halves[0], halves[1]), residuals, radius, insertion, doubtful
+        )
+
+    def _after(
+        self, state: RefineState, poses: PosePosterior, covariance: Tensor, score: Tensor, misfit: Tensor,
+        halves: tuple[Statistics, Statistics], residuals: list[Tensor], radius: int, insertion: int,
+        doubtful: np.ndarray,
+    ) -> tuple[RefineState, StepInfo]:  # fmt: skip
+        """New references, noise and radius from the pass's sums."""
+        mask = self._mask(insertion)
+        fsc = half_map_fsc(*halves, insertion, mask)
+        references = tuple(solve(h, ssnr_of_half(fsc), insertion) * mask for h in halves)
+        shell = crossing(torch.cat([fsc, torch.zeros(1)]), 0.143)
+        noise = state.noise.clone()
+        n = min(radius + 1, noise.shape[1])
+        seen = residuals[1][:, :n] > 0
+        noise[:, :n] = torch.where(seen, residuals[0][:, :n] / residuals[1][:, :n].clamp(min=1e-9), noise[:, :n])
+        best_t = poses.t[:, 0]
+        sigma = float(best_t.square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size))
+        moved = geodesic_degrees(poses.R[:, 0], state.poses.R[:, 0])
+        median = float(moved.median())
+        searched = bool(doubtful.any())
+        gained = shell - state.shell if state.iteration > 0 else 1.0
+        at_rim = radius >= min(self.limit, int(shell) + 1)
+        settled = gained < 0.3 and at_rim and median < 0.5 and (not searched or float(doubtful.mean()) < MANY_DOUBTFUL)
+        following = RefineState(
+            state.iteration + 1, radius, poses, covariance, score, misfit, state.half,
+            (references[0], references[1]), noise, sigma, fsc, shell,
+            state.searches + 1 if searched or state.searches < 0 else state.searches, halves, settled, median,
+        )  # fmt: skip
+        side = self.feed.box * self.feed.pixel_size
+        info = StepInfo(
+            self.name,
+            state.iteration + 1,
+            None,
+            side / shell if shell > 0 else None,
+            (
+                ("radius", float(radius)),
+                ("shell", shell),
+                ("searched", float(doubtful.mean())),
+                ("moved_degrees", median),
+                ("certain", float((poses.log_weight[:, 0] > np.log(0.9)).float().mean())),
+                ("angular_error_degrees", float(angular_error_degrees(covariance).median())),
+                ("shift_sigma_angstrom", sigma),
+                ("score", float(score.mean())),
+            ),
+        )
+        return following, info
+
+    def _search_radius(self, state: RefineState) -> int:
+        """Of the next global search: as far as the maps are worth it."""
+        levels = self.settings.fine_levels
+        level = self.level_radius(levels[min(max(state.searches, 0), len(levels) - 1)])
+        trusted = state.radius if state.iteration == 0 else max(5, int(crossing(state.fsc, 0.3)))
+        return min(level, trusted)
+
+    def _climb_radius(self, state: RefineState, doubtful: np.ndarray, search_radius: int) -> int:
+        """Of the comparison: the FSC's 0.143 shell and a few more, never more than half again the last radius."""
+        if state.iteration == 0:
+            return state.radius
+        return min(self.limit, round(state.shell) + 3, round(1.5 * state.radius))
+
+    def _insertion_radius(self, radius: int) -> int:
+        return min(self.limit, max(radius + 4, round(1.3 * radius)))
+
+    def _doubtful(self, state: RefineState, search_radius: int) -> np.ndarray:
+        """Images to be searched globally, bool [N]."""
+        N = len(self.feed)
+        if state.searches < 0:
+            return np.zeros(N, bool)
+        if state.iteration == 0:
+            return np.ones(N, bool)
+        second = state.poses.log_weight[:, 1] if state.poses.log_weight.shape[1] > 1 else None
+        doubt = state.misfit > MISFIT
+        if second is not None:
+            doubt |= second > -DOUBT_NATS
+        doubt = doubt.numpy()
+        if state.searches < len(self.settings.fine_levels) and doubt.mean() > MANY_DOUBTFUL:
+            return np.ones(N, bool)
+        if state.searches >= len(self.settings.fine_levels) + 1:
+            return np.zeros(N, bool)
+        return doubt
+
+    def _mask(self, radius: int) -> Tensor:
+        box = 2 * (radius + 2)
+        return particle_mask(box, self.feed.diameter_px * box / self.feed.box, self.feed.device)
+
+    def _resized(self, volume: Tensor, radius: int) -> Tensor:
+        """The volume in the box of another radius, coefficients kept."""
+        box = 2 * (radius + 2)
+        if volume.shape[-1] == box:
+            return volume
+        return ifft3(resize_fourier(fft3(volume), box, 3)).real
+
+    def _references(self, volume: Tensor, radius: int) -> tuple[Reference, Reference]:
+        """Coarse and fine slices for a global search."""
+        coarse = min(radius, self.level_radius(self.settings.coarse_level))
+        return (
+            slice_reference(
+                volume_to_half(self._resized(volume, coarse)), cached_rotation_grid(COARSE_NSIDE), self.feed.prefix(coarse)
+            ),
+            slice_reference(
+                volume_to_half(self._resized(volume, radius)), cached_rotation_grid(FINE_NSIDE), self.feed.prefix(radius)
+            ),
+        )
+
+    def _candidates(
+        self, state: RefineState, images: Images, rows: np.ndarray, doubtful: np.ndarray,
+        search: tuple[Reference, Reference] | None,
+    ) -> PosePosterior:  # fmt: skip
+        """The images' present candidates, and for doubtful ones those of a new search."""
+        index = torch.from_numpy(rows)
+        device = self.feed.device
+        known = PosePosterior(
+            state.poses.R[index].to(device), state.poses.t[index].to(device), state.poses.log_weight[index].to(device)
+        )
+        if search is None or not doubtful.any():
+            return known
+        which = torch.from_numpy(np.flatnonzero(doubtful)).to(device)
+        some = Images(
+            images.observed[which], images.ctf[which], images.variance, images.group[which], images.disc
+        )
+        found = self._search(some, search, state.sigma_angstrom)
+        K = known.log_weight.shape[1]
+        B = len(known)
+        R = torch.cat([known.R, known.R.clone()], 1)
+        t = torch.cat([known.t, known.t.clone()], 1)
+        weight = torch.cat([known.log_weight, torch.full((B, K), -torch.inf, device=device)], 1)
+        # both lists are candidates on a par: the climb decides; of the known ones only the likely are worth one
+        weight[which] = torch.where(weight[which] > -DOUBT_NATS, 0.0, -torch.inf)
+        R[which, K:], t[which, K:], weight[which, K:] = found.R, found.t, found.log_weight
+        return PosePosterior(R, t, weight)
+
+    def _search(self, images: Images, search: tuple[Reference, Reference], sigma: float) -> PosePosterior:
+        coarse, fine = search
+        f = self.feed
+        steps = [shift_step_angstrom(f.box, f.pixel_size, r.disc.radius) for r in (coarse, fine)]
+        grids = [shift_grid(s, max(REACH * sigma, 1.01 * s)).to(f.device) for s in steps]
+        posterior = match_fine(
+            images, coarse, fine, grids[0], grids[1], sigma,
+            torch.zeros(len(images.observed), device=f.device), 1, 24,
+        )  # fmt: skip
+        return distinct_candidates(
+            posterior, fine.grid, grids[1], self.settings.candidates, APART * fine.grid.spacing_degrees
+        )
+
+    def _climb(
+        self, grid: Tensor, images: Images, candidates: PosePosterior, sigma: float, radius: int
+    ) -> Refined:
+        """From coarse to full radius, candidates that fall behind dropped on the way."""
+        start = candidates
+        low = self.level_radius(self.settings.fine_levels[0])
+        if start.log_weight.shape[1] > self.settings.candidates and radius > 1.3 * low:
+            start = refine_poses(grid, images.prefix(low), start, sigma, 4).posterior
+            start = start.top(self.settings.candidates)
+        return refine_poses(grid, images.prefix(radius), start, sigma, 5)
+
+    def to_arrays(self, state: RefineState) -> Mapping[str, np.ndarray | Tensor]:
+        """Flat arrays."""
+        s = state
+        arrays: dict[str, np.ndarray | Tensor] = {
+            "R": s.poses.R, "t": s.poses.t, "log_weight": s.poses.log_weight, "covariance": s.covariance,
+            "score": s.score, "misfit": s.misfit, "half": s.half, "noise": s.noise, "fsc": s.fsc,
+            "reference1": s.references[0].cpu(), "reference2": s.references[1].cpu(),
+            "numbers": np.array([s.iteration, s.radius, s.sigma_angstrom, s.shell, s.searches, s.settled,
+                                 s.moved_degrees], dtype=np.float64),
+        }  # fmt: skip
+        for i, h in enumerate(s.statistics or ()):
+            arrays[f"num{i + 1}"], arrays[f"den{i + 1}"] = h.num.cpu(), h.den.cpu()
+        return arrays
+
+    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> RefineState:
+        """The inverse of `to_arrays`."""
+
+        def tensor(name: str) -> Tensor:
+            return torch.as_tensor(arrays[name])
+
+        device = self.feed.device
+        n = [float(x) for x in np.asarray(arrays["numbers"])]
+        statistics = None
+        if "num1" in arrays:
+            one, two = (Statistics(tensor(f"num{i}").to(device), tensor(f"den{i}").to(device)) for i in (1, 2))
+            statistics = (one, two)
+        return RefineState(
+            int(n[0]), int(n[1]), PosePosterior(tensor("R"), tensor("t"), tensor("log_weight")), tensor("covariance"),
+            tensor("score"), tensor("misfit"), np.asarray(arrays["half"]),
+            (tensor("reference1").to(device), tensor("reference2").to(device)), tensor("noise"), n[2], tensor("fsc"),
+            n[3], int(n[4]), statistics, bool(n[5]), n[6],
+        )  # fmt: skip
+
+
+def _padded(poses: PosePosterior, count: int) -> PosePosterior:
+    """Known poses in the first slot, the others unused."""
+    B, K = poses.log_weight.shape
+    if K >= count:
+        return poses.top(count)
+    R = torch.cat([poses.R, poses.R[:, :1].expand(-1, count - K, 3, 3)], 1).float()
+    t = torch.cat([poses.t, poses.t[:, :1].expand(-1, count - K, 2)], 1).float()
+    return PosePosterior(R, t, torch.cat([poses.log_weight.float(), torch.full((B, count - K), -torch.inf)], 1))
+
+
+def _inserted(poses: PosePosterior) -> Samples:
+    """Candidates worth inserting, with weights that sum to one an image."""
+    weight = poses.log_weight.exp()
+    weight = torch.where(weight > LEAST_WEIGHT, weight, 0.0)
+    weight = weight / weight.sum(1, keepdim=True)
+    image, slot = torch.nonzero(weight, as_tuple=True)
+    return Samples(
+        image, poses.R[image, slot].contiguous(), poses.t[image, slot].contiguous(), weight[image, slot].contiguous()
+    )
+
+
+def _first_only(poses: PosePosterior) -> Samples:
+    B = len(poses)
+    image = torch.arange(B, device=poses.R.device)
+    return Samples(image, poses.R[:, 0].contiguous(), poses.t[:, 0].contiguous(), torch.ones_like(poses.t[:, 0, 0]))
+
+
+def angular_error_degrees(covariance: Tensor) -> Tensor:
+    """Root of the trace of the rotational covariance, degrees: the expected r.m.s. angular error of each pose."""
+    return torch.rad2deg(torch.diagonal(covariance[:, :3, :3], dim1=1, dim2=2).sum(1).clamp(min=0).sqrt())
+
+
+def shift_error_angstrom(covariance: Tensor) -> Tensor:
+    """Root of the trace of the shifts' covariance, angstrom."""
+    return torch.diagonal(covariance[:, 3:, 3:], dim1=1, dim2=2).sum(1).clamp(min=0).sqrt()
