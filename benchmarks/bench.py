@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
+
+import pandas as pd
+import starfile
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -27,9 +30,16 @@ SHARED_BENCH = ROOT.parent / "shared" / "bench"
 CRYOLOOM = Path(sys.executable).parent / "cryoloom"
 
 
+POLL_S = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A child that has ended: CPU is user + system of it and its own children; memory is its peak resident set."""
+    """A child that has ended: CPU is user + system of it and its own children; memory is its peak resident set.
+
+    The peak is VmHWM as last seen, at most POLL_S before the end: ru_maxrss would not do, since across fork and exec it
+    starts from the resident set of this process.
+    """
 
     returncode: int
     cpu_s: float
@@ -44,6 +54,12 @@ def _ticks(pid: int) -> float:
     return sum(int(x) for x in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
+def _peak_rss(pid: int) -> int:
+    """Bytes; 0 once the process has given its memory back."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def run_measured(
     command: Sequence[str | Path],
     log: Path,
@@ -56,11 +72,11 @@ def run_measured(
 ) -> Measured:
     """Run a command to its end, or until it has used `cpu_budget_s`; output goes to `log`.
 
-    `watch` is called about four times a second with the CPU-seconds used so far.
+    `watch` is called every POLL_S with the CPU-seconds used so far.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    stopped = False
+    stopped, peak = False, 0
     words = [str(c) for c in command]
     if nice:
         words = ["nice", "-n", str(nice), *words]  # nice execs the program: the process stays the same
@@ -72,17 +88,15 @@ def run_measured(
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if pid:
                 break
-            spent = _ticks(child.pid)
+            spent, peak = _ticks(child.pid), max(peak, _peak_rss(child.pid))
             if watch is not None:
                 watch(spent)
             if cpu_budget_s is not None and spent > cpu_budget_s and not stopped:
                 child.send_signal(signal.SIGTERM)
                 stopped = True
-            time.sleep(0.25 if watch is not None or cpu_budget_s is not None else 0.05)
+            time.sleep(POLL_S)
     child.returncode = os.waitstatus_to_exitcode(status)  # wait4 has reaped it: Popen must not wait again
-    return Measured(
-        child.returncode, usage.ru_utime + usage.ru_stime, time.monotonic() - began, usage.ru_maxrss * 1024, stopped
-    )
+    return Measured(child.returncode, usage.ru_utime + usage.ru_stime, time.monotonic() - began, peak, stopped)
 
 
 @cache
@@ -90,12 +104,23 @@ def evaluator() -> ModuleType:
     """The independent evaluator, ../shared/bench/evaluate.py, as a module."""
     path = SHARED_BENCH / "evaluate.py"
     if not path.exists():
-        raise SystemExit(f"{path} is absent: the benchmarks are scored by it; put the shared folder beside the repository")
+        raise SystemExit(f"{path} is absent: it scores the benchmarks; put the shared folder beside the repository")
     spec = importlib.util.spec_from_file_location("shared_evaluate", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def read_star(path: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a STAR file by name."""
+    return cast(dict[str, pd.DataFrame], starfile.read(path, always_dict=True))
+
+
+def write_star(path: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """A STAR file of tables."""
+    starfile.write({name: table for name, table in tables.items()}, path, overwrite=True)
 
 
 def make_set(name: str, seed: int, sets: Path) -> Path:
@@ -120,8 +145,10 @@ def machine() -> str:
 
 def commit() -> str:
     """The repository's commit, with a + where tracked files of the package differ from it."""
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", "src") else "")
 

@@ -13,9 +13,7 @@ import json
 import tempfile
 from pathlib import Path
 
-import starfile
-
-from bench import evaluator, machine, read_json, relion_version, run_measured, write_json
+from bench import evaluator, machine, read_json, read_star, relion_version, run_measured, write_json, write_star
 
 
 def ceiling(folder: Path, symmetry: str = "C1", force: bool = False, nice: int = 0) -> dict:
@@ -27,10 +25,10 @@ def ceiling(folder: Path, symmetry: str = "C1", force: bool = False, nice: int =
         return known
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        tables = starfile.read(folder / "truth.star", always_dict=True)
+        tables = read_star(folder / "truth.star")
         pixel = float(tables["optics"]["rlnImagePixelSize"].iloc[0])
         tables["particles"] = tables["particles"].query("rlnClassNumber == 1")
-        starfile.write(tables, work / "true_poses.star", overwrite=True)
+        write_star(work / "true_poses.star", tables)
         # image names are relative to the set's folder
         command = ["relion_reconstruct", "--i", work / "true_poses.star", "--o", work / "map.mrc", "--ctf",
                    "--sym", symmetry.lower(), "--angpix", f"{pixel:.6f}"]  # fmt: skip

@@ -5,11 +5,11 @@ For every particle the 5x5 Fisher matrix of (rotation vector, shift) at the true
 F = sum h Re(conj J_a J_b) / s2 over the half-plane with Hermitian weights h, is inverted; its blocks are the smallest
 covariances that an unbiased estimator can have (Cramer-Rao). Errors drawn from them give the expected medians of what
 evaluate.py reports: the rotation error is the norm of a Gaussian 3-vector (degrees), the shift error that of a 2-vector
-(pixels). s2, by shell, is measured: mean |image - clean image|^2 at the true poses, with the contrast of every image fitted.
+(pixels). s2, by shell, is measured: mean |image - clean image|^2 at the true poses, each image's contrast fitted.
 
 Model: image = CTF(k) exp(-2 pi i k.t) V(R k) + noise, R = Euler(rot, tilt, psi)^T for RELION's angles, t = -origin.
-A folder holds particles.star, truth.star, particles.mrcs and truth_001.mrc. Needs numpy, scipy, numba, mrcfile, starfile;
-shares no code with the package.
+A folder holds particles.star, truth.star, particles.mrcs and truth_001.mrc. Needs numpy, scipy, numba, mrcfile,
+starfile; shares no code with the package.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import cast
 
 import mrcfile
 import numba
@@ -41,7 +42,7 @@ def true_grids(volume: np.ndarray, padding: int) -> np.ndarray:
     for c, factor in enumerate((None, x[None, None, :], x[None, :, None], x[:, None, None])):
         padded = np.zeros((M, M, M), np.float32)
         padded[low : low + D, low : low + D, low : low + D] = volume if factor is None else volume * factor
-        transform = np.fft.fftshift(scipy.fft.rfftn(np.fft.ifftshift(padded)), (0, 1))
+        transform = np.fft.fftshift(np.asarray(scipy.fft.rfftn(np.fft.ifftshift(padded))), (0, 1))
         out[..., c] = transform if factor is None else transform * np.complex64(-2j * np.pi / D)
     return out
 
@@ -68,7 +69,8 @@ def ctf(table: pd.DataFrame, optics: pd.DataFrame, index: np.ndarray, D: int) ->
     k2, angle = (k**2).sum(-1), np.arctan2(k[..., 1], k[..., 0])
     u, v = column("rlnDefocusU"), column("rlnDefocusV")
     defocus = (u + v) / 2 + (u - v) / 2 * np.cos(2 * (angle - np.radians(column("rlnDefocusAngle"))))
-    chi = np.pi * wavelength * defocus * k2 - np.pi / 2 * column("rlnSphericalAberration", o) * 1e7 * wavelength**3 * k2**2
+    spherical = column("rlnSphericalAberration", o) * 1e7
+    chi = np.pi * wavelength * defocus * k2 - np.pi / 2 * spherical * wavelength**3 * k2**2
     phase = np.radians(column("rlnPhaseShift")) + np.arcsin(column("rlnAmplitudeContrast", o))
     return np.exp(-column("rlnCtfBfactor") * k2 / 4) * np.sin(chi + phase)
 
@@ -110,7 +112,7 @@ def jacobian(values: np.ndarray, R: np.ndarray, index: np.ndarray, transfer: np.
 def noise_power(images: np.ndarray, clean: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """E|n|^2 by shell [S] of the unnormalised transform, from images [N, D, D] and their clean coefficients [N, P]."""
     D = images.shape[-1]
-    transform = scipy.fft.fft2(np.fft.ifftshift(images.astype(np.float32), axes=(1, 2)))
+    transform = np.asarray(scipy.fft.fft2(np.fft.ifftshift(images.astype(np.float32), axes=(1, 2))))
     observed = transform[:, index[:, 1] % D, index[:, 0] % D]
     shell = np.rint(np.hypot(index[:, 0], index[:, 1])).astype(int)
     total = np.bincount(shell, weight)
@@ -118,7 +120,7 @@ def noise_power(images: np.ndarray, clean: np.ndarray, index: np.ndarray, weight
     for _ in range(3):  # the contrast's fit needs the noise, and the noise the contrast
         w = weight / s2[shell]
         information = (w * abs(clean) ** 2).sum(1)[:, None]
-        contrast = (w * (observed * clean.conj()).real).sum(1)[:, None] / information
+        contrast = (w * np.real(observed * clean.conj())).sum(1)[:, None] / information
         # the fit takes |clean|^2 / information of the noise with it
         residual = abs(observed - contrast * clean) ** 2 + abs(clean) ** 2 / information
         s2 = np.bincount(shell, weight * residual.mean(0)) / total
@@ -127,16 +129,17 @@ def noise_power(images: np.ndarray, clean: np.ndarray, index: np.ndarray, weight
 
 def bound(folder: Path, particles: int = 5000, padding: int = 2, draws: int = 8, seed: int = 0) -> dict:
     """The expected median errors at the Cramer-Rao bound of one set; junk is left out."""
-    truth = starfile.read(folder / "truth.star", always_dict=True)
+    truth = cast(dict[str, pd.DataFrame], starfile.read(folder / "truth.star", always_dict=True))
     table, optics = truth["particles"], truth["optics"]
     rows = np.flatnonzero(table["rlnClassNumber"].to_numpy() == 1)
     if len(rows) > particles:
         rows = np.sort(np.random.default_rng(seed).choice(rows, particles, replace=False))
     table = table.iloc[rows].reset_index(drop=True)
-    volume = mrcfile.read(folder / "truth_001.mrc").astype(np.float64)
+    volume = np.asarray(mrcfile.read(folder / "truth_001.mrc"), np.float64)
     D, pixel = volume.shape[0], float(optics["rlnImagePixelSize"].iloc[0])
     grids = true_grids(volume, padding)
-    R = Rotation.from_euler("ZYZ", table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(float), degrees=True).as_matrix()
+    angles = table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(float)
+    R = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix()
     t = -table[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy(float) / pixel
     index, weight = half_plane(D)
 
@@ -149,7 +152,7 @@ def bound(folder: Path, particles: int = 5000, padding: int = 2, draws: int = 8,
     values, transfer = block(sample)
     clean = values[..., 0] * transfer * np.exp(-2j * np.pi / D * t[sample] @ index.T)
     with mrcfile.mmap(folder / "particles.mrcs", permissive=True) as stack:
-        images = np.array(stack.data[rows[sample]])
+        images = np.asarray(stack.data)[rows[sample]]
     s2 = noise_power(images, clean, index, weight)
     w = weight / s2[np.rint(np.hypot(index[:, 0], index[:, 1])).astype(int)]
     rng = np.random.default_rng(seed)
@@ -158,7 +161,7 @@ def bound(folder: Path, particles: int = 5000, padding: int = 2, draws: int = 8,
         part = slice(start, min(start + 100, len(rows)))
         values, transfer = block(part)
         J = jacobian(values, R[part], index, transfer, D) * np.sqrt(w)[:, None]
-        J = np.concatenate([J.real, J.imag], 1)
+        J = np.concatenate([np.real(J), np.imag(J)], 1)
         covariance = np.linalg.inv(np.einsum("npa,npb->nab", J, J))
         factor = np.linalg.cholesky(covariance)
         error = np.einsum("nab,snb->sna", factor, rng.standard_normal((draws, len(factor), 5)))
@@ -184,6 +187,7 @@ if __name__ == "__main__":
     a = p.parse_args()
     found = [bound(f, a.particles, a.padding) for f in a.folders]
     for line in found:
-        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items() if k != "noise_over_white"}))
+        shown = {k: v for k, v in line.items() if k != "noise_over_white"}
+        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in shown.items()}))
     if a.json:
         a.json.write_text(json.dumps(found if len(found) > 1 else found[0], indent=1) + "\n")

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
-import starfile
 
-from bench import evaluator, machine, read_json, relion_version, run_measured, write_json
+from bench import evaluator, machine, read_json, read_star, relion_version, run_measured, write_json, write_star
 
 
 def diameter_angstrom(volume: np.ndarray, pixel: float) -> float:
@@ -33,12 +32,12 @@ def diameter_angstrom(volume: np.ndarray, pixel: float) -> float:
 
 def subset(folder: Path, rows: slice, out: Path, name: str) -> Path:
     """A STAR of some rows of the set's file `name`, which opens from any folder."""
-    tables = starfile.read(folder / name, always_dict=True)
+    tables = read_star(folder / name)
     part = tables["particles"].iloc[rows].copy()
     split = part["rlnImageName"].str.split("@", n=1, expand=True)
     part["rlnImageName"] = split[0] + "@" + str(folder.resolve()) + "/" + split[1]
     tables["particles"] = part
-    starfile.write(tables, out, overwrite=True)
+    write_star(out, tables)
     return out
 
 
@@ -52,11 +51,11 @@ def e_step(
         work = Path(scratch)
         particles_star = subset(folder, slice(particles), work / "particles.star", "particles.star")
         truth_star = subset(folder, slice(particles), work / "truth.star", "truth.star")
-        truth = starfile.read(truth_star, always_dict=True)
+        truth = read_star(truth_star)
         pixel = float(truth["optics"]["rlnImagePixelSize"].iloc[0])
         origins = truth["particles"][["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy(float) / pixel
         reach = max(4, math.ceil(2.7 * origins.std()))
-        volume = mrcfile.read(folder / "truth_001.mrc")
+        volume = np.asarray(mrcfile.read(folder / "truth_001.mrc"))
         command = [
             "relion_refine", "--i", particles_star, "--ref", folder / "truth_001.mrc", "--o", work / "run",
             "--iter", "1", "--K", "1", "--ctf", "--ctf_corrected_ref", "--healpix_order", str(healpix_order),
