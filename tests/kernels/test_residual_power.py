@@ -50,9 +50,7 @@ def test_samples_without_weight_are_left_out_whatever_they_hold(scene, kernels):
     t[::2], R[::4] = torch.nan, 1e9
     kept = weight > 0
     spoilt = kernels.residual_power(scene.grid, scene.images, Samples(s.image, R, t, weight))
-    clean = kernels.residual_power(
-        scene.grid, scene.images, Samples(s.image[kept], s.R[kept], s.t[kept], weight[kept])
-    )
+    clean = kernels.residual_power(scene.grid, scene.images, Samples(s.image[kept], s.R[kept], s.t[kept], weight[kept]))
     for a, b in zip(spoilt, clean, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=0)
 

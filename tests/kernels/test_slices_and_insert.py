@@ -101,7 +101,7 @@ def test_samples_without_weight_are_left_out_whatever_they_hold(scene, kernels):
 @pytest.mark.parametrize("padding", [2, 3])
 @pytest.mark.parametrize("box", [14, 15])
 def test_insertion_is_the_adjoint_of_slices(box, padding, kernels, generator):
-    """Re <S V, u> over the half-plane = Re <V, insert u> over the half grid, whose x = 0 plane holds every pair twice."""
+    """Re <S V, u> over the half-plane = Re <V, insert u> over the half grid, which has the plane x = 0 twice."""
     disc = FourierDisc.create(box, 3.0)
     N, P = 15, len(disc.k)
     grid = volume_to_half(torch.randn(box, box, box, generator=generator), padding)
