@@ -12,7 +12,7 @@ from cryoloom.cli.errors import tell
 from cryoloom.cli.options import Quiet, Threads
 
 # command as written in run.json -> module with its continue_run
-CONTINUATIONS = {"reconstruct": "cryoloom.cli.reconstruct"}
+CONTINUATIONS = {name: "cryoloom.cli.reconstruct" for name in ("reconstruct", "abinit", "refine")}
 
 
 class ContinueRun(Protocol):

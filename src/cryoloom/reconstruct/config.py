@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,36 @@ class RefineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class InputSettings:
+    """The particles and what the user states in place of their file; see `particles.particle_set.open_particles`."""
+
+    particles: str
+    """STAR file, absolute."""
+
+    datadir: str | None = None
+    pixel_size: float | None = None
+    voltage_kv: float | None = None
+    spherical_aberration_mm: float | None = None
+    amplitude_contrast: float | None = None
+    no_ctf: bool = False
+    on_bad: Literal["error", "drop"] = "error"
+    on_duplicates: Literal["error", "keep", "drop"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
 class ReconstructSettings:
-    """The whole main job."""
+    """The whole main job, or one of its halves."""
+
+    input: InputSettings
+
+    job: Literal["reconstruct", "abinit", "refine"] = "reconstruct"
+    """Both stages, the first alone, or the second alone."""
+
+    start: str | None = None
+    """Of refine: "poses" for those in the STAR file, else a map (absolute path)."""
+
+    low_pass_angstrom: float | None = None
+    """Of refine from a map: resolution to which it is cut before the first search."""
 
     symmetry: str = "C1"
     """Point group imposed after its axes are found: C1, Cn, Dn, T, O, I."""
@@ -81,7 +110,13 @@ class ReconstructSettings:
     flip: bool = False
     """Give the mirror image: the hand can't be told from the images."""
 
-    cache_bytes: int = 512 << 20
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it is computed."""
+
+    threads: int = 1
+    """Results are the same, bit by bit, for the same number of threads only."""
+
+    cache_bytes: int = 384 << 20
     """Memory for images kept as coefficients; the rest is read again in every pass."""
 
     abinit: AbInitSettings = field(default_factory=AbInitSettings)

@@ -8,7 +8,7 @@ are inserted into the next map of that half. The radius follows the FSC of the h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class RefineState:
     Attributes:
         iteration: done so far; radius: of the last comparison, Fourier pixels.
         poses: PosePosterior of all N images on the CPU (covariance of the best candidate apart).
-        covariance: [N, 5, 5] of the best candidate; score, misfit: [N] of the best candidate.
+        covariance: [N, 5, 5] of the best candidate; score, power: [N] of the best candidate (see `Refined`).
         half: [N] of 0 and 1.
         references: the two maps [m, m, m] that images are compared with next, one a half.
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
@@ -70,7 +70,7 @@ class RefineState:
     poses: PosePosterior
     covariance: Tensor
     score: Tensor
-    misfit: Tensor
+    power: Tensor
     half: np.ndarray
     references: tuple[Tensor, Tensor]
     noise: Tensor
@@ -81,6 +81,11 @@ class RefineState:
     statistics: tuple[Statistics, Statistics] | None
     settled: bool
     moved_degrees: float
+
+    @property
+    def misfit(self) -> Tensor:
+        """How many standard deviations each best score lies below what a right pose would give, [N]."""
+        return (0.5 * self.power - self.score) / self.power.clamp(min=1.0).sqrt()
 
 
 class RefineRecipe:
@@ -108,7 +113,7 @@ class RefineRecipe:
         self.group = symmetry_group(symmetry).float()
         self.poses = poses
         self.half = half
-        self.limit = (feed.box - 1) // 2 - 1
+        self.limit = (feed.box - 1) // 2
 
     def level_radius(self, level: float) -> int:
         """Radius in Fourier pixels of the working box of a level relative to the particle."""
@@ -151,7 +156,7 @@ class RefineRecipe:
         N, K = state.poses.log_weight.shape
         R, t = state.poses.R.clone(), state.poses.t.clone()
         weight = torch.full((N, K), -torch.inf)
-        covariance, score, misfit = torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N)
+        covariance, score, power = torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N)
         side = 4 * (insertion + 2)
         halves = []
         residuals = [torch.zeros(state.noise.shape[0], insertion + 2) for _ in range(2)]
@@ -170,23 +175,23 @@ class RefineRecipe:
                 R[index], t[index], weight[index] = best.R.cpu(), best.t.cpu(), best.log_weight.cpu()
                 assert best.covariance is not None
                 covariance[index] = best.covariance[:, 0].cpu()
-                score[index], misfit[index] = refined.score.cpu(), refined.misfit.cpu()
-                samples = _inserted(best)
+                score[index], power[index] = refined.score.cpu(), refined.power.cpu()
+                samples = inserted_samples(best)
                 newest = accumulate(images, symmetric_samples(samples, self.group), side)
                 statistics = newest if statistics is None else statistics + newest
-                power, total = dispatch.residual_power(grid, images.prefix(radius), _first_only(best))
-                n = power.shape[1]
-                residuals[0][:, :n] += power.cpu()
+                squares, total = dispatch.residual_power(grid, images.prefix(radius), _first_only(best))
+                n = squares.shape[1]
+                residuals[0][:, :n] += squares.cpu()
                 residuals[1][:, :n] += total.cpu()
             assert statistics is not None
             halves.append(statistics)
         poses = PosePosterior(R, t, weight)
         return self._after(
-            state, poses, covariance, score, misfit, (halves[0], halves[1]), residuals, radius, insertion, doubtful
+            state, poses, covariance, score, power, (halves[0], halves[1]), residuals, radius, insertion, doubtful
         )
 
     def _after(
-        self, state: RefineState, poses: PosePosterior, covariance: Tensor, score: Tensor, misfit: Tensor,
+        self, state: RefineState, poses: PosePosterior, covariance: Tensor, score: Tensor, power: Tensor,
         halves: tuple[Statistics, Statistics], residuals: list[Tensor], radius: int, insertion: int,
         doubtful: np.ndarray,
     ) -> tuple[RefineState, StepInfo]:  # fmt: skip
@@ -208,7 +213,7 @@ class RefineRecipe:
         at_rim = radius >= min(self.limit, int(shell) + 1)
         settled = gained < 0.3 and at_rim and median < 0.5 and (not searched or float(doubtful.mean()) < MANY_DOUBTFUL)
         following = RefineState(
-            state.iteration + 1, radius, poses, covariance, score, misfit, state.half,
+            state.iteration + 1, radius, poses, covariance, score, power, state.half,
             (references[0], references[1]), noise, sigma, fsc, shell,
             state.searches + 1 if searched or state.searches < 0 else state.searches, halves, settled, median,
         )  # fmt: skip
@@ -344,7 +349,7 @@ class RefineRecipe:
         s = state
         arrays: dict[str, np.ndarray | Tensor] = {
             "R": s.poses.R, "t": s.poses.t, "log_weight": s.poses.log_weight, "covariance": s.covariance,
-            "score": s.score, "misfit": s.misfit, "half": s.half, "noise": s.noise, "fsc": s.fsc,
+            "score": s.score, "power": s.power, "half": s.half, "noise": s.noise, "fsc": s.fsc,
             "reference1": s.references[0].cpu(), "reference2": s.references[1].cpu(),
             "numbers": np.array([s.iteration, s.radius, s.sigma_angstrom, s.shell, s.searches, s.settled,
                                  s.moved_degrees], dtype=np.float64),
@@ -367,23 +372,52 @@ class RefineRecipe:
             statistics = (one, two)
         return RefineState(
             int(n[0]), int(n[1]), PosePosterior(tensor("R"), tensor("t"), tensor("log_weight")), tensor("covariance"),
-            tensor("score"), tensor("misfit"), np.asarray(arrays["half"]),
+            tensor("score"), tensor("power"), np.asarray(arrays["half"]),
             (tensor("reference1").to(device), tensor("reference2").to(device)), tensor("noise"), n[2], tensor("fsc"),
             n[3], int(n[4]), statistics, bool(n[5]), n[6],
         )  # fmt: skip
 
 
+def maps_of_poses(
+    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, symmetry: str
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Half maps of given poses, each Wiener-filtered by their FSC and masked, band-limited to its 0.143 crossing; and
+    the noise spectra left as they are."""
+    radius = (feed.box - 1) // 2
+    group = symmetry_group(symmetry).float().to(feed.device)
+    halves = []
+    for h in (0, 1):
+        total = None
+        mine = np.flatnonzero(half == h)
+        for start in range(0, len(mine), BATCH):
+            rows = mine[start : start + BATCH]
+            samples = inserted_samples(poses.rows(torch.from_numpy(rows)).to(feed.device))
+            newest = accumulate(feed.images(rows, radius, noise), symmetric_samples(samples, group), 4 * (radius + 2))
+            total = newest if total is None else total + newest
+        if total is None:
+            raise ValueError(f"half set {h + 1} has no particles; expected both halves to be filled")
+        halves.append(total)
+    box = 2 * (radius + 2)
+    mask = particle_mask(box, feed.diameter_px * box / feed.box, feed.device)
+    fsc = half_map_fsc(halves[0], halves[1], radius, mask)
+    last = min(radius, max(4, int(crossing(torch.cat([fsc, torch.zeros(1)]), 0.143))))
+    small = 2 * (last + 2)
+    maps = [solve(x, ssnr_of_half(fsc), radius) * mask for x in halves]
+    one, two = (ifft3(resize_fourier(fft3(v), small, 3)).real.contiguous() for v in maps)
+    return (one, two), noise
+
+
 def _padded(poses: PosePosterior, count: int) -> PosePosterior:
     """Known poses in the first slot, the others unused."""
     B, K = poses.log_weight.shape
-    if K >= count:
+    if count <= K:
         return poses.top(count)
     R = torch.cat([poses.R, poses.R[:, :1].expand(-1, count - K, 3, 3)], 1).float()
     t = torch.cat([poses.t, poses.t[:, :1].expand(-1, count - K, 2)], 1).float()
     return PosePosterior(R, t, torch.cat([poses.log_weight.float(), torch.full((B, count - K), -torch.inf)], 1))
 
 
-def _inserted(poses: PosePosterior) -> Samples:
+def inserted_samples(poses: PosePosterior) -> Samples:
     """Candidates worth inserting, with weights that sum to one an image."""
     weight = poses.log_weight.exp()
     weight = torch.where(weight > LEAST_WEIGHT, weight, 0.0)

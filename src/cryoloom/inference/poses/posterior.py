@@ -35,6 +35,20 @@ class PosePosterior:
         """Known poses: K = 1, weight 1."""
         return PosePosterior(R[:, None], t[:, None], R.new_zeros(len(R), 1))
 
+    def rows(self, index: Tensor) -> PosePosterior:
+        """The posteriors of some images."""
+        state = None if self.state is None else self.state[index]
+        covariance = None if self.covariance is None else self.covariance[index]
+        return PosePosterior(self.R[index], self.t[index], self.log_weight[index], state, covariance)
+
+    def to(self, device: torch.device) -> PosePosterior:
+        """Moved to a device."""
+        state = None if self.state is None else self.state.to(device)
+        covariance = None if self.covariance is None else self.covariance.to(device)
+        return PosePosterior(
+            self.R.to(device), self.t.to(device), self.log_weight.to(device), state, covariance
+        )
+
     def best(self) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 2"]]:
         """The candidate of largest weight of each image."""
         row = torch.arange(len(self.R), device=self.R.device)

@@ -1,0 +1,262 @@
+"""cryoloom reconstruct, abinit and refine: from particles to poses, maps and a verdict."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cryoloom.cli.options import Device, DeviceName, Quiet, Seed, Threads
+
+if TYPE_CHECKING:
+    from cryoloom.reconstruct.config import ReconstructSettings
+    from cryoloom.reconstruct.run_folder import RunFolder
+
+Particles = Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION STAR file.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", show_default=False)]
+Diameter = Annotated[
+    float | None,
+    typer.Option("--particle-diameter", min=1, help="Longest extent, angstrom.", show_default="estimated"),
+]
+Box = Annotated[int | None, typer.Option(min=16, help="Working box, px.", show_default="that of the images")]
+Restarts = Annotated[int, typer.Option(min=1, max=50, help="Most random starts; two that agree are enough.")]
+Symmetry = Annotated[str, typer.Option(help="C1, Cn, Dn, T, O or I; imposed after its axes are found.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Give the other hand.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in RUN.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder that image names are relative to.", show_default="the STAR's own, or above")
+]
+PixelSize = Annotated[float | None, typer.Option(help="Angstrom, in place of the file's.", show_default="the file's")]
+Voltage = Annotated[float | None, typer.Option(help="kV.", show_default="the file's")]
+Aberration = Annotated[float | None, typer.Option("--cs", help="Spherical aberration, mm.", show_default="the file's")]
+Amplitude = Annotated[float | None, typer.Option("--amplitude-contrast", help="Share.", show_default="the file's")]
+NoCTF = Annotated[bool, typer.Option("--no-ctf", help="The images carry no CTF.")]
+OnBad = Annotated[Literal["error", "drop"], typer.Option(help="Images with NaN, infinities or no contrast.")]
+OnDuplicates = Annotated[Literal["error", "keep", "drop"], typer.Option(help="Rows that name the same image.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(name="reconstruct")(reconstruct)
+    app.command(name="abinit")(abinit)
+    app.command(name="refine")(refine)
+
+
+def reconstruct(
+    particles: Particles,
+    output: Output,
+    particle_diameter: Diameter = None,
+    symmetry: Symmetry = "C1",
+    restarts: Restarts = 4,
+    box: Box = None,
+    flip: Flip = False,
+    datadir: DataDir = None,
+    pixel_size: PixelSize = None,
+    voltage: Voltage = None,
+    cs: Aberration = None,
+    amplitude_contrast: Amplitude = None,
+    no_ctf: NoCTF = False,
+    on_bad: OnBad = "error",
+    on_duplicates: OnDuplicates = "error",
+    seed: Seed = 1,
+    threads: Threads = None,
+    device: Device = DeviceName.AUTO,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """The main job: particles in; poses, gold-standard map and verdict out. No starting model.
+
+    Ab initio from random starts, then refinement with half sets apart.
+    """
+    from cryoloom.reconstruct.config import AbInitSettings, InputSettings, ReconstructSettings
+
+    given = InputSettings(
+        _absolute(particles), _optional(datadir), pixel_size, voltage, cs, amplitude_contrast, no_ctf, on_bad,
+        on_duplicates,
+    )  # fmt: skip
+    settings = ReconstructSettings(
+        given, "reconstruct", symmetry=symmetry, particle_diameter_angstrom=particle_diameter, box=box, seed=seed,
+        flip=flip, abinit=AbInitSettings(restarts=restarts),
+    )  # fmt: skip
+    start_run(settings, output, threads, device, overwrite, quiet)
+
+
+def abinit(
+    particles: Particles,
+    output: Output,
+    particle_diameter: Diameter = None,
+    symmetry: Symmetry = "C1",
+    restarts: Restarts = 4,
+    box: Box = None,
+    flip: Flip = False,
+    datadir: DataDir = None,
+    pixel_size: PixelSize = None,
+    voltage: Voltage = None,
+    cs: Aberration = None,
+    amplitude_contrast: Amplitude = None,
+    no_ctf: NoCTF = False,
+    on_bad: OnBad = "error",
+    on_duplicates: OnDuplicates = "error",
+    seed: Seed = 1,
+    threads: Threads = None,
+    device: Device = DeviceName.AUTO,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """A first map from random starts, without refinement."""
+    from cryoloom.reconstruct.config import AbInitSettings, InputSettings, ReconstructSettings
+
+    given = InputSettings(
+        _absolute(particles), _optional(datadir), pixel_size, voltage, cs, amplitude_contrast, no_ctf, on_bad,
+        on_duplicates,
+    )  # fmt: skip
+    settings = ReconstructSettings(
+        given, "abinit", symmetry=symmetry, particle_diameter_angstrom=particle_diameter, box=box, seed=seed,
+        flip=flip, abinit=AbInitSettings(restarts=restarts),
+    )  # fmt: skip
+    start_run(settings, output, threads, device, overwrite, quiet)
+
+
+def refine(
+    particles: Particles,
+    output: Output,
+    start: Annotated[
+        str, typer.Option("--from", metavar="poses|MAP.mrc", help="Poses in the STAR file, or a map.", show_default=False)
+    ],
+    low_pass: Annotated[
+        float | None, typer.Option(help="Angstrom: cut a given map there.", show_default="by the particle's diameter")
+    ] = None,
+    particle_diameter: Diameter = None,
+    symmetry: Symmetry = "C1",
+    box: Box = None,
+    flip: Flip = False,
+    datadir: DataDir = None,
+    pixel_size: PixelSize = None,
+    voltage: Voltage = None,
+    cs: Aberration = None,
+    amplitude_contrast: Amplitude = None,
+    no_ctf: NoCTF = False,
+    on_bad: OnBad = "error",
+    on_duplicates: OnDuplicates = "error",
+    seed: Seed = 1,
+    threads: Threads = None,
+    device: Device = DeviceName.AUTO,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Refine from somebody else's poses or map: half sets apart, gold-standard map and verdict."""
+    from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+
+    given = InputSettings(
+        _absolute(particles), _optional(datadir), pixel_size, voltage, cs, amplitude_contrast, no_ctf, on_bad,
+        on_duplicates,
+    )  # fmt: skip
+    settings = ReconstructSettings(
+        given, "refine", start=start if start == "poses" else _absolute(Path(start)), low_pass_angstrom=low_pass,
+        symmetry=symmetry, particle_diameter_angstrom=particle_diameter, box=box, seed=seed, flip=flip,
+    )  # fmt: skip
+    start_run(settings, output, threads, device, overwrite, quiet)
+
+
+def start_run(
+    settings: ReconstructSettings, output: Path, threads: int | None, device: DeviceName, overwrite: bool, quiet: bool
+) -> None:
+    """Check everything, then compute in a new run folder."""
+    from dataclasses import replace
+
+    from cryoloom.cli.device import choose_device, set_threads
+    from cryoloom.cli.terminal import announce, open_progress
+    from cryoloom.reconstruct.run_folder import RunFolder, check_output_folder
+
+    check_output_folder(output, overwrite)
+    count = set_threads(threads)
+    with open_progress(quiet) as progress:
+        from cryoloom.physics.rotations import symmetry_group
+        from cryoloom.reconstruct.interrupts import Interrupts
+        from cryoloom.reconstruct.pipeline import open_input, prepare
+
+        chosen: Literal["cpu", "cuda"] = "cuda" if choose_device(device.value, progress.say).type == "cuda" else "cpu"
+        settings = replace(settings, device=chosen, threads=count)
+        symmetry_group(settings.symmetry)
+        particles = open_input(settings.input)
+        preprocessing = prepare(particles, settings)
+        _check_memory(settings, particles.box, len(particles))
+        with (
+            Interrupts(announce) as interrupts,
+            RunFolder.create(
+                output, settings, particles.fingerprint(), settings.job, input_path=particles.path, seed=settings.seed,
+                threads=count, device=chosen, argv=tuple(sys.argv), overwrite=overwrite,
+            ) as folder,
+        ):  # fmt: skip
+            _work(settings, particles, preprocessing, folder, progress, interrupts)
+
+
+def continue_run(folder: Path, *, threads: int | None, quiet: bool) -> None:
+    """Go on with an interrupted run; the result is that of an uninterrupted one."""
+    from cryoloom.cli.device import choose_device, set_threads
+    from cryoloom.cli.terminal import announce, open_progress
+    from cryoloom.reconstruct.run_folder import RunFolder, read_settings
+
+    from cryoloom.reconstruct.config import ReconstructSettings  # isort: skip
+
+    settings = read_settings(folder, ReconstructSettings)
+    count = set_threads(settings.threads if threads is None else threads)
+    with open_progress(quiet) as progress:
+        from cryoloom.reconstruct.interrupts import Interrupts
+        from cryoloom.reconstruct.pipeline import open_input, prepare
+
+        if count != settings.threads:
+            progress.say(f"{count} threads instead of {settings.threads}: equal up to rounding only", warning=True)
+        choose_device(settings.device, progress.say)
+        particles = open_input(settings.input)
+        preprocessing = prepare(particles, settings)
+        with (
+            Interrupts(announce) as interrupts,
+            RunFolder.resume(folder, settings, particles.fingerprint(), threads=count, device=settings.device) as run,
+        ):
+            _work(settings, particles, preprocessing, run, progress, interrupts)
+
+
+def _work(settings, particles, preprocessing, folder: RunFolder, progress, interrupts) -> None:
+    import numba
+    import torch
+
+    from cryoloom.report.page import write_report
+
+    from cryoloom.reconstruct.pipeline import run  # isort: skip
+
+    torch.set_num_threads(settings.threads)
+    numba.set_num_threads(min(settings.threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    verdict = run(settings, particles, preprocessing, folder, progress, interrupts)
+    folder.finish(verdict)
+    if verdict is not None:
+        with folder.timing("report"):
+            write_report(folder.path)
+        progress.say(verdict.headline)
+        for finding in verdict.findings:
+            mark = {True: "+", False: "-", None: " "}[finding.passed]
+            progress.say(f"  {mark} {finding.name}: {finding.text}")
+    progress.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {folder.report.name} first"))
+
+
+def _check_memory(settings: ReconstructSettings, box: int, count: int) -> None:
+    """Refuse at once what could not fit."""
+    from cryoloom.cli.errors import check_memory
+
+    box = settings.box or box
+    coefficients = 8 * 0.4 * box**2
+    grids = (2 * settings.threads + 8) * 12 * (2 * box) ** 3 / 2
+    batch = 3 * 500 * coefficients
+    estimate = 5e8 + min(settings.cache_bytes, count * coefficients) + grids + batch + 1000 * count
+    check_memory(int(estimate), f"{count} particles in a box of {box} px")
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)
+
+
+def _optional(path: Path | None) -> str | None:
+    return None if path is None else _absolute(path)

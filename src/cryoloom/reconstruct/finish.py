@@ -1,0 +1,114 @@
+"""From refined poses to what the user gets: half maps, the filtered and the sharpened map, masks, curves, particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.maps.coverage import OrientationCoverage, orientation_coverage
+from cryoloom.maps.fsc import GoldStandard, directional_fsc, gold_standard
+from cryoloom.maps.local_resolution import local_resolution
+from cryoloom.maps.mask import automatic_mask
+from cryoloom.maps.sharpen import GuinierFit, guinier_b_factor, sharpen
+from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
+from cryoloom.physics.rotations import symmetry_group, view_grid
+from cryoloom.reconstruct.backprojection import (
+    Statistics,
+    accumulate,
+    particle_mask,
+    solve,
+    ssnr_of_sum,
+    symmetric_samples,
+)
+from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.loop import torch_generator
+from cryoloom.reconstruct.refine import BATCH, RefineState, inserted_samples
+
+STAGE_INDEX = 2
+FITTING_MISFIT = 3.0  # s.d. below the score that a right pose gives
+
+
+@dataclass(frozen=True)
+class FinalMaps:
+    """Maps on the working box D (unnormalised only by the data's own scale) and their scores.
+
+    Attributes:
+        combined: Wiener-filtered map of both halves; sharp: sharpened; halves: unfiltered.
+        mask: soft, of the molecule; local: resolution in angstrom at each voxel.
+        gold: gold-standard FSC; guinier: the fitted B-factor.
+        directions: [V, 4] of (x, y, z, resolution in angstrom).
+        coverage: of orientations and of Fourier space.
+    """
+
+    combined: Tensor
+    sharp: Tensor
+    halves: tuple[Tensor, Tensor]
+    mask: Tensor
+    local: Tensor
+    gold: GoldStandard
+    guinier: GuinierFit
+    directions: Tensor
+    coverage: OrientationCoverage
+
+
+def full_statistics(
+    feed: ImageFeed, state: RefineState, group: Tensor, radius: int
+) -> tuple[Statistics, Statistics]:
+    """Both halves inserted once more at full radius, at the poses as they are."""
+    if state.statistics is not None and state.statistics[0].side == 4 * (radius + 2):
+        return state.statistics
+    halves = []
+    for h in (0, 1):
+        total = None
+        mine = np.flatnonzero(state.half == h)
+        for start in range(0, len(mine), BATCH):
+            rows = mine[start : start + BATCH]
+            images = feed.images(rows, radius, state.noise)
+            samples = inserted_samples(state.poses.rows(torch.from_numpy(rows)).to(feed.device))
+            newest = accumulate(images, symmetric_samples(samples, group), 4 * (radius + 2))
+            total = newest if total is None else total + newest
+        assert total is not None
+        halves.append(total)
+    return halves[0], halves[1]
+
+
+def _in_box(volume: Tensor, box: int) -> Tensor:
+    """The volume in the working box; density per voxel as an image of that box would show it."""
+    return ifft3(resize_fourier(fft3(volume), box, 3)).real.contiguous().cpu()
+
+
+def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) -> FinalMaps:
+    """Reconstruct, mask, filter, sharpen and score."""
+    group = symmetry_group(symmetry).float().to(feed.device)
+    radius = (feed.box - 1) // 2
+    halves = full_statistics(feed, state, group, radius)
+    box, pixel = feed.box, feed.pixel_size
+    raw = [_in_box(solve(h, None, radius), box) for h in halves]
+    sphere = particle_mask(box, feed.diameter_px)
+    generator = torch_generator(seed, STAGE_INDEX, 1)
+    rough = gold_standard(raw[0], raw[1], sphere, pixel, generator)
+    both = halves[0] + halves[1]
+    first = _in_box(solve(both, ssnr_of_sum(rough.corrected[: radius + 1]), radius), box) * sphere
+    diameter = feed.source.preprocessing.particle_diameter_angstrom
+    mask = automatic_mask(first, pixel, diameter, rough.resolution_angstrom) * sphere
+    gold = gold_standard(raw[0], raw[1], mask, pixel, torch_generator(seed, STAGE_INDEX, 2))
+    combined = _in_box(solve(both, ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
+    guinier = guinier_b_factor(combined * mask, gold.corrected, pixel)
+    sharp = sharpen(_in_box(solve(both, None, radius), box) * mask, guinier.b_factor_angstrom2, gold.corrected, pixel)
+    local = local_resolution(raw[0], raw[1], mask, pixel)
+    views = view_vectors(2)
+    directional = directional_fsc(raw[0], raw[1], mask, pixel, views)
+    directions = torch.cat([views, directional.resolution_angstrom[:, None].float()], 1)
+    coverage = orientation_coverage(state.poses.R[:, 0], symmetry=symmetry)
+    return FinalMaps(combined, sharp, (raw[0], raw[1]), mask, local, gold, guinier, directions, coverage)
+
+
+def view_vectors(nside: int) -> Tensor:
+    """Unit vectors of the upper half of the HEALPix directions, float32 [V, 3]: d and -d are one direction."""
+    angles = torch.deg2rad(view_grid(nside))
+    phi, theta = angles[:, 0], angles[:, 1]
+    vectors = torch.stack([theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos()], 1).float()
+    return vectors[vectors[:, 2] > -1e-6]

@@ -1,0 +1,286 @@
+"""The main job from opened particles to a filled run folder: stages, final maps, verdict, files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.maps.align import apply_rigid, mirrored
+from cryoloom.maps.io import DensityMap, read_map, write_map
+from cryoloom.maps.symmetry import find_axes, impose
+from cryoloom.particles.batches import ParticleSource
+from cryoloom.particles.errors import BadInput
+from cryoloom.particles.particle_set import ParticleSet, open_particles, write_particles
+from cryoloom.particles.preprocess import Preprocessing, measure
+from cryoloom.physics.fourier import fft3, ifft3, pad_real, resize_fourier, resize_real
+from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.rotations import symmetry_group, to_euler
+from cryoloom.reconstruct.abinit import FIRST_SIGMA, AbInitRecipe, AbInitResult
+from cryoloom.reconstruct.backprojection import particle_mask
+from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+from cryoloom.reconstruct.durable import write_durably
+from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.finish import FITTING_MISFIT, FinalMaps, final_maps
+from cryoloom.reconstruct.interrupts import Interrupts
+from cryoloom.reconstruct.loop import run_recipe, torch_generator
+from cryoloom.reconstruct.progress import Progress
+from cryoloom.reconstruct.refine import (
+    RefineRecipe,
+    RefineState,
+    angular_error_degrees,
+    maps_of_poses,
+    shift_error_angstrom,
+)
+from cryoloom.reconstruct.run_folder import RunFolder
+from cryoloom.reconstruct.verdict import Evidence, Verdict, judge
+
+HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What refinement begins with.
+
+    Attributes:
+        maps: [m, m, m], one a half; noise: [G, S]; sigma_angstrom: of shifts.
+        poses, half: given ones or None.
+        abinit: how the map came about, None if it was given; symmetry_score: of the map, None in C1.
+    """
+
+    maps: tuple[Tensor, Tensor]
+    noise: Tensor
+    sigma_angstrom: float
+    poses: PosePosterior | None
+    half: np.ndarray | None
+    abinit: AbInitResult | None
+    symmetry_score: float | None
+
+
+def open_input(settings: InputSettings) -> ParticleSet:
+    """The particles of a run.
+
+    Raises:
+        BadInput: as `open_particles`.
+    """
+    s = settings
+    return open_particles(
+        s.particles, datadir=s.datadir, pixel_size=s.pixel_size, voltage_kv=s.voltage_kv,
+        spherical_aberration_mm=s.spherical_aberration_mm, amplitude_contrast=s.amplitude_contrast, no_ctf=s.no_ctf,
+        on_bad=s.on_bad, on_duplicates=s.on_duplicates,
+    )  # fmt: skip
+
+
+def prepare(particles: ParticleSet, settings: ReconstructSettings) -> Preprocessing:
+    """Contrast, diameter and noise of the set, from a sample of its images."""
+    return measure(
+        particles,
+        particle_diameter_angstrom=settings.particle_diameter_angstrom,
+        box=settings.box,
+        generator=torch_generator(settings.seed, 3, 0),
+    )
+
+
+def make_feed(particles: ParticleSet, preprocessing: Preprocessing, settings: ReconstructSettings) -> ImageFeed:
+    """The images on their way to the kernels."""
+    disc = FourierDisc.create(preprocessing.box, preprocessing.pixel_size)
+    source = ParticleSource(particles, preprocessing, disc, settings.cache_bytes)
+    return ImageFeed(source, torch.device(settings.device))
+
+
+def run(
+    settings: ReconstructSettings,
+    particles: ParticleSet,
+    preprocessing: Preprocessing,
+    folder: RunFolder,
+    progress: Progress,
+    interrupts: Interrupts,
+) -> Verdict | None:
+    """Carry out the job within an open run folder, resuming what is done; None for ab initio alone."""
+    feed = make_feed(particles, preprocessing, settings)
+    for said in (*particles.notes, *preprocessing.said):
+        progress.say(said)
+    start = _start(settings, feed, folder, progress, interrupts)
+    if settings.job == "abinit":
+        _write_abinit(folder, feed, start, settings)
+        return None
+    recipe = RefineRecipe(
+        feed, settings.refine, settings.seed, start.maps, start.noise, start.sigma_angstrom, settings.symmetry,
+        start.poses, start.half,
+    )  # fmt: skip
+    state = run_recipe(recipe, folder, progress, interrupts)
+    with folder.timing("maps"):
+        maps = final_maps(feed, state, settings.symmetry, settings.seed)
+        verdict = judge(_evidence(feed, state, maps, start, settings))
+        _write_maps(folder, maps, feed.pixel_size, settings.flip)
+        write_particles(folder.particles, particles, particle_columns(state, settings.flip))
+    return verdict
+
+
+def _start(
+    settings: ReconstructSettings, feed: ImageFeed, folder: RunFolder, progress: Progress, interrupts: Interrupts
+) -> Start:
+    if settings.job == "refine":
+        return _given_start(settings, feed)
+    recipe = AbInitRecipe(feed, settings.abinit, settings.seed)
+    result = recipe.result(run_recipe(recipe, folder, progress, interrupts))
+    volume, score = _on_axes(result.volume, feed, settings.symmetry, result.radius)
+    return Start((volume, volume), result.noise, result.sigma_angstrom, None, None, result, score)
+
+
+def _on_axes(volume: Tensor, feed: ImageFeed, symmetry: str, radius: int) -> tuple[Tensor, float | None]:
+    """The map turned onto the standard axes of its symmetry, which is imposed; and how well it had it."""
+    if len(symmetry_group(symmetry)) == 1:
+        return volume, None
+    pixel = feed.box * feed.pixel_size / volume.shape[-1]
+    # splines want the map smooth on its grid: twice finer
+    box = volume.shape[-1]
+    fine = resize_real(volume.cpu(), 2 * box, 3)
+    axes = find_axes(fine, symmetry, pixel / 2, radius)
+    turned = impose(apply_rigid(fine, axes.R.float(), axes.t.float(), pixel / 2), symmetry)
+    return resize_real(turned, box, 3).to(volume), axes.score
+
+
+def _given_start(settings: ReconstructSettings, feed: ImageFeed) -> Start:
+    """From a map or from the poses in the particle file."""
+    noise = feed.source.preprocessing.noise.float()
+    sigma = FIRST_SIGMA * feed.box * feed.pixel_size
+    if settings.start == "poses":
+        particles = feed.source.particles
+        given = particles.input_poses()
+        subsets = particles.half_sets()
+        poses = PosePosterior.certain(given.R.float(), given.t.float())
+        half = np.arange(len(particles)) % 2 if subsets is None else subsets - 1
+        sigma = max(float(given.t.square().mean().sqrt()), feed.pixel_size)
+        maps, noise = maps_of_poses(feed, poses, half, noise, settings.symmetry)
+        return Start(maps, noise, sigma, poses, half, None, None)
+    if settings.start is None:
+        raise BadInput("refinement needs a start: --from poses, or --from MAP.mrc")
+    return Start(*_given_map(settings, feed, Path(settings.start)), noise, sigma, None, None, None, None)
+
+
+def _given_map(settings: ReconstructSettings, feed: ImageFeed, path: Path) -> tuple[tuple[Tensor, Tensor]]:
+    """A map from a file, brought to the field of view of the images and cut to the start's resolution."""
+    given = read_map(path)
+    side = feed.box * feed.pixel_size
+    volume = given.data.float()
+    box = volume.shape[-1]
+    wanted = round(side / given.pixel_size)
+    if abs(wanted * given.pixel_size - side) > 0.01 * side:
+        raise BadInput(
+            f"{path}: voxels of {given.pixel_size:.4f} angstrom do not fit the images' field of view of {side:.1f} "
+            f"angstrom\n  what to do: resample the map to the images' pixel size, {feed.pixel_size:.4f} angstrom"
+        )
+    volume = pad_real(volume, wanted, 3) if wanted != box else volume
+    level = settings.refine.fine_levels[0] * feed.box / feed.diameter_px
+    if settings.low_pass_angstrom is not None:
+        level = side / settings.low_pass_angstrom
+    radius = int(max(4, min((feed.box - 1) // 2 - 1, (wanted - 1) // 2 - 1, round(level))))
+    cut = ifft3(resize_fourier(fft3(volume * particle_mask(wanted, feed.diameter_px * wanted / feed.box)), 2 * (radius + 2), 3))
+    volume = cut.real.contiguous().to(feed.device)
+    return ((volume * _scale_to_images(feed, volume, radius),) * 2,)
+
+
+def _scale_to_images(feed: ImageFeed, volume: Tensor, radius: int) -> float:
+    """The factor that gives a map from elsewhere the power that the images have above their noise."""
+    rows = np.arange(0, len(feed), max(1, len(feed) // 500))
+    noise = feed.source.preprocessing.noise.float()
+    images = feed.images(rows, radius, noise)
+    h = images.disc.weight
+    excess = (h * (images.observed.abs().square() - images.variance[images.group])).mean(0).sum()
+    from cryoloom.inference.poses.grids import cached_rotation_grid
+    from cryoloom.kernels import dispatch
+    from cryoloom.kernels.half_grid import volume_to_half
+
+    views = cached_rotation_grid(2).R[::7].contiguous().to(volume.device)
+    power = dispatch.slices(volume_to_half(volume), views, images.disc).abs().square().mean(0)
+    predicted = (h * images.ctf.square().mean(0) * power).sum()
+    return float((excess.clamp(min=0) / predicted.clamp(min=1e-20)).sqrt()) or 1.0
+
+
+def _evidence(
+    feed: ImageFeed, state: RefineState, maps: FinalMaps, start: Start, settings: ReconstructSettings
+) -> Evidence:
+    gold, abinit = maps.gold, start.abinit
+    resolutions = [float(x) for x in maps.directions[:, 3] if np.isfinite(float(x))]
+    given_poses = settings.start == "poses"
+    return Evidence(
+        particles=len(feed),
+        starts=None if abinit is None else abinit.starts,
+        agreeing=None if abinit is None else abinit.agreeing,
+        likeness=None if abinit is None else abinit.likeness,
+        shell=gold.shell,
+        resolution_angstrom=gold.resolution_angstrom,
+        resolution_half_angstrom=gold.resolution_half_angstrom,
+        common_shell=0 if given_poses else start.maps[0].shape[-1] // 2 - 2,
+        nyquist_shell=feed.box // 2,
+        certain=float((state.poses.log_weight[:, 0] > np.log(0.9)).float().mean()),
+        fitting=float((state.misfit < FITTING_MISFIT).float().mean()),
+        mean_score=float(state.score.mean()),
+        expected_score=float(state.power.mean() / 2),
+        settled=state.settled,
+        coverage=maps.coverage.scf,
+        best_direction_angstrom=min(resolutions) if resolutions else None,
+        worst_direction_angstrom=max(resolutions) if resolutions else None,
+        directional_resolution_angstrom=tuple(
+            (float(x), float(y), float(z), float(r)) for x, y, z, r in maps.directions.tolist() if np.isfinite(r)
+        ),
+        symmetry=settings.symmetry,
+        symmetry_score=start.symmetry_score,
+        b_factor_angstrom2=maps.guinier.b_factor_angstrom2,
+        b_factor_note=maps.guinier.reason,
+    )
+
+
+def particle_columns(state: RefineState, flip: bool = False) -> dict[str, np.ndarray]:
+    """Columns of the written particles: poses, half sets, likelihood and uncertainty."""
+    R = state.poses.R[:, 0].double()
+    if flip:
+        R = R @ HALF_TURN.double()
+    euler = to_euler(R).numpy()
+    t = state.poses.t[:, 0].double().numpy()
+    return {
+        "rlnAngleRot": euler[:, 0], "rlnAngleTilt": euler[:, 1], "rlnAnglePsi": euler[:, 2],
+        "rlnOriginXAngst": -t[:, 0], "rlnOriginYAngst": -t[:, 1],
+        "rlnRandomSubset": state.half.astype(np.int64) + 1,
+        "rlnLogLikeliContribution": state.score.double().numpy(),
+        "rlnMaxValueProbDistribution": state.poses.log_weight[:, 0].exp().double().numpy(),
+        "cryoloomAngularErrorDegrees": angular_error_degrees(state.covariance).double().numpy(),
+        "cryoloomShiftErrorAngst": shift_error_angstrom(state.covariance).double().numpy(),
+    }  # fmt: skip
+
+
+def _write_maps(folder: RunFolder, maps: FinalMaps, pixel_size: float, flip: bool) -> None:
+    def write(path: Path, volume: Tensor) -> None:
+        write_map(path, DensityMap((mirrored(volume) if flip else volume).float().cpu().contiguous(), pixel_size))
+
+    write(folder.map, maps.combined)
+    write(folder.map_sharp, maps.sharp)
+    write(folder.half1, maps.halves[0])
+    write(folder.half2, maps.halves[1])
+    write(folder.mask, maps.mask)
+    write(folder.path / "local_resolution.mrc", maps.local)
+    gold = maps.gold
+    side = len(maps.combined) * pixel_size
+    lines = ["shell,frequency_per_angstrom,resolution_angstrom,unmasked,masked,randomised,corrected"]
+    for s in range(len(gold.corrected)):
+        curves = ",".join(f"{float(c[s]):.5f}" for c in (gold.unmasked, gold.masked, gold.randomised, gold.corrected))
+        lines.append(f"{s},{s / side:.6f},{side / s if s else float('inf'):.3f},{curves}")
+    write_durably(folder.fsc, ("\n".join(lines) + "\n").encode())
+    inside = maps.combined[maps.mask > 0.5]
+    level = float(inside.mean() + inside.std()) if len(inside) else None
+    sharp_inside = maps.sharp[maps.mask > 0.5]
+    sharp_level = float(sharp_inside.mean() + sharp_inside.std()) if len(sharp_inside) else None
+    folder.write_chimerax_script(level, sharp_level)
+
+
+def _write_abinit(folder: RunFolder, feed: ImageFeed, start: Start, settings: ReconstructSettings) -> None:
+    """The map of ab initio alone, in the box of the images."""
+    volume = ifft3(resize_fourier(fft3(start.maps[0]), feed.box, 3)).real
+    volume = mirrored(volume) if settings.flip else volume
+    write_map(folder.map, DensityMap(volume.float().cpu().contiguous(), feed.pixel_size))
+    folder.write_chimerax_script()
