@@ -18,6 +18,7 @@ from cryoloom.maps.fsc import (
     shell_sums,
 )
 from cryoloom.maps.io import DensityMap
+from cryoloom.maps.local_resolution import local_resolution
 from maps.half_maps import noisy_halves, shell_of
 
 Maker = Callable[[str], DensityMap]
@@ -124,6 +125,22 @@ def test_a_tight_mask_does_not_flatter(molecule: Maker, generator: torch.Generat
     assert g.shell < 11
     assert g.corrected[12:].abs().max() < 0.25  # measured 0.15: few voxels are within the mask
     assert abs(float(g.corrected[12:].mean())) < 0.05
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_low_pass_is_not_taken_for_resolution(molecule: Maker, soft: bool, generator: torch.Generator) -> None:
+    truth = molecule("adk").data
+    radius = shell_of(64)
+    keep = torch.exp(-((radius / 12) ** 4)) if soft else (radius <= 18).float()
+    halves = [torch.fft.irfftn(torch.fft.rfftn(h) * keep, s=(64,) * 3) for h in noisy_halves(truth, 24.0, generator)]
+    mask = sphere(64, 18.0, 3.0)
+    g = gold_standard(halves[0], halves[1], mask, 1.8, generator)
+    assert g.masked[24:].min() > 0.2  # carried there by the edge of the mask
+    assert g.shell < (25 if soft else 19)
+    directions = torch.eye(3)
+    assert directional_fsc(halves[0], halves[1], mask, 1.8, directions).shell.max() < (25 if soft else 19)
+    local = local_resolution(halves[0], halves[1], mask, 1.8)
+    assert float((64 * 1.8 / local[mask > 0.9]).max()) < (25 if soft else 20)
 
 
 def test_empty_mask_and_odd_shapes_are_refused(generator: torch.Generator) -> None:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # Chen et al. randomise beyond the shell where the FSC before masking falls below this
 RANDOMISE_BELOW = 0.8
 # Sets of random phases averaged: one set alone adds as much scatter to the corrected curve as the noise of the maps
 RANDOM_DRAWS = 4
+# Masked over unmasked power beyond which a shell is taken as leaked from others
+LEAK = 3.0
 # The joint significance (in standard deviations of noise) below which no resolution is given
 SIGNIFICANCE = 5.0
 
@@ -29,7 +31,8 @@ class GoldStandard:
     Attributes:
         unmasked, masked: FSC of the half maps before and after masking.
         randomised: masked FSC after the phases beyond `randomised_from` were randomised in both halves (mean of draws).
-        corrected: (masked - randomised) / (1 - randomised) from two shells beyond `randomised_from`, masked below.
+        corrected: (masked - randomised) / (1 - randomised) from two shells beyond `randomised_from`, masked
+            below; 0 in shells that are empty but for what the mask carried there (`leaked_shells`).
         randomised_from: first shell with random phases.
         shell, shell_half: where `corrected` falls below 0.143 and 0.5 (see `crossing`).
         resolution_angstrom, resolution_half_angstrom: of these shells; None where the halves do not correlate.
@@ -63,17 +66,17 @@ class DirectionalFSC:
     resolution_angstrom: Tensor
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def half_space(box: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Shell (int64) and weight (float64: 2 where the mate is left out, else 1) of the voxels of rfftn, [D, D, D//2+1].
+    """Shell (int32) and weight (float64: 2 where the mate is left out, else 1) of the voxels of rfftn, [D, D, D//2+1].
 
     Callers must not write into what is returned: it is cached.
     """
     f = torch.fft.fftfreq(box, 1 / box, device=device, dtype=torch.float64)
     h = torch.arange(box // 2 + 1, device=device, dtype=torch.float64)
-    shell = (f[:, None, None] ** 2 + f[None, :, None] ** 2 + h**2).sqrt().round().long()
+    shell = (f[:, None, None] ** 2 + f[None, :, None] ** 2 + h**2).sqrt().round().int()
     alone = (h == 0) | (h == box / 2)
-    return shell, torch.where(alone, 1.0, 2.0).to(torch.float64).expand(box, box, -1).contiguous()
+    return shell, torch.where(alone, 1.0, 2.0).to(torch.float64).expand(box, box, -1)
 
 
 def shell_sums(values: Float[Tensor, "D D H"], box: int) -> Float[Tensor, " S"]:
@@ -141,6 +144,23 @@ def phase_randomise(
     return torch.fft.irfftn(torch.where(shells >= shell, ft.abs() * phase, ft), s=(box,) * 3)
 
 
+def leaked_shells(
+    half1: Float[Tensor, "D D D"], half2: Float[Tensor, "D D D"], mask: Float[Tensor, "D D D"]
+) -> Bool[Tensor, " S"]:
+    """Shells in which masking more than triples the power of a half: what is there came from other shells.
+
+    A mask within [0, 1] can't add power of the shell's own. Without this a map that was low-passed would seem to
+    agree up to Nyquist: the mask's edge carries the low frequencies, alike in both halves, into the empty shells.
+    """
+    box = half1.shape[-1]
+    found = torch.zeros(box // 2 + 1, dtype=torch.bool, device=half1.device)
+    for half in (half1, half2):
+        before, after = (shell_sums(torch.fft.rfftn(v).abs().square(), box) for v in (half, half * mask))
+        found |= after > LEAK * before
+    found[0] = False
+    return found
+
+
 def gold_standard(
     half1: Float[Tensor, "D D D"],
     half2: Float[Tensor, "D D D"],
@@ -182,6 +202,7 @@ def gold_standard(
     shells = torch.arange(len(masked), device=masked.device)
     full = (masked - randomised) / (1 - randomised).clamp(min=1e-6)
     corrected = torch.where(shells < start + 2, masked, full.clamp(-1, 1))
+    corrected = torch.where(leaked_shells(half1, half2, mask), 0.0, corrected)
     shell, half = crossing(corrected, 0.143), crossing(corrected, 0.5)
     z = _significance(corrected, shell, box, share)
     sure = z > SIGNIFICANCE
@@ -246,5 +267,6 @@ def directional_fsc(
         whole = terms[rows].to(torch.float64).sum(0)
         sums = torch.where(sums[:, 3:] < 2 * fewest, whole, sums)
         curves[:, s] = sums[:, 0] / (sums[:, 1] * sums[:, 2] + 1e-30).sqrt()
+    curves = torch.where(leaked_shells(half1, half2, mask), 0.0, curves)
     crossings = torch.tensor([crossing(c, 0.143) for c in curves], dtype=torch.float64, device=half1.device)
     return DirectionalFSC(directions, curves, crossings, box * pixel_size / crossings)

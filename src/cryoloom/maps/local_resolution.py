@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.maps.fsc import half_space, leaked_shells
+
 # Correlation in a small window scatters by 0.1 to 0.2, so that 0.143 could not be told from chance
 THRESHOLD = 0.5
 # S.d. of the Gaussian window in waves of the band: less scatters more, more lets noisy parts spoil their neighbours
@@ -47,7 +49,9 @@ def local_resolution(
         raise ValueError(f"local resolution needs two half maps and a mask, cubes of one side; found {shapes}")
     box = half1.shape[-1]
     radius = _radius(half1)
-    transforms = [torch.fft.rfftn(half * mask) for half in (half1, half2)]
+    shells, _ = half_space(box, half1.device)
+    own = torch.cat([~leaked_shells(half1, half2, mask), torch.zeros(box, dtype=torch.bool, device=half1.device)])
+    transforms = [torch.fft.rfftn(half * mask) * own[shells] for half in (half1, half2)]
     centres = torch.linspace(LOWEST_SHELL, box / 2, bands, dtype=torch.float64).tolist()
     width = max(1.0, (centres[1] - centres[0]))
     # a voxel's crossing: centre of the last band that held, plus the share of the way to the one that failed
