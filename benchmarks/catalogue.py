@@ -54,4 +54,4 @@ JUNK_AUC = 0.95
 FIRST_MAP_CPU_S = 10.0  # to a map of FSC 0.5 beyond FIRST_MAP_SHELL
 FIRST_MAP_SHELL = 6.0
 STATED_RESOLUTION = 0.10  # relative difference from FSC-0.5 against the truth
-RIGHT_SHARE = 0.8  # of the oracle's share (1 where there is none): below it a run is wrong, and the verdict must say so
+RIGHT_SHARE = 0.9  # of the oracle's share (1 where there is none): below it a run is wrong, and the verdict must say so

@@ -62,7 +62,7 @@ class FirstMap:
         self.copies: list[tuple[float, Path]] = []
 
     def __call__(self, cpu_s: float) -> None:
-        for path in (*self.run.glob("map.mrc"), *self.run.glob("abinit*.mrc"), *self.run.glob("maps/*.mrc")):
+        for path in (*self.run.glob("map.mrc"), *self.run.glob("abinit*.mrc")):
             changed = path.stat().st_mtime
             if self.seen.get(path) == changed:
                 continue
@@ -72,12 +72,12 @@ class FirstMap:
             shutil.copyfile(path, copy)
             self.copies.append((cpu_s, copy))
 
-    def first_recognisable(self, folder: Path) -> tuple[float, float] | None:
-        """CPU-seconds and FSC-0.5 shell of the first map beyond the shell that counts as recognisable."""
-        for cpu_s, copy in self.copies:
+    def first_recognisable(self, folder: Path) -> dict | None:
+        """The first map beyond the shell that counts as recognisable, unless that is only the final one."""
+        for cpu_s, copy in self.copies[:-1]:
             shell = shell_of_map(folder, copy)
             if shell > catalogue.FIRST_MAP_SHELL:
-                return cpu_s, shell
+                return {"source": copy.name, "cpu_s": cpu_s, "fsc0.5_shell": shell}
         return None
 
 
@@ -170,8 +170,7 @@ def run(job: Job, places: Places, with_oracle: bool, with_relion: bool, keep: bo
         result["scores"] = scores(folder, run_folder, job.set.symmetry)
         result["possible"] = possible(job, folder, places, with_oracle, with_relion)
         if job.set.kind == "plain":
-            found = watch.first_recognisable(folder)
-            result["first_map"] = None if found is None else {"cpu_s": found[0], "fsc0.5_shell": found[1]}
+            result["first_map"] = watch.first_recognisable(folder) or ab_initio_map(job, folder, places)
     if job.symmetry != "C1":
         result["on_standard_axes"] = has_symmetry(run_folder / "map.mrc", job.symmetry)
     result["checks"] = checks(job, result)
@@ -179,6 +178,20 @@ def run(job: Job, places: Places, with_oracle: bool, with_relion: bool, keep: bo
         shutil.rmtree(run_folder)
         shutil.rmtree(watch.keep, ignore_errors=True)
     return result
+
+
+def ab_initio_map(job: Job, folder: Path, places: Places) -> dict | None:
+    """Where a run shows no map on its way: that of `cryoloom abinit` with the same seed, at the cost of all of it."""
+    with tempfile.TemporaryDirectory(dir=places.sets) as scratch:
+        run_folder, log = Path(scratch) / "run", Path(scratch) / "log"
+        command = [CRYOLOOM, "abinit", folder / "particles.star", "-o", run_folder, "--seed", str(job.seed)]
+        spent = run_measured(command, log)
+        if spent.returncode or not (run_folder / "map.mrc").exists():
+            return None
+        shell = shell_of_map(folder, run_folder / "map.mrc")
+    if shell <= catalogue.FIRST_MAP_SHELL:
+        return None
+    return {"source": "cryoloom abinit", "cpu_s": spent.cpu_s, "fsc0.5_shell": shell}
 
 
 def possible(job: Job, folder: Path, places: Places, with_oracle: bool, with_relion: bool) -> dict:
