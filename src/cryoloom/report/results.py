@@ -1,0 +1,165 @@
+"""What a run left in its folder, read for the report: nothing here computes, and what is absent is named."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cryoloom.particles.errors import BadInput
+from cryoloom.particles.particle_set import ParticleSet, open_particles
+from cryoloom.particles.star import read_star
+from cryoloom.reconstruct.metrics_log import LoggedStep, read_metrics
+from cryoloom.reconstruct.run_record import RunRecord, from_json
+
+Outcome = Literal["converged", "uncertain", "failed", "noise"]
+FSC_COLUMNS = ("frequency_per_angstrom", "unmasked", "masked", "randomised", "corrected")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason of the verdict; `passed` is None where the check could not be made."""
+
+    name: str
+    passed: bool | None
+    value: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verdict as run.json holds it; resolutions in angstrom, None where there is none.
+
+    `directional_resolution_angstrom` holds rows (x, y, z, resolution), the resolution None where nothing correlates.
+    """
+
+    outcome: Outcome
+    headline: str
+    findings: tuple[Finding, ...]
+    resolution_angstrom: float | None = None
+    resolution_half_angstrom: float | None = None
+    particles_used: int | None = None
+    hand_determined: bool = False
+    symmetry: str = "C1"
+    b_factor_angstrom2: float | None = None
+    coverage: float | None = None
+    directional_resolution_angstrom: tuple[tuple[float, float, float, float | None], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FSCCurves:
+    """Columns of fsc.csv, float64 [S], shell 0 first; `nyquist` is the largest frequency in the file, 1/angstrom."""
+
+    frequency: np.ndarray
+    unmasked: np.ndarray
+    masked: np.ndarray
+    randomised: np.ndarray
+    corrected: np.ndarray
+
+    @property
+    def nyquist(self) -> float:
+        """1/angstrom."""
+        return float(self.frequency[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class ParticleResults:
+    """Columns of particles.star, float64 [N] each; None where the file has no such column.
+
+    Attributes:
+        particles: the set with its images, None where they can't be opened; `why_no_images` then says why.
+        rot_degrees, tilt_degrees: viewing direction.
+        shift_angstrom: length of the shift.
+        angular_error_degrees, shift_error_angstrom: estimated for each particle.
+        log_likelihood, best_weight: of the best pose.
+    """
+
+    count: int
+    particles: ParticleSet | None
+    why_no_images: str | None
+    rot_degrees: np.ndarray | None
+    tilt_degrees: np.ndarray | None
+    shift_angstrom: np.ndarray | None
+    angular_error_degrees: np.ndarray | None
+    shift_error_angstrom: np.ndarray | None
+    log_likelihood: np.ndarray | None
+    best_weight: np.ndarray | None
+
+
+def read_verdict(record: RunRecord, where: str) -> Verdict | None:
+    """The verdict of a run, None while there is none. Fields that this version does not know are passed over.
+
+    Raises:
+        ValueError: for a field that is missing or of another type.
+    """
+    if record.verdict is None:
+        return None
+    known = {f.name for f in dataclasses.fields(Verdict)}
+    return from_json(Verdict, {k: v for k, v in record.verdict.items() if k in known}, f"{where}, verdict")
+
+
+def read_fsc(path: Path) -> FSCCurves | None:
+    """fsc.csv of a run, None where there is none.
+
+    Raises:
+        ValueError: for a file without the expected columns or with values that are not numbers.
+    """
+    if not path.is_file():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        columns = [np.array([float(row[name]) for row in rows]) for name in FSC_COLUMNS]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not an FSC table ({error}); expected columns {', '.join(FSC_COLUMNS)}") from None
+    if len(rows) < 3 or not (math.isfinite(columns[0][-1]) and columns[0][-1] > 0):
+        raise ValueError(f"{path}: {len(rows)} shells; expected 3 or more, and frequencies that rise from 0")
+    return FSCCurves(*columns)
+
+
+def read_steps(path: Path) -> tuple[LoggedStep, ...]:
+    """metrics.jsonl of a run; empty where there is none."""
+    return read_metrics(path) if path.is_file() else ()
+
+
+def read_particles(path: Path, no_ctf: bool) -> ParticleResults | None:
+    """particles.star of a run, None where there is none. Images need not be there any more; costs a parse of the file.
+
+    Raises:
+        BadInput: for a file that is no STAR file with a particle table, or a column with values that are no numbers.
+    """
+    if not path.is_file():
+        return None
+    particles, why = None, None
+    try:
+        # pixels were checked by the run; duplicates were accepted by it
+        particles = open_particles(path, no_ctf=no_ctf, on_duplicates="keep", scan=False)
+        table = particles.table
+    except BadInput as error:
+        why = str(error)
+        block = read_star(path).block("particles")
+        if block is None:
+            raise
+        table = block.table
+
+    def column(name: str) -> np.ndarray | None:
+        if name not in table:
+            return None
+        try:
+            return np.asarray(table[name], dtype=np.float64)
+        except ValueError as error:
+            raise BadInput.report("A column of the particles holds no numbers.", file=path, where=f"column {name}",
+                                  found=str(error)) from None  # fmt: skip
+
+    x, y = column("rlnOriginXAngst"), column("rlnOriginYAngst")
+    return ParticleResults(
+        len(table), particles, why,
+        column("rlnAngleRot"), column("rlnAngleTilt"), None if x is None or y is None else np.hypot(x, y),
+        column("cryoloomAngularErrorDegrees"), column("cryoloomShiftErrorAngst"),
+        column("rlnLogLikeliContribution"), column("rlnMaxValueProbDistribution"),
+    )  # fmt: skip
