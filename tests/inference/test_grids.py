@@ -1,0 +1,85 @@
+"""Grids of rotations and shifts, and the tables from coarse to fine."""
+
+import numpy as np
+import pytest
+import torch
+
+from cryoloom.inference.poses.grids import cached_rotation_grid, children, shift_grid, shift_step_angstrom
+from cryoloom.physics.rotations import geodesic_degrees, random_rotations
+
+PAIRS = [(1, 2), (2, 4), (4, 8), (3, 8)]
+
+
+@pytest.mark.parametrize(("nside", "count", "spacing"), [(3, 1944, 20.0), (4, 4608, 15.0), (8, 36864, 7.5)])
+def test_rotation_grids(nside, count, spacing):
+    grid = cached_rotation_grid(nside)
+    assert grid.R.shape == (count, 3, 3)
+    assert grid.R.dtype == torch.float32
+    assert grid.spacing_degrees == spacing
+    assert cached_rotation_grid(nside) is grid
+
+
+@pytest.mark.parametrize(("coarse", "fine"), PAIRS)
+def test_every_fine_rotation_has_a_parent(coarse, fine):
+    table = children(coarse, fine)
+    assert table.dtype == np.int32
+    assert table.shape[0] == 72 * coarse**3
+    assert np.array_equal(np.unique(table[table >= 0]), np.arange(72 * fine**3))
+    assert table.min() >= -1
+
+
+@pytest.mark.parametrize(("coarse", "fine"), PAIRS)
+def test_no_child_stands_twice_in_a_row(coarse, fine):
+    rows = np.sort(children(coarse, fine), 1)
+    assert not ((rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] >= 0)).any()
+
+
+@pytest.mark.parametrize(("coarse", "fine"), PAIRS)
+def test_children_lie_near_their_parent(coarse, fine):
+    """0.72 of the spacing in view and half of it in plane, with a fine step to spare."""
+    table = children(coarse, fine)
+    parent, place = np.nonzero(table >= 0)
+    distance = geodesic_degrees(
+        cached_rotation_grid(coarse).R[parent], cached_rotation_grid(fine).R[table[parent, place]]
+    )
+    assert distance.max() < 0.72 * 60 / coarse + 0.5 * 60 / coarse + 60 / fine
+
+
+@pytest.mark.parametrize(("coarse", "fine"), PAIRS)
+def test_the_nearest_coarse_rotation_is_a_parent(coarse, fine, generator):
+    """So that a search below the best coarse rotation can find what is nearest to the truth."""
+    table, R = children(coarse, fine), cached_rotation_grid(coarse).R
+    R_fine = cached_rotation_grid(fine).R
+    some = torch.randint(len(R_fine), (150,), generator=generator)
+    nearest = torch.einsum("mij,bij->bm", R, R_fine[some]).argmax(1)
+    assert all(i in table[k] for i, k in zip(some.tolist(), nearest.tolist(), strict=True))
+
+
+def test_the_grid_is_as_fine_as_it_says(generator):
+    grid, truth = cached_rotation_grid(4), random_rotations(200, generator).float()
+    nearest = grid.R[torch.einsum("mij,bij->bm", grid.R, truth).argmax(1)]
+    assert geodesic_degrees(nearest, truth).max() < 0.85 * grid.spacing_degrees
+
+
+def test_shift_grid_is_the_lattice_within_reach():
+    grid = shift_grid(2.0, 6.0)
+    expected = {(x, y) for x in range(-6, 7, 2) for y in range(-6, 7, 2) if x * x + y * y <= 36}
+    assert {(round(x), round(y)) for x, y in grid.tolist()} == expected
+    assert len(grid) == len(expected)
+    assert grid[0].tolist() == [0.0, 0.0]
+    assert (grid.norm(dim=1).diff() >= -1e-6).all()
+    assert grid.dtype == torch.float32
+    assert grid.is_contiguous()
+
+
+@pytest.mark.parametrize("reach", [0.0, 1.9])
+def test_a_reach_below_one_step_leaves_the_zero_shift(reach):
+    assert shift_grid(2.0, reach).tolist() == [[0.0, 0.0]]
+
+
+def test_reach_of_whole_steps_is_met_despite_rounding():
+    assert shift_grid(0.1, 0.3).norm(dim=1).max() == pytest.approx(0.3)
+
+
+def test_shift_step_is_a_quarter_of_the_shortest_wavelength():
+    assert shift_step_angstrom(64, 2.0, 16.0) == 64 * 2.0 / 16.0 / 4
