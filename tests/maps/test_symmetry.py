@@ -32,10 +32,10 @@ def assembly(cloud: GaussianCloud, symmetry: str) -> GaussianCloud:
 @cache
 def polyhedral(symmetry: str) -> DensityMap:
     """A few blobs off the axes, under all rotations of the group."""
-    cloud = GaussianCloud.random(6, 22.0, 5.5, torch.Generator().manual_seed(3))
+    cloud = GaussianCloud.random(4, 22.0, 7.5, torch.Generator().manual_seed(3))
     seat = torch.tensor([58.0, 16.0, 23.0], dtype=torch.float64)
     unit = GaussianCloud(cloud.centres + seat, cloud.widths, cloud.masses)
-    return DensityMap(assembly(unit, symmetry).density(64, 4.0).float(), 4.0)
+    return DensityMap(assembly(unit, symmetry).density(48, 5.5).float(), 5.5)
 
 
 def axes_error(found: SymmetryAxes, R: Tensor, t: Tensor) -> tuple[float, float]:
@@ -59,7 +59,7 @@ def test_finds_axes_and_centre(molecule: Maker, name: str, noise: float | None, 
     t = torch.tensor([2.3, -3.1, 1.7], dtype=torch.float64) * truth.pixel_size
     moved = apply_rigid(truth.data, R, t, truth.pixel_size)
     if noise:
-        moved = noisy_halves(moved, noise, generator)[0] * soft_sphere(64, 27, 4)
+        moved = noisy_halves(moved, noise, generator)[0] * soft_sphere(len(moved), 0.42 * len(moved), 4)
     start = time.process_time()
     found = find_axes(moved, symmetry, truth.pixel_size, 12)
     assert time.process_time() - start < 10
@@ -73,7 +73,7 @@ def test_finds_axes_and_centre(molecule: Maker, name: str, noise: float | None, 
     if noise:
         # the copies' noise averages out
         reference = apply_rigid(truth.data, found.R @ R, found.R @ t + found.t, truth.pixel_size)
-        mask = soft_sphere(64, 27, 4)
+        mask = soft_sphere(len(moved), 0.42 * len(moved), 4)
         curves = [fourier_shell_correlation(m * mask, reference * mask) for m in (on_axes, averaged)]
         assert crossing(curves[1], 0.5) > crossing(curves[0], 0.5) + 1
     else:

@@ -216,7 +216,8 @@ def _solve(
     starts = _starts(low, group, *scored)
     elements = group.to(problem.q)
     centre = torch.zeros(3, device=problem.q.device)
-    tried = [_refine(low, elements, R, centre, steps=8) for R in starts.to(problem.q)]
+    few = elements[:: max(1, len(elements) // 12)]  # a dozen copies choose among the starts as well as all
+    tried = [_refine(low, few, R, centre, steps=8) for R in starts.to(problem.q)]
     _, R, centre = max(tried, key=lambda f: f[0])
     score, R, centre = _refine(problem, elements, R, centre, steps=5)
     weighted = _weighted_by_agreement(problem, _copies(problem, elements, R, centre))
