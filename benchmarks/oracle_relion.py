@@ -54,13 +54,17 @@ def e_step(
         truth = read_star(truth_star)
         pixel = float(truth["optics"]["rlnImagePixelSize"].iloc[0])
         origins = truth["particles"][["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy(float) / pixel
-        reach = max(4, math.ceil(2.7 * origins.std()))
+        sigma = float(origins.std())
+        reach = max(4, math.ceil(2.7 * sigma))
         volume = np.asarray(mrcfile.read(folder / "truth_001.mrc"))
+        # the mask lies about the image's centre: it must hold the particles that do not
+        mask = min(diameter_angstrom(volume, pixel) + 4 * sigma * pixel, (volume.shape[0] - 2) * pixel)
         command = [
             "relion_refine", "--i", particles_star, "--ref", folder / "truth_001.mrc", "--o", work / "run",
             "--iter", "1", "--K", "1", "--ctf", "--ctf_corrected_ref", "--healpix_order", str(healpix_order),
-            "--oversampling", "1", "--offset_range", str(reach), "--offset_step", "2", "--tau2_fudge", str(tau2_fudge),
-            "--particle_diameter", f"{diameter_angstrom(volume, pixel):.1f}", "--flatten_solvent", "--zero_mask",
+            "--oversampling", "1", "--offset_range", str(reach), "--offset_step", "2",
+            "--offset", f"{sigma * pixel:.2f}", "--tau2_fudge", str(tau2_fudge),
+            "--particle_diameter", f"{mask:.1f}", "--flatten_solvent", "--zero_mask",
             "--dont_combine_weights_via_disc", "--pool", "30", "--pad", "2", "--j", "1", "--random_seed", str(seed),
             "--dont_check_norm", "--skip_maximize",
         ]  # fmt: skip

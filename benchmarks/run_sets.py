@@ -6,7 +6,7 @@ program seed = set seed, measures CPU (user + system), peak memory and wall time
 ../shared/bench/evaluate.py and compares it with what is possible: relion_reconstruct with the true poses, the
 Cramer-Rao bound, the oracle (`cryoloom refine --from` the true map) and one RELION E-step on the true map.
 One JSON a run in benchmarks/results, and the table of all of them in results/sets.md. Runs that have a result are
-skipped; --force runs them again, --table only writes the table.
+skipped; --force runs them again, --table only writes the table, --bounds only what is possible (bounds.json, .md).
 """
 
 from __future__ import annotations
@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = arguments(argv)
     places = Places(a.workdir, a.set_folder or a.workdir / "sets")
     jobs = [j for name in a.sets for j in jobs_of(BY_NAME[name], a.seeds)]
+    if a.bounds:
+        write_bounds([make_set(j.set.name, j.seed, places.sets) for j in jobs if j.symmetry == "C1"], a.relion_oracle)
+        return 0
     if not a.table:
         todo = [j for j in jobs if a.force or not (RESULTS / f"{j.name}.json").exists()]
         print(f"{len(todo)} of {len(jobs)} runs to do on {machine()}", flush=True)
@@ -112,6 +115,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--force", action="store_true", help="run again what has a result")
     p.add_argument("--keep", action="store_true", help="keep the run folders")
     p.add_argument("--table", action="store_true", help="write the table of the results that are there, run nothing")
+    p.add_argument("--bounds", action="store_true", help="write what the sets allow, run nothing of ours")
     p.add_argument("--cold", action="store_true", help="also a run without compiled kernels: cold.json")
     p.add_argument("--no-oracle", dest="oracle", action="store_false", help="skip the refinement from the true map")
     p.add_argument("--no-relion-oracle", dest="relion_oracle", action="store_false", help="skip RELION's E-step")
@@ -196,11 +200,7 @@ def ab_initio_map(job: Job, folder: Path, places: Places) -> dict | None:
 
 def possible(job: Job, folder: Path, places: Places, with_oracle: bool, with_relion: bool) -> dict:
     """What the set allows: ceiling, Cramer-Rao bound and, for hard sets, the oracles."""
-    cache = places.sets / "bounds" / f"{folder.name}.json"
-    limit = read_json(cache)
-    if limit is None:
-        limit = bound(folder)
-        write_json(cache, limit)
+    limit = cramer_rao_bound(folder)
     out = {"ceiling": {k: v for k, v in ceiling(folder, job.symmetry).items() if k != "fsc"},
            "cramer_rao": {k: v for k, v in limit.items() if k != "noise_over_white"}}  # fmt: skip
     if job.set.kind == "hard" and with_oracle:
@@ -208,6 +208,42 @@ def possible(job: Job, folder: Path, places: Places, with_oracle: bool, with_rel
     if job.set.kind == "hard" and with_relion:
         out["relion_e_step"] = relion_oracle(folder)
     return out
+
+
+def cramer_rao_bound(folder: Path) -> dict:
+    """The set's bound, kept beside the sets in bounds/SET.json."""
+    cache = folder.parent / "bounds" / f"{folder.name}.json"
+    limit = read_json(cache)
+    if limit is None:
+        limit = bound(folder)
+        write_json(cache, limit)
+    return limit
+
+
+def write_bounds(folders: Sequence[Path], with_relion: bool) -> None:
+    """bounds.json and bounds.md: ceiling, Cramer-Rao bound and RELION's E-step of each set that holds molecules."""
+    rows = []
+    for folder in (f for f in folders if not f.name.startswith("noise")):
+        hard = BY_NAME[folder.name.rsplit("-s", 1)[0]].kind in ("hard", "plain")
+        limit, top = cramer_rao_bound(folder), ceiling(folder)
+        e_step = relion_oracle(folder) if with_relion and hard else None
+        rows.append({"set": folder.name, "cramer_rao": limit, "ceiling": top, "relion_e_step": e_step})
+    write_json(RESULTS / "bounds.json", {"machine": machine(), "sets": rows})
+    lines = ["# What the sets allow", "",
+             "Ceiling: shell and angstrom at which the FSC of `relion_reconstruct` with the true poses falls below 0.5. "
+             "Bound: expected median errors at the Cramer-Rao bound. E-step: one of `relion_refine` on the true map "
+             "(15 to 7.5 degrees), its first images only.", "",
+             "| set | ceiling, shell | ceiling, A | bound, deg | bound, px | E-step < 10 deg | E-step median, deg "
+             "| E-step images | E-step CPU-s an image |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for r in rows:
+        top, limit, e = r["ceiling"], r["cramer_rao"], r["relion_e_step"]
+        last = " |  |  |  |" if e is None else (
+            f"{e['rotation_frac_below_10deg']:.3f} | {e['rotation_median_deg']:.2f} | {e['of']} "
+            f"| {e['cpu_s_per_image']:.3f} |"
+        )  # fmt: skip
+        lines.append(f"| {r['set']} | {top['fsc0.5_shell']:.1f} | {top['fsc0.5_angstrom']:.2f} "
+                     f"| {limit['rotation_median_deg']:.3f} | {limit['shift_median_px']:.4f} | {last}")  # fmt: skip
+    (RESULTS / "bounds.md").write_text("\n".join(lines) + "\n")
 
 
 def own_oracle(folder: Path, seed: int, places: Places) -> dict:
