@@ -31,7 +31,7 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     lines = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)
     lines[0, 1:] = rows[0]
     lines[1:, 1:] = rows[1:] - rows[:-1]
-    data = zlib.compress(lines.tobytes(), 6)
+    data = zlib.compress(lines.tobytes(), 4)
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 

@@ -93,7 +93,9 @@ def compare(
 
 
 def _choose(count: int, log_likelihood: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    order = np.arange(count) if log_likelihood is None else np.argsort(log_likelihood, kind="stable")
+    order = np.arange(count)
+    if log_likelihood is not None:
+        order = np.argsort(np.where(np.isfinite(log_likelihood), log_likelihood, -np.inf), kind="stable")
     places = np.unique(np.round(np.array(_QUANTILES) * (count - 1)).astype(np.int64))
     return order[places], places / max(count - 1, 1)
 

@@ -70,8 +70,9 @@ class DirectionMap:
 
 def view_map(rot_degrees: np.ndarray, tilt_degrees: np.ndarray) -> ViewMap:
     """Particles counted in HEALPix cells and smoothed as far as the scatter of counting demands."""
-    count = max(len(rot_degrees), 1)
-    rot, tilt = np.radians(rot_degrees), np.radians(tilt_degrees)
+    known = np.isfinite(rot_degrees) & np.isfinite(tilt_degrees)
+    rot, tilt = np.radians(rot_degrees[known]), np.radians(tilt_degrees[known])
+    count = max(len(rot), 1)
     # angles may come outside their ranges: through the vector any triple is a direction
     views = np.sin(tilt) * np.cos(rot), np.sin(tilt) * np.sin(rot), np.cos(tilt)
     nside = 1
@@ -159,17 +160,17 @@ def direction_map(rows: tuple[tuple[float, float, float, float | None], ...]) ->
 
 
 def _smoothed(vectors: np.ndarray, values: np.ndarray, finest: float, span: float) -> np.ndarray:
-    """Values spread over the disc with a Gaussian as wide as the directions are apart."""
+    """Values spread over the disc with a Gaussian about as wide as the directions are apart."""
     axis = (np.arange(_DISC_SIDE) + 0.5) * 2 / _DISC_SIDE - 1
     x, y = np.meshgrid(axis, -axis)
     square = x**2 + y**2
     inside = square <= 1
     lift = np.sqrt(np.maximum(2 - square, 0))
     points = np.stack([x * lift, y * lift, 1 - square], -1)[inside]
-    width = math.sqrt(2 * math.pi / len(vectors))
+    width = min(0.7 * math.sqrt(2 * math.pi / len(vectors)), 0.35)
     # chord lengths to the nearer of d and -d
     gap = 1 - np.abs(points @ vectors.T)
-    weight = np.exp(-gap / width**2 / 0.5)
+    weight = np.exp(-2 * gap / width**2)
     mean = (weight @ values) / np.maximum(weight.sum(1), 1e-300)
     out = np.zeros((_DISC_SIDE, _DISC_SIDE, 4), dtype=np.uint8)
     out[inside, :3] = colourise((mean - finest) / span, FINE_TO_COARSE)

@@ -17,7 +17,7 @@ from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.report.map_views import resample
 
 VIEWER_SIDE = 64
-_DRAWN_SIDE = 280
+_DRAWN_SIDE = 256
 _MARGIN = 2
 _GREY_LEVELS = 1000  # values sent to the viewer are rounded: a smooth surface needs no more, and the page shrinks
 _COLOUR = np.array([0.60, 0.75, 0.90])

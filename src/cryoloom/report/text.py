@@ -10,6 +10,8 @@ from typing import Any
 
 def plain(text: str) -> str:
     """Text without control and formatting characters, which could hide or reverse what a name says."""
+    if text.isprintable():
+        return text
     return "".join(c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text)
 
 
