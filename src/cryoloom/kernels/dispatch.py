@@ -60,9 +60,7 @@ def _step(disc: FourierDisc) -> float:
 
 
 def _threads() -> int:
-    import numba
-
-    return numba.get_num_threads()
+    return torch.get_num_threads()
 
 
 def _check(side: int, disc: FourierDisc, padding: int) -> None:
@@ -86,7 +84,7 @@ def slices(
     from cryoloom.kernels import cpu
 
     out = torch.empty(len(R), len(disc.index), dtype=torch.complex64)
-    cpu.slices(grid.numpy(), R.numpy(), disc.index.numpy(), float(padding), out.numpy())
+    cpu.slices(grid.numpy(), R.numpy(), disc.index.numpy(), float(padding), _threads(), out.numpy())
     return out
 
 

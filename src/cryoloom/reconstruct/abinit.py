@@ -3,7 +3,7 @@
 Every step matches a small batch against slices of the present map (exhaustively, as matrix products), draws poses from
 the posterior and blends the batch's statistics into running ones. Nothing is stored per image. A level ends when the
 likelihood of held-out images no longer grows. Starts are independent until two of them agree (their aligned maps
-correlate); the likeliest is carried on to the final level.
+correlate); where none agree, the likeliest is carried on to one more level.
 """
 
 from __future__ import annotations
@@ -249,7 +249,10 @@ class AbInitRecipe:
         text = f"start {state.index + 1}: evidence {scores[-1]:.1f} nats an image"
         if len(done) > 1:
             text += f", likeness to the best other {float(likeness[-1].max()):.2f}"
-        if agreed or len(done) >= self.settings.restarts:
+        if agreed:  # a map that is right is better improved by refinement
+            known = replace(state, done=done, scores=scores, likeness=likeness, chosen=best)
+            return replace(known, current=done[best], complete=True), text
+        if len(done) >= self.settings.restarts:
             carried = self._marched(done[best], len(self.levels) - 1)
             return replace(state, current=carried, done=done, scores=scores, likeness=likeness, chosen=best), text
         return replace(

@@ -18,7 +18,7 @@ class AbInitSettings:
     On a 70S ribosome of 0.75 box sides these are r = 5, 6, 8 of the box."""
 
     final_level: float = 7.5
-    """Radius to which the best start is carried on."""
+    """Radius to which the best start is carried on where no two starts agree."""
 
     nside: tuple[int, ...] = (3, 3, 4, 4)
     """HEALPix nside of the rotation grid of each level (3 is 20 degrees, 4 is 15)."""
