@@ -45,7 +45,5 @@ def test_results_are_bit_equal_at_the_same_number_of_threads(threads, scene, mon
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_the_number_of_threads_is_numbas():
-    import numba
-
-    assert dispatch._threads() == numba.get_num_threads()
+def test_the_number_of_threads_is_torchs():
+    assert dispatch._threads() == torch.get_num_threads()
