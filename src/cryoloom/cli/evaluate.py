@@ -81,7 +81,7 @@ def evaluate(
     from rich.console import Console
 
     console = Console()
-    console.print(_table(poses, maps))
+    console.print(scores_table(poses, maps))
     if verdict is not None:
         console.print(_claims(verdict))
         sentence = compare_with_claim(verdict, maps)
@@ -124,7 +124,7 @@ def scores_as_json(poses: PoseScores, maps: MapScores | None) -> dict[str, Any]:
     return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in out.items()}
 
 
-def _table(poses: PoseScores, maps: MapScores | None) -> Table:
+def scores_table(poses: PoseScores, maps: MapScores | None) -> Table:
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

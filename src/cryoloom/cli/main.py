@@ -23,7 +23,7 @@ import cryoloom
 from cryoloom.cli.errors import report_errors
 
 # each is a module cryoloom.cli.NAME with a function register(app); the order is that of `cryoloom --help`
-COMMANDS = ("reconstruct", "resume", "fsc", "evaluate", "simulate", "report")
+COMMANDS = ("demo", "reconstruct", "resume", "fsc", "evaluate", "simulate", "report")
 
 
 class _Group(TyperGroup):

@@ -1,0 +1,100 @@
+"""cryoloom demo: the main job on a simulated set of an embedded structure, and its result beside the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryoloom.cli.options import Device, DeviceName, Quiet, Seed, Threads
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FOLDER = Path("cryoloom-demo")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="demo")(demo)
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Gets the images (particles/) and the run (run/).")
+    ] = FOLDER,
+    n: Annotated[int, typer.Option("--n", "-n", min=100, help="Images.")] = 3000,
+    seed: Seed = 1,
+    threads: Threads = None,
+    device: Device = DeviceName.AUTO,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in FOLDER.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """An antibody, from simulated images to map and verdict in a minute, and how that compares with the truth.
+
+    Needs no file. The run sees nothing but the images, as any run; the truth is looked at when it has ended.
+    """
+    import time
+
+    from cryoloom.cli.device import choose_device, set_threads
+    from cryoloom.cli.errors import tell
+    from cryoloom.cli.reconstruct import start_run
+    from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+    from cryoloom.reconstruct.run_folder import check_output_folder, cpu_seconds
+
+    began = time.monotonic()
+    particles, run = output / "particles", output / "run"
+    check_output_folder(run, overwrite)
+    set_threads(threads)
+    if not quiet and not _compiled():
+        tell("first run on this machine: the kernels are compiled once, which takes about 20 s of CPU time")
+
+    from cryoloom.simulate.dataset import simulate_demo
+
+    made = simulate_demo(particles, n, seed, device=choose_device(device.value, lambda said: None), overwrite=overwrite)
+    if not quiet:
+        tell(f"simulated {made.count} images of an antibody ({made.box} px of {made.pixel_size:g} Å, "
+             f"SNR {made.snr_measured:.2g}), to be solved from these alone")  # fmt: skip
+    settings = ReconstructSettings(InputSettings(str((particles / "particles.star").absolute())), seed=seed)
+    start_run(settings, run, threads, device, overwrite, quiet)
+
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    _compare(console, particles, run)
+    console.print(f"\n{time.monotonic() - began:.0f} s in all, {cpu_seconds():.0f} s of CPU time.")
+    console.print(f"The page of this run: {run / 'report.html'}; its maps in ChimeraX: {run / 'open.cxc'}")
+    console.print("Your own images: cryoloom reconstruct PARTICLES.star -o RUN")
+
+
+def _compiled() -> bool:
+    """Whether kernels are in the cache that the program has chosen."""
+    import os
+
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    return not folder or any(Path(folder).rglob("*.nbi"))
+
+
+def _compare(console: Console, particles: Path, run: Path) -> None:
+    """The verdict, and what the truth says of it."""
+    from rich.text import Text
+
+    from cryoloom.cli.evaluate import compare_with_claim, scores_table
+    from cryoloom.evaluate.map_error import score_map
+    from cryoloom.evaluate.pose_error import score_poses
+    from cryoloom.evaluate.pose_table import read_poses
+    from cryoloom.maps.io import read_map
+    from cryoloom.reconstruct.run_record import read_record
+
+    poses = score_poses(read_poses(particles / "truth.star"), read_poses(run / "particles.star"))
+    maps = score_map(read_map(particles / "truth_001.mrc"), read_map(run / "map.mrc"), poses.frame)
+    verdict = dict(read_record(run).verdict or {})
+    console.print(Text(f"\nThe verdict of the run: {verdict.get('headline')}", style="bold"))
+    console.print(Text("The truth, which it has not seen:", style="bold"))
+    console.print(scores_table(poses, maps))
+    sentence = compare_with_claim(verdict, maps)
+    if sentence is not None:
+        console.print(sentence)
+    if poses.frame.hand:
+        console.print("Images can't tell the hand: here the map is the mirror image, --flip would give the other.")
