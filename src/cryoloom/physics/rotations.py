@@ -33,7 +33,7 @@ def to_euler(R: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
     return torch.rad2deg(torch.stack([rot, tilt, psi], -1))
 
 
-def geodesic_degrees(a: Float[Tensor, "*b 3 3"], b: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b"]:
+def geodesic_degrees(a: Float[Tensor, "*#b 3 3"], b: Float[Tensor, "*#b 3 3"]) -> Float[Tensor, "*b"]:
     """Angle in degrees of the rotation that takes a to b; accurate near 0 and 180."""
     relative = a.mT @ b
     # the trace alone (arccos) loses half of the digits near 0, the chord |a - b| (arcsin) near 180
