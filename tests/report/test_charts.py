@@ -81,7 +81,19 @@ def test_histogram_counts_every_particle() -> None:
 
 @pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [-5.0, -5.0], [1e-30, 2e-30]])
 def test_histogram_of_few_values(values: list[float]) -> None:
-    assert histogram(np.array(values), "v", "t").count('class="bar"') == 36
+    svg = histogram(np.array(values), "v", "t")
+    counts = [int(n) for n in re.findall(r": (\d+) particles</title>", svg)]
+    assert sum(counts) == len(values)
+    assert len(counts) == 8
+
+
+def test_histogram_keeps_to_its_limits() -> None:
+    svg = histogram(np.full(200, 1.0), "v", "t", limits=(0.0, 1.0))
+    counts = [int(n) for n in re.findall(r": (\d+) particles</title>", svg)]
+    assert counts[-1] == sum(counts) == 200
+    ticks = re.findall(r'class="tick"[^>]*>([^<]+)<', svg)
+    assert "2.5" not in ticks
+    assert "0.2" in ticks
 
 
 def test_histogram_of_nothing_is_refused() -> None:

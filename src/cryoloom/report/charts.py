@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 520, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 46
+_MOST_BINS = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,16 @@ def draw(chart: Chart) -> Markup:
 
 
 def histogram(
-    values: np.ndarray, label: str, title: str, unit: str = "", counted: str = "particles", bins: int = 36
+    values: np.ndarray,
+    label: str,
+    title: str,
+    unit: str = "",
+    counted: str = "particles",
+    limits: tuple[float, float] | None = None,
 ) -> Markup:
-    """Counts of finite values from their 0th (or 0) to 99.5th percentile, beyond which all fall into the last bin; the
-    median is marked. `unit` follows each number as it is.
+    """Counts of finite values, with the median marked; `unit` follows each number as it is.
+
+    Bins run over `limits`, or from the smallest value (or 0) to the 99.5th percentile; what lies beyond is in the last.
 
     Raises:
         ValueError: if no value is finite.
@@ -117,18 +124,20 @@ def histogram(
     values = values[np.isfinite(values)]
     if len(values) == 0:
         raise ValueError(f"histogram of {label}: no value is finite")
-    low, high = float(values.min()), float(np.percentile(values, 99.5))
+    low, high = limits or (float(values.min()), float(np.percentile(values, 99.5)))
     low = 0.0 if 0 <= low < 0.2 * high else low
     high = high if high > low else low + max(abs(low), 1.0)
+    bins = min(_MOST_BINS, max(8, round(2 * math.sqrt(len(values)))))
     counts, edges = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
     peak = max(int(counts.max()), 1)
     x = Axis(low, high, nice_ticks(low, high), label)
-    y = Axis(0, peak * 1.08, nice_ticks(0, peak), counted)
+    whole = tuple(tick for tick in nice_ticks(0, peak) if tick[0] == round(tick[0]))
+    y = Axis(0, peak * 1.08, whole, counted)
     chart = Chart(title, x, y)
     bars = []
     for i, count in enumerate(counts):
         left, right, top = chart.px(edges[i]), chart.px(edges[i + 1]), chart.py(float(count))
-        beyond = " and more" if i == bins - 1 else ""
+        beyond = " and more" if i == bins - 1 and limits is None else ""
         tip = escape(f"{edges[i]:.3g} to {edges[i + 1]:.3g}{unit}{beyond}: {count} {counted}")
         bars.append(
             f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{max(right - left - 1, 0.5):.1f}" '

@@ -117,7 +117,8 @@ def time_chart(steps: Sequence[LoggedStep]) -> Markup | None:
         return None
     unit, size = next(u for u in (("h", 3600.0), ("min", 60.0), ("s", 1.0)) if clock >= 3 * u[1] or u[0] == "s")
     values = [r for _, r in points]
-    low, high = min(values) * 0.87, max(values) * 1.12
+    # room above the curve for the names of the stages
+    low, high = min(values) * 0.75, max(values) * 1.12
     within = [r for r in _TICKS if low <= r <= high]
     within = within or [round(low, 1), round(high, 1)]
     y = Axis(high, low, _spread(within, high, low), "resolution (Å)", math.log)

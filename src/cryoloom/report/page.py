@@ -169,7 +169,7 @@ def _key_numbers(
     out.append(("Particles used", number(used if used is not None else particles),
                 f"of {number(particles)}" if particles is not None and used is not None else ""))  # fmt: skip
     wall, cpu = record.wall_s, record.cpu_s
-    out.append(("Time", duration(wall), f"{record.machine.threads} threads, {record.machine.device}"))
+    out.append(("Time", duration(wall), f"{_counted(record.machine.threads, 'thread')}, {record.machine.device}"))
     out.append(("CPU time", duration(cpu), f"{1000 * cpu / particles:.2g} ms a particle" if particles else ""))
     if verdict is not None:
         out.append(("Symmetry", verdict.symmetry, ""))
@@ -180,6 +180,10 @@ def _key_numbers(
     if view is not None:
         out.append(("Box", f"{view.box} px", f"{view.pixel_size:.4g} Å a pixel"))
     return [{"name": name, "value": value, "more": more} for name, value, more in out]
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _resolution_part(

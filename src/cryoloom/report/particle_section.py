@@ -117,5 +117,7 @@ def _histograms(found: ParticleResults, absent: dict[str, Any]) -> list[dict[str
         unknown = int((~np.isfinite(values)).sum())
         if unknown:
             caption += f" {number(unknown)} particles without a value are left out."
-        out.append({"title": title, "chart": histogram(values, label, title, unit), "caption": caption})
+        limits = (0.0, 1.0) if column == "rlnMaxValueProbDistribution" else None
+        chart = histogram(values, label, title, unit, limits=limits)
+        out.append({"title": title, "chart": chart, "caption": caption})
     return out

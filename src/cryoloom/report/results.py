@@ -33,8 +33,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict as run.json holds it; resolutions in angstrom, None where there is none.
+    """The verdict as run.json holds it, of this version or another that left some fields out (they have defaults).
 
+    Resolutions are in angstrom, None where there is none.
     `directional_resolution_angstrom` holds rows (x, y, z, resolution), the resolution None where nothing correlates.
     """
 

@@ -141,7 +141,7 @@
     }
     function view() {
       viewer.zoomTo();
-      viewer.zoom(1.25);
+      viewer.zoom(1.08);
       viewer.render();
     }
     slider.addEventListener("input", function () {
