@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -70,7 +71,7 @@ class Timing:
     note: str = ""
 
 
-def timed(call: Callable[[], object], repeats: int = 5) -> tuple[float, float]:
+def timed(call: Callable[[], object], repeats: int = 12) -> tuple[float, float]:
     """Least CPU-seconds and least wall seconds of some calls, after one to compile and warm."""
     call()
     cpu_s, wall_s = math.inf, math.inf
@@ -181,7 +182,7 @@ def matching(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
     B, T, M, P = len(images.observed), len(shifts[0]), len(coarse.grid.R), len(coarse.disc.weight)
     uniform = torch.rand(B, generator=torch.Generator().manual_seed(0))
     prior = search.shift_prior(shifts[0], sigma)
-    spent = timed(lambda: search.match(images, coarse, shifts[0], prior, uniform, 32), 3)
+    spent = timed(lambda: search.match(images, coarse, shifts[0], prior, uniform, 32), 6)
     gemm = 2.0 * B * T * M * 2 * P + 2.0 * B * M * P
     streamed = 4.0 * (M * 3 * P + B * 3 * P)
     out = [timing("match", bench, r1, B, spent, gemm, streamed, peak, threads,
@@ -191,7 +192,7 @@ def matching(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
         search.match_fine(images, coarse, fine, shifts[0], shifts[1], sigma, uniform, 16, 24)
 
     pairs = _pairs_looked_at(fine_match, coarse, fine, shifts)
-    spent = timed(fine_match, 3)
+    spent = timed(fine_match, 6)
     Q = len(fine.disc.weight)
     flop = gemm + pairs * 4.0 * Q
     exhaustive = 2.0 * B * len(shifts[1]) * len(fine.grid.R) * 2 * Q
@@ -244,6 +245,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1, help="one: times that other programs disturb least")
     p.add_argument("--json", type=Path, default=RESULTS / "kernels.json")
     a = p.parse_args()
+    load = os.getloadavg()[0]
     torch.set_num_threads(a.threads)
     numba.set_num_threads(a.threads)
     peak = measure_peak(a.threads)
@@ -255,8 +257,8 @@ def main() -> None:
             print(f"{line.kernel:18s} box {line.box:3d} r {line.radius:2d} {line.cpu_us_per_item:9.1f} CPU-us an image "
                   f"{line.gflop_s:6.1f} GFLOP/s  {line.over_floor:5.1f} x floor  {line.note}", flush=True)  # fmt: skip
             found.append(line)
-    write_json(a.json, {"machine": machine(), "threads": a.threads, "commit": commit(), "images": a.images,
-                        "peak": asdict(peak), "kernels": [asdict(f) for f in found]})  # fmt: skip
+    write_json(a.json, {"machine": machine(), "load_before": load, "threads": a.threads, "commit": commit(),
+                        "images": a.images, "peak": asdict(peak), "kernels": [asdict(f) for f in found]})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ def subset(folder: Path, rows: slice, out: Path, name: str) -> Path:
 
 
 def e_step(
-    folder: Path, particles: int = 500, healpix_order: int = 2, tau2_fudge: float = 4.0, seed: int = 1, nice: int = 0,
+    folder: Path,
+    particles: int = 500,
+    healpix_order: int = 2,
+    tau2_fudge: float = 4.0,
+    seed: int = 1,
+    nice: int = 0,
     symmetry: str = "C1",
 ) -> dict:
     """Pose scores and cost of one E-step on the first `particles` images of a set."""

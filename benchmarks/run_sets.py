@@ -230,7 +230,7 @@ def write_bounds(folders: Sequence[Path], with_relion: bool) -> None:
         rows.append({"set": folder.name, "cramer_rao": limit, "ceiling": top, "relion_e_step": e_step})
     write_json(RESULTS / "bounds.json", {"machine": machine(), "sets": rows})
     lines = ["# What the sets allow", "",
-             "Ceiling: shell and angstrom at which the FSC of `relion_reconstruct` with the true poses falls below 0.5. "
+             "Ceiling: shell and angstrom where the FSC of `relion_reconstruct` with the true poses falls below 0.5. "
              "Bound: expected median errors at the Cramer-Rao bound. E-step: one of `relion_refine` on the true map "
              "(15 to 7.5 degrees), its first images only.", "",
              "| set | ceiling, shell | ceiling, A | bound, deg | bound, px | E-step < 10 deg | E-step median, deg "

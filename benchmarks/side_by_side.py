@@ -168,6 +168,7 @@ def table(document: dict) -> str:
            "| shift, px |",
            "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for r in document["programs"]:
+
         def cell(key: str, digits: int, r: dict = r) -> str:
             return f"{r[key]:.{digits}f}" if isinstance(r.get(key), float) else ""
 
