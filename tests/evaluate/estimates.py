@@ -69,9 +69,7 @@ def _estimated_map(case: Case, truth: DensityMap, Q: np.ndarray, rng: np.random.
     moved = apply_rigid(data, torch.from_numpy(Q.T), torch.tensor(case.offset, dtype=torch.float64), PIXEL)
     f = torch.fft.fftfreq(case.box, PIXEL, dtype=torch.float64)
     k2 = f[:, None, None] ** 2 + f[:, None] ** 2 + f[: case.box // 2 + 1] ** 2
-    blurred = torch.fft.irfftn(
-        torch.fft.rfftn(moved) * torch.exp(-2 * np.pi**2 * case.blur**2 * k2), s=(case.box,) * 3
-    )
+    blurred = torch.fft.irfftn(torch.fft.rfftn(moved) * torch.exp(-2 * np.pi**2 * case.blur**2 * k2), s=(case.box,) * 3)
     noisy = blurred + 0.3 * float(blurred.std()) * torch.from_numpy(rng.standard_normal(blurred.shape))
     noisy = mirrored(noisy) if case.hand else noisy
     resized = resize_real(noisy, case.estimate_box, 3)

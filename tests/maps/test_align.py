@@ -76,9 +76,7 @@ def test_moved_poses_give_the_same_images(hand: bool, generator: torch.Generator
 
 
 @pytest.mark.parametrize(("name", "hand"), [("betagal", True), ("igg", False)])
-def test_finds_a_random_move_of_a_real_map(
-    molecule: Maker, name: str, hand: bool, generator: torch.Generator
-) -> None:
+def test_finds_a_random_move_of_a_real_map(molecule: Maker, name: str, hand: bool, generator: torch.Generator) -> None:
     truth = molecule(name)
     R = random_rotations(1, generator)[0]
     t = torch.randn(3, generator=generator, dtype=torch.float64) * 3 * truth.pixel_size

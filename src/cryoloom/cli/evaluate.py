@@ -41,9 +41,7 @@ def evaluate(
     radius: Annotated[
         float | None, typer.Option(min=1, help="Of the soft sphere of the FSC, voxels (default: 0.45 of the box).")
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="Soft mask in the truth's frame, in place of the sphere.")
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Soft mask in the truth's frame, in place of the sphere.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole FSC.")] = False,
     threads: Threads = None,
 ) -> None:

@@ -29,9 +29,7 @@ def fsc(
     mask: Annotated[Path | None, typer.Option(help="Soft mask in the frame of A, laid on both.")] = None,
     align: Annotated[bool, typer.Option("--align", help="Lay B upon A first: rotation, shift and hand.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write the curve here.")] = None,
-    pixel_size: Annotated[
-        float | None, typer.Option(help="Angstrom; of maps whose header is wrong or silent.")
-    ] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="Angstrom; of maps whose header is wrong or silent.")] = None,
     threads: Threads = None,
 ) -> None:
     """Fourier shell correlation of two maps, and where it falls below 0.5 and 0.143.

@@ -124,7 +124,8 @@ def refine(
     particles: Particles,
     output: Output,
     start: Annotated[
-        str, typer.Option("--from", metavar="poses|MAP.mrc", help="Poses in the STAR file, or a map.", show_default=False)
+        str,
+        typer.Option("--from", metavar="poses|MAP.mrc", help="Poses in the STAR file, or a map.", show_default=False),
     ],
     low_pass: Annotated[
         float | None, typer.Option(help="Angstrom: cut a given map there.", show_default="by the particle's diameter")

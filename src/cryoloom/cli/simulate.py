@@ -38,9 +38,7 @@ def simulate(
     snr: Annotated[
         float, typer.Option(help="Variance of the clean, CTF-modulated image over that of the noise, whole box.")
     ] = 0.1,
-    box: Annotated[
-        int | None, typer.Option(min=8, help="Side of the images, px (default: 64; that of a map)")
-    ] = None,
+    box: Annotated[int | None, typer.Option(min=8, help="Side of the images, px (default: 64; that of a map)")] = None,
     pixel_size: Annotated[
         float | None, typer.Option(help="Angstrom (default: the molecule fills 0.7 of the box; that of a map)")
     ] = None,
@@ -58,18 +56,17 @@ def simulate(
     ] = None,
     symmetry: Annotated[str, typer.Option(help="Assembly of copies of each model: Cn, Dn, T, O, I.")] = "C1",
     radius: Annotated[float, typer.Option(help="From the axis to the centre of an assembly's copy, angstrom.")] = 40.0,
-    defocus: Annotated[
-        tuple[float, float], typer.Option(help="Range, angstrom; one value for each micrograph.")
-    ] = (10000.0, 25000.0),
+    defocus: Annotated[tuple[float, float], typer.Option(help="Range, angstrom; one value for each micrograph.")] = (
+        10000.0,
+        25000.0,
+    ),
     astigmatism: Annotated[float, typer.Option(help="Defocus U - V, angstrom.")] = 0.0,
     phase_shift: Annotated[float, typer.Option(help="Of a phase plate, degrees.")] = 0.0,
     ctf_b_factor: Annotated[float, typer.Option(help="Envelope exp(-B k^2 / 4), A^2.")] = 0.0,
     optics_groups: Annotated[int, typer.Option(help="Groups, cycling through three microscopes.")] = 1,
     per_micrograph: Annotated[int, typer.Option(help="Images of one micrograph.")] = 100,
     shift: Annotated[float, typer.Option(help="S.d. of the displacement per axis, px.")] = 1.5,
-    noise_colour: Annotated[
-        float, typer.Option(help="c in the noise power 1 + c exp(-(k / 0.1 Nyquist)^2).")
-    ] = 0.0,
+    noise_colour: Annotated[float, typer.Option(help="c in the noise power 1 + c exp(-(k / 0.1 Nyquist)^2).")] = 0.0,
     contrast: Annotated[float, typer.Option(help="S.d. of a factor on each image's signal.")] = 0.0,
     preferred: Annotated[float, typer.Option(help="Share of views within 20 degrees of the top view.")] = 0.0,
     junk: Annotated[float, typer.Option(help="Share of images that hold a random blob.")] = 0.0,

@@ -1,1 +1,1 @@
-"""Fast paths behind the reference's signatures: numba on the CPU, torch on a GPU. `dispatch` picks by the tensors' device."""
+"""Fast paths behind the reference's signatures: numba on CPUs, torch on GPUs; `dispatch` picks by device."""

@@ -12,11 +12,12 @@ import inspect
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-FAST = dict(cache=True, fastmath=True, nogil=True, error_model="numpy")
+FAST: dict[str, Any] = dict(cache=True, fastmath=True, nogil=True, error_model="numpy")
 
 
 @functools.cache
@@ -262,8 +263,7 @@ def normal_equations(
 
 @threaded
 def residual_power(
-    thread,
-    grid, observed, ctf, group, image, R, t, weight, index, hermitian, shell, step, scale, threads, power, total
+    thread, grid, observed, ctf, group, image, R, t, weight, index, hermitian, shell, step, scale, threads, power, total
 ):
     """Sum of weight * hermitian * |Y - C e^{-2 pi i k.t} V|^2 by thread, group and shell, and the sum of the weights.
 
@@ -428,7 +428,21 @@ def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, 
 @threaded
 def child_posterior(
     thread,
-    X, power, S, S2, prior, allowed, kept, count, children, uniform, threads, picks, best_key, best_score, log_evidence
+    X,
+    power,
+    S,
+    S2,
+    prior,
+    allowed,
+    kept,
+    count,
+    children,
+    uniform,
+    threads,
+    picks,
+    best_key,
+    best_score,
+    log_evidence,
 ):
     """Posterior over the fine rotations below the kept coarse ones, at the allowed ones of T shifts.
 

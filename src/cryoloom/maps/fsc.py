@@ -127,9 +127,7 @@ def resolution_angstrom(shell: float, box: int, pixel_size: float) -> float | No
     return box * pixel_size / shell if shell > 0 else None
 
 
-def phase_randomise(
-    volume: Float[Tensor, "D D D"], shell: float, generator: torch.Generator
-) -> Float[Tensor, "D D D"]:
+def phase_randomise(volume: Float[Tensor, "D D D"], shell: float, generator: torch.Generator) -> Float[Tensor, "D D D"]:
     """The volume with the phases of all shells >= `shell` replaced by random ones; amplitudes are kept.
 
     The phases are those of white noise, so the result is real and the self-conjugate voxels stay so.

@@ -295,9 +295,7 @@ def _weighted_by_agreement(problem: _Problem, A: Tensor) -> _Problem:
     return _Problem(problem.sampler, problem.q, weight[shell], problem.box, problem.offset)
 
 
-def _refine(
-    problem: _Problem, group: Tensor, R: Tensor, centre: Tensor, steps: int
-) -> tuple[float, Tensor, Tensor]:
+def _refine(problem: _Problem, group: Tensor, R: Tensor, centre: Tensor, steps: int) -> tuple[float, Tensor, Tensor]:
     """Levenberg-Marquardt on rotation and centre: all copies (see `_copies`) onto their mean."""
     turned = torch.einsum("gij,pj->gpi", group, problem.q)
     ramp = 2j * math.pi / problem.box

@@ -326,7 +326,14 @@ class AbInitRecipe:
 
         done = tuple(start(i) for i in range(len(scores)))
         return AbInitState(
-            step, index, start(len(scores)) if current else None, done, scores, tensor("likeness"), chosen, bool(complete)
+            step,
+            index,
+            start(len(scores)) if current else None,
+            done,
+            scores,
+            tensor("likeness"),
+            chosen,
+            bool(complete),
         )
 
     def result(self, state: AbInitState) -> AbInitResult:
@@ -404,6 +411,9 @@ def centre_of_mass(volume: Tensor) -> Tensor:
     dense = (volume - 0.2 * volume.max()).clamp(min=0)
     axis = torch.arange(box, device=volume.device, dtype=volume.dtype) - box // 2
     total = dense.sum().clamp(min=1e-20)
-    return torch.stack(
-        [(dense.sum((0, 1)) * axis).sum(), (dense.sum((0, 2)) * axis).sum(), (dense.sum((1, 2)) * axis).sum()]
-    ) / total
+    return (
+        torch.stack(
+            [(dense.sum((0, 1)) * axis).sum(), (dense.sum((0, 2)) * axis).sum(), (dense.sum((1, 2)) * axis).sum()]
+        )
+        / total
+    )

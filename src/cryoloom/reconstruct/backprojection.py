@@ -22,7 +22,7 @@ LEAST_FSC, MOST_FSC = 0.02, 0.999
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Sums over images: num = sum w C Y e^{..}, complex64, and den = sum w C^2, float32, half grids [M, M, M // 2 + 2]."""
+    """Sums over images, half grids [M, M, M // 2 + 2]: num = sum w C Y e^{..}, complex64; den = sum w C^2, float32."""
 
     num: Tensor
     den: Tensor
@@ -133,5 +133,3 @@ def moved(statistics: Statistics, offset_px: Float[Tensor, " 3"]) -> Statistics:
     x = torch.arange(statistics.num.shape[2], device=device, dtype=torch.float32) * step
     turns = c[:, None, None] * offset_px[2] + c[None, :, None] * offset_px[1] + x[None, None, :] * offset_px[0]
     return Statistics(statistics.num * torch.polar(torch.ones_like(turns), -2 * torch.pi * turns), statistics.den)
-
-

@@ -14,7 +14,7 @@ class AbInitSettings:
     """Most independent random starts; fewer are made as soon as two agree."""
 
     levels: tuple[float, ...] = (3.75, 4.5, 6.0)
-    """Radii of the scouting levels, in Fourier pixels of a box as large as the particle (resolution = diameter / level).
+    """Radii of the scouting levels, Fourier pixels of a box as large as the particle: resolution = diameter / level.
     On a 70S ribosome of 0.75 box sides these are r = 5, 6, 8 of the box."""
 
     final_level: float = 7.5

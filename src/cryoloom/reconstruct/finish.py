@@ -54,9 +54,7 @@ class FinalMaps:
     coverage: OrientationCoverage
 
 
-def full_statistics(
-    feed: ImageFeed, state: RefineState, group: Tensor, radius: int
-) -> tuple[Statistics, Statistics]:
+def full_statistics(feed: ImageFeed, state: RefineState, group: Tensor, radius: int) -> tuple[Statistics, Statistics]:
     """Both halves inserted once more at full radius, at the poses as they are."""
     if state.statistics is not None and state.statistics[0].side == 4 * (radius + 2):
         return state.statistics

@@ -160,10 +160,10 @@ def _given_start(settings: ReconstructSettings, feed: ImageFeed) -> Start:
         return Start(maps, noise, sigma, poses, half, None, None)
     if settings.start is None:
         raise BadInput("refinement needs a start: --from poses, or --from MAP.mrc")
-    return Start(*_given_map(settings, feed, Path(settings.start)), noise, sigma, None, None, None, None)
+    return Start(_given_map(settings, feed, Path(settings.start)), noise, sigma, None, None, None, None)
 
 
-def _given_map(settings: ReconstructSettings, feed: ImageFeed, path: Path) -> tuple[tuple[Tensor, Tensor]]:
+def _given_map(settings: ReconstructSettings, feed: ImageFeed, path: Path) -> tuple[Tensor, Tensor]:
     """A map from a file, brought to the field of view of the images and cut to the start's resolution."""
     given = read_map(path)
     side = feed.box * feed.pixel_size
@@ -180,9 +180,12 @@ def _given_map(settings: ReconstructSettings, feed: ImageFeed, path: Path) -> tu
     if settings.low_pass_angstrom is not None:
         level = side / settings.low_pass_angstrom
     radius = int(max(4, min((feed.box - 1) // 2 - 1, (wanted - 1) // 2 - 1, round(level))))
-    cut = ifft3(resize_fourier(fft3(volume * particle_mask(wanted, feed.diameter_px * wanted / feed.box)), 2 * (radius + 2), 3))
+    cut = ifft3(
+        resize_fourier(fft3(volume * particle_mask(wanted, feed.diameter_px * wanted / feed.box)), 2 * (radius + 2), 3)
+    )
     volume = cut.real.contiguous().to(feed.device)
-    return ((volume * _scale_to_images(feed, volume, radius),) * 2,)
+    scaled = volume * _scale_to_images(feed, volume, radius)
+    return scaled, scaled
 
 
 def _scale_to_images(feed: ImageFeed, volume: Tensor, radius: int) -> float:

@@ -119,7 +119,9 @@ def _headline(outcome: Outcome, e: Evidence) -> str:
 
 def _starts(e: Evidence) -> Finding | None:
     if e.starts is None:
-        return Finding("starts", None, None, "Refined from a given map or given poses: no independent starts to compare.")
+        return Finding(
+            "starts", None, None, "Refined from a given map or given poses: no independent starts to compare."
+        )
     if e.likeness is None:
         return Finding("starts", None, None, "One start only: nothing to compare it with (--restarts 2 or more).")
     ok = e.likeness >= LIKENESS
@@ -192,7 +194,9 @@ def _hand() -> Finding:
 def _sharpening(e: Evidence) -> Finding:
     if e.b_factor_angstrom2 is None:
         return Finding("sharpening", None, None, f"No B-factor: {e.b_factor_note}")
-    return Finding("sharpening", None, e.b_factor_angstrom2, f"Sharpened by a B-factor of {e.b_factor_angstrom2:.0f} Å².")
+    return Finding(
+        "sharpening", None, e.b_factor_angstrom2, f"Sharpened by a B-factor of {e.b_factor_angstrom2:.0f} Å²."
+    )
 
 
 def _symmetry(e: Evidence) -> Finding:

@@ -27,6 +27,7 @@ from cryoloom.simulate.truth import SimulationSettings, draw_truth
 
 DEMO_PIXEL_SIZE = 4.0
 
+
 @dataclass(frozen=True, slots=True)
 class SimulationSummary:
     """What was written.

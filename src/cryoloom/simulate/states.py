@@ -154,9 +154,7 @@ def sources_of(paths: list[Path], frames: str) -> list[StateSource]:
     """
     chosen = _parse_frames(frames)
     return [
-        StateSource(path, frame)
-        for path in paths
-        for frame in (chosen if path.suffix.lower() == ".npz" else (None,))
+        StateSource(path, frame) for path in paths for frame in (chosen if path.suffix.lower() == ".npz" else (None,))
     ]
 
 

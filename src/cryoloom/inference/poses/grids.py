@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float, Int32
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from cryoloom.physics.rotations import from_euler, grid_spacing_degrees, rotation_grid, view_grid
@@ -46,7 +46,7 @@ def children(coarse: int, fine: int) -> Int32[np.ndarray, "M n"]:
 
     Rc, Rf = frames(coarse_views), frames(fine_views)
     chord = 2 * np.sin(np.radians(0.72 * grid_spacing_degrees(coarse)) / 2)
-    near = cKDTree(Rf[:, :, 2].numpy()).query_ball_point(Rc[:, :, 2].numpy(), chord)
+    near = KDTree(Rf[:, :, 2].numpy()).query_ball_point(Rc[:, :, 2].numpy(), chord)
     n_coarse, n_fine = 6 * coarse, 6 * fine
     psi = np.arange(n_coarse) * (360.0 / n_coarse)
     rows = []

@@ -45,9 +45,7 @@ class PosePosterior:
         """Moved to a device."""
         state = None if self.state is None else self.state.to(device)
         covariance = None if self.covariance is None else self.covariance.to(device)
-        return PosePosterior(
-            self.R.to(device), self.t.to(device), self.log_weight.to(device), state, covariance
-        )
+        return PosePosterior(self.R.to(device), self.t.to(device), self.log_weight.to(device), state, covariance)
 
     def best(self) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 2"]]:
         """The candidate of largest weight of each image."""

@@ -1,6 +1,6 @@
 """Local refinement: Levenberg-Marquardt on rotation and shift of every candidate, and the Laplace posterior it leaves.
 
-R <- R exp[omega], t <- t + dt; the Gauss-Newton matrix at the optimum is the pose's inverse covariance given the volume.
+R <- R exp[omega], t <- t + dt; the Gauss-Newton matrix at the optimum is the pose's inverse covariance, given the map.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def refine_poses(
     Returns:
         The optima of all candidates (covariance in radian and angstrom) and how well the best of each image fits.
     """
-    B, K = start.log_weight.shape
+    K = start.log_weight.shape[1]
     alive = start.log_weight.reshape(-1) > -keep_nats
     flat = torch.nonzero(alive)[:, 0]
     image = (flat // K).contiguous()
