@@ -10,7 +10,6 @@ from pathlib import Path
 import numba
 import pytest
 import torch
-from click.testing import Result
 from typer.testing import CliRunner
 
 from cryoloom.cli.main import build_app
@@ -32,7 +31,7 @@ def threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     numba.set_num_threads(counts[1])
 
 
-def demo(*arguments: str | Path) -> Result:
+def demo(*arguments: str | Path):
     return CliRunner().invoke(build_app(), ["demo", *map(str, arguments)])
 
 
