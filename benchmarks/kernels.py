@@ -131,8 +131,17 @@ class Bench:
 
 
 def timing(
-    kernel: str, bench: Bench, radius: int, items: int, spent: tuple[float, float], flop: float, streamed: float,
-    peak: Peak, threads: int, cache: float | None = None, note: str = "",
+    kernel: str,
+    bench: Bench,
+    radius: int,
+    items: int,
+    spent: tuple[float, float],
+    flop: float,
+    streamed: float,
+    peak: Peak,
+    threads: int,
+    cache: float | None = None,
+    note: str = "",
 ) -> Timing:
     """Figures of one kernel from its times, operations and bytes."""
     cpu_s, wall_s = spent

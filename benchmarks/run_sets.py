@@ -392,6 +392,7 @@ def write_table() -> None:
 
 def row(job: Job, r: dict) -> str:
     """A run's line of the table."""
+
     def number(value: float | None, digits: int = 2) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
