@@ -46,6 +46,8 @@ APART = 1.5  # candidates of a search are at least so many grid steps apart
 LEAST_WEIGHT = 0.01  # candidates below are not inserted
 DOUBT_NATS = 5.0  # an image is searched again if its second candidate is closer than that
 MISFIT = 3.0  # ... or its best score so many s.d. below what its pose would give if it were right
+FEW_DOUBTFUL = 0.005  # below this share a search is not worth its slices
+STILL = 0.3  # poses that move by less than this share of their uncertainty stand still
 MANY_DOUBTFUL = 0.25  # from this share on all images are searched again
 
 
@@ -162,7 +164,9 @@ class RefineRecipe:
         residuals = [torch.zeros(state.noise.shape[0], insertion + 2) for _ in range(2)]
         for h in (0, 1):
             grid = volume_to_half(self._resized(state.references[h], radius))
-            search = self._references(state.references[h], search_radius) if doubtful.any() else None
+            search = None  # the other half's slices go before these come
+            if doubtful[state.half == h].any():
+                search = self._references(state.references[h], search_radius)
             statistics = None
             mine = np.flatnonzero(state.half == h)
             for start in range(0, len(mine), BATCH):
@@ -211,7 +215,9 @@ class RefineRecipe:
         searched = bool(doubtful.any())
         gained = shell - state.shell if state.iteration > 0 else 1.0
         at_rim = radius >= min(self.limit, int(shell) + 1)
-        settled = gained < 0.3 and at_rim and median < 0.5 and (not searched or float(doubtful.mean()) < MANY_DOUBTFUL)
+        uncertain = float(angular_error_degrees(covariance).median())
+        still = median < max(0.5, STILL * uncertain)
+        settled = gained < 0.3 and at_rim and still and (not searched or float(doubtful.mean()) < MANY_DOUBTFUL)
         following = RefineState(
             state.iteration + 1, radius, poses, covariance, score, power, state.half,
             (references[0], references[1]), noise, sigma, fsc, shell,
@@ -229,7 +235,7 @@ class RefineRecipe:
                 ("searched", float(doubtful.mean())),
                 ("moved_degrees", median),
                 ("certain", float((poses.log_weight[:, 0] > np.log(0.9)).float().mean())),
-                ("angular_error_degrees", float(angular_error_degrees(covariance).median())),
+                ("angular_error_degrees", uncertain),
                 ("shift_sigma_angstrom", sigma),
                 ("score", float(score.mean())),
             ),
@@ -266,7 +272,7 @@ class RefineRecipe:
         doubt = doubt.numpy()
         if state.searches < len(self.settings.fine_levels) and doubt.mean() > MANY_DOUBTFUL:
             return np.ones(N, bool)
-        if state.searches >= len(self.settings.fine_levels) + 1:
+        if state.searches >= len(self.settings.fine_levels) + 1 or doubt.mean() < FEW_DOUBTFUL:
             return np.zeros(N, bool)
         return doubt
 

@@ -20,6 +20,7 @@ from cryoloom.kernels.dispatch import GridPosterior, Images
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import geodesic_degrees
 
+SLICES_AT_ONCE = 4096  # whose squares are taken: temporaries as large as all slices would double the memory
 CHUNK = 40  # images matched at once: their scores should stay in the cache
 
 
@@ -35,8 +36,9 @@ class Reference:
 
 def slice_reference(half_grid: Complex[Tensor, "S S H"], grid: RotationGrid, disc: FourierDisc) -> Reference:
     """All slices of a half grid at the grid's rotations."""
-    values = dispatch.slices(half_grid, grid.R.to(half_grid.device), disc)
-    return Reference(grid, disc, torch.view_as_real(values).reshape(len(values), -1), values.abs().square())
+    values = torch.view_as_real(dispatch.slices(half_grid, grid.R.to(half_grid.device), disc))
+    power = torch.cat([part.square().sum(-1) for part in values.split(SLICES_AT_ONCE)])
+    return Reference(grid, disc, values.reshape(len(values), -1), power)
 
 
 def shift_prior(shifts: Float[Tensor, "T 2"], sigma_angstrom: float) -> Float[Tensor, " T"]:
