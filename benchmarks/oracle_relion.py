@@ -3,8 +3,8 @@
 
 One relion_refine E-step (15 -> 7.5 degrees, shifts in steps of 2 -> 1 px) of the set's first particles against the true
 map, scored by ../shared/bench/evaluate.py on those particles; once with a mask that fits the centred particle and once
-with one that also holds shifted ones, and the better of both is kept. It is the least that an oracle should reach: our own is a
-global search and refinement from the same map. Needs RELION on PATH.
+with one that also holds shifted ones, and the better of both is kept. It is the least that an oracle should reach: our
+own is a global search and refinement from the same map. Needs RELION on PATH.
 """
 
 from __future__ import annotations

@@ -292,10 +292,14 @@ class RefineRecipe:
         coarse = min(radius, self.level_radius(self.settings.coarse_level))
         return (
             slice_reference(
-                volume_to_half(self._resized(volume, coarse)), cached_rotation_grid(COARSE_NSIDE), self.feed.prefix(coarse)
+                volume_to_half(self._resized(volume, coarse)),
+                cached_rotation_grid(COARSE_NSIDE),
+                self.feed.prefix(coarse),
             ),
             slice_reference(
-                volume_to_half(self._resized(volume, radius)), cached_rotation_grid(FINE_NSIDE), self.feed.prefix(radius)
+                volume_to_half(self._resized(volume, radius)),
+                cached_rotation_grid(FINE_NSIDE),
+                self.feed.prefix(radius),
             ),
         )
 
@@ -312,9 +316,7 @@ class RefineRecipe:
         if search is None or not doubtful.any():
             return known
         which = torch.from_numpy(np.flatnonzero(doubtful)).to(device)
-        some = Images(
-            images.observed[which], images.ctf[which], images.variance, images.group[which], images.disc
-        )
+        some = Images(images.observed[which], images.ctf[which], images.variance, images.group[which], images.disc)
         found = self._search(some, search, state.sigma_angstrom)
         K = known.log_weight.shape[1]
         B = len(known)
@@ -339,9 +341,7 @@ class RefineRecipe:
             posterior, fine.grid, grids[1], self.settings.candidates, APART * fine.grid.spacing_degrees
         )
 
-    def _climb(
-        self, grid: Tensor, images: Images, candidates: PosePosterior, sigma: float, radius: int
-    ) -> Refined:
+    def _climb(self, grid: Tensor, images: Images, candidates: PosePosterior, sigma: float, radius: int) -> Refined:
         """From coarse to full radius, candidates that fall behind dropped on the way."""
         start = candidates
         low = self.level_radius(self.settings.fine_levels[0])
