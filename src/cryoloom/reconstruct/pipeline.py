@@ -99,12 +99,18 @@ def run(
     folder: RunFolder,
     progress: Progress,
     interrupts: Interrupts,
+    *,
+    seconds: float = 10.0,
 ) -> Verdict | None:
-    """Carry out the job within an open run folder, resuming what is done; None for ab initio alone."""
+    """Carry out the job within an open run folder, resuming what is done; None for ab initio alone.
+
+    Args:
+        seconds: of wall time between checkpoints; 0 saves after every step.
+    """
     feed = make_feed(particles, preprocessing, settings)
     for said in (*particles.notes, *preprocessing.said):
         progress.say(said)
-    start = _start(settings, feed, folder, progress, interrupts)
+    start = _start(settings, feed, folder, progress, interrupts, seconds)
     if settings.job == "abinit":
         _write_abinit(folder, feed, start, settings)
         return None
@@ -112,7 +118,7 @@ def run(
         feed, settings.refine, settings.seed, start.maps, start.noise, start.sigma_angstrom, settings.symmetry,
         start.poses, start.half,
     )  # fmt: skip
-    state = run_recipe(recipe, folder, progress, interrupts)
+    state = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
     with folder.timing("maps"):
         maps = final_maps(feed, state, settings.symmetry, settings.seed)
         verdict = judge(_evidence(feed, state, maps, start, settings))
@@ -122,12 +128,13 @@ def run(
 
 
 def _start(
-    settings: ReconstructSettings, feed: ImageFeed, folder: RunFolder, progress: Progress, interrupts: Interrupts
-) -> Start:
+    settings: ReconstructSettings, feed: ImageFeed, folder: RunFolder, progress: Progress, interrupts: Interrupts,
+    seconds: float,
+) -> Start:  # fmt: skip
     if settings.job == "refine":
         return _given_start(settings, feed)
     recipe = AbInitRecipe(feed, settings.abinit, settings.seed)
-    result = recipe.result(run_recipe(recipe, folder, progress, interrupts))
+    result = recipe.result(run_recipe(recipe, folder, progress, interrupts, seconds=seconds))
     volume, score = _on_axes(result.volume, feed, settings.symmetry, result.radius)
     return Start((volume, volume), result.noise, result.sigma_angstrom, None, None, result, score)
 
