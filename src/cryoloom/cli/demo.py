@@ -47,8 +47,6 @@ def demo(
     particles, run = output / "particles", output / "run"
     check_output_folder(run, overwrite)
     set_threads(threads)
-    if not quiet and not _compiled():
-        tell("first run on this machine: the kernels are compiled once, which takes about 20 s of CPU time")
 
     from cryoloom.simulate.dataset import simulate_demo
 
@@ -66,14 +64,6 @@ def demo(
     console.print(f"\n{time.monotonic() - began:.0f} s in all, {cpu_seconds():.0f} s of CPU time.")
     console.print(f"The page of this run: {run / 'report.html'}; its maps in ChimeraX: {run / 'open.cxc'}")
     console.print("Your own images: cryoloom reconstruct PARTICLES.star -o RUN")
-
-
-def _compiled() -> bool:
-    """Whether kernels are in the cache that the program has chosen."""
-    import os
-
-    folder = os.environ.get("NUMBA_CACHE_DIR")
-    return not folder or any(Path(folder).rglob("*.nbi"))
 
 
 def _compare(console: Console, particles: Path, run: Path) -> None:
