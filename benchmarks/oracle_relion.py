@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What RELION places with the true map in hand: oracle_relion.py SET-FOLDER [...] [-n 500]
 
-One relion_refine E-step (15 -> 7.5 degrees, shifts in steps of 2 -> 1 px) of the set's first particles against the true
-map, scored by ../shared/bench/evaluate.py on those particles. Two settings of mask and prior of the shifts are tried, and
-the better is kept. It is the least that an oracle should reach: our own is a global search and refinement from the same
-map. Needs RELION on PATH.
+One relion_refine E-step (15 -> 7.5 degrees, shifts in steps of 2 -> 1 px) of the set's first particles against the
+true map, scored by ../shared/bench/evaluate.py on those particles. Two settings of mask and prior of the shifts are
+tried, and the better is kept. It is the least that an oracle should reach: our own is a global search and refinement
+from the same map. Needs RELION on PATH.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def test_the_same_run_twice_gives_the_same_bits(particles: Path, tmp_path: Path,
     assert result(tmp_path / "run") == uninterrupted[0]
 
 
-def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bits(particles: Path, tmp_path: Path, uninterrupted):
+def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bits(
+    particles: Path, tmp_path: Path, uninterrupted
+):
     expected, seconds = uninterrupted
     rng = np.random.default_rng(7)
     folder = tmp_path / "run"

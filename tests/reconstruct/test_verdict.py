@@ -15,8 +15,8 @@ RIBOSOME = Evidence(
 )  # fmt: skip
 # images without a particle
 NOISE = replace(
-    RIBOSOME, particles=3000, starts=4, agreeing=1, likeness=0.19, shell=13.9, resolution_angstrom=25.7, common_shell=10,
-    certain=0.2, fitting=1.0,
+    RIBOSOME, particles=3000, starts=4, agreeing=1, likeness=0.19, shell=13.9, resolution_angstrom=25.7,
+    common_shell=10, certain=0.2, fitting=1.0,
 )  # fmt: skip
 # coloured noise in which no start found the particle: 123 degrees median error
 LOST = replace(NOISE, likeness=0.39, shell=11.8, resolution_angstrom=30.4, certain=0.33)
