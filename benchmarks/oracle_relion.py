@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What RELION places with the true map in hand: oracle_relion.py SET-FOLDER [...] [-n 500]
+"""What RELION places with the true map in hand: oracle_relion.py SET-FOLDER [...] [-n 300]
 
 One relion_refine E-step (15 -> 7.5 degrees, shifts in steps of 2 -> 1 px) of the set's first particles against the
 true map, scored by ../shared/bench/evaluate.py on those particles. Two settings of mask and prior of the shifts are
@@ -44,7 +44,7 @@ def subset(folder: Path, rows: slice, out: Path, name: str) -> Path:
 
 def e_step(
     folder: Path,
-    particles: int = 500,
+    particles: int = 300,
     seed: int = 1,
     nice: int = 0,
     *,
@@ -93,7 +93,7 @@ def e_step(
     }  # fmt: skip
 
 
-def oracle(folder: Path, particles: int = 500, force: bool = False, nice: int = 0) -> dict:
+def oracle(folder: Path, particles: int = 300, force: bool = False, nice: int = 0) -> dict:
     """The better of two `e_step`s, kept beside the sets in oracles/SET.json."""
     cache = folder.resolve().parent / "oracles" / f"{folder.resolve().name}.json"
     known = None if force else read_json(cache)
@@ -107,7 +107,7 @@ def oracle(folder: Path, particles: int = 500, force: bool = False, nice: int = 
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folders", nargs="+", type=Path)
-    p.add_argument("-n", "--particles", type=int, default=500)
+    p.add_argument("-n", "--particles", type=int, default=300)
     p.add_argument("--force", action="store_true", help="measure again")
     p.add_argument("--nice", type=int, default=0)
     a = p.parse_args()
