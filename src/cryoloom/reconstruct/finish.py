@@ -94,8 +94,11 @@ def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) ->
     mask = automatic_mask(first, pixel, diameter, rough.resolution_angstrom) * sphere
     gold = gold_standard(raw[0], raw[1], mask, pixel, torch_generator(seed, STAGE_INDEX, 2))
     combined = _in_box(solve(both, ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
-    guinier = guinier_b_factor(combined * mask, gold.corrected, pixel)
-    sharp = sharpen(_in_box(solve(both, None, radius), box) * mask, guinier.b_factor_angstrom2, gold.corrected, pixel)
+    unfiltered = (
+        _in_box(solve(both, None, radius), box) * mask
+    )  # the fit and the sharpening weigh by the FSC themselves
+    guinier = guinier_b_factor(unfiltered, gold.corrected, pixel)
+    sharp = sharpen(unfiltered, guinier.b_factor_angstrom2, gold.corrected, pixel)
     local = local_resolution(raw[0], raw[1], mask, pixel)
     views = view_vectors(2)
     directional = directional_fsc(raw[0], raw[1], mask, pixel, views)
