@@ -10,6 +10,7 @@ from cryoloom.physics.rotations import (
     exponential,
     from_euler,
     geodesic_degrees,
+    geodesic_degrees_modulo,
     grid_spacing_degrees,
     nearest_rotation,
     random_rotations,
@@ -169,3 +170,15 @@ def test_symmetry_axes(name, axis, degrees):
 def test_other_symmetries_are_refused(name):
     with pytest.raises(ValueError, match="is not a point group"):
         symmetry_group(name)
+
+
+def test_angles_modulo_a_group_do_not_see_its_mates(generator):
+    group = symmetry_group("D3")
+    R = random_rotations(20, generator)
+    mates = group[torch.arange(20) % len(group)] @ R
+    torch.testing.assert_close(
+        geodesic_degrees_modulo(R, mates, group), torch.zeros(20, dtype=torch.float64), atol=1e-5, rtol=0
+    )
+    turned = R @ exponential(torch.tensor([[0.0, 0.1, 0.0]], dtype=torch.float64))
+    expected = torch.full((20,), math.degrees(0.1), dtype=torch.float64)
+    torch.testing.assert_close(geodesic_degrees_modulo(group[1] @ turned, R, group), expected, atol=1e-6, rtol=0)

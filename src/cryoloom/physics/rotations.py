@@ -96,3 +96,13 @@ def symmetry_group(symmetry: str) -> Float[Tensor, "G 3 3"]:
     group = torch.from_numpy(Rotation.create_group(name).as_matrix())
     order = torch.argsort(-torch.einsum("gii->g", group), stable=True)
     return group[order]
+
+
+def geodesic_degrees_modulo(
+    a: Float[Tensor, "*b 3 3"], b: Float[Tensor, "*#b 3 3"], group: Float[Tensor, "G 3 3"]
+) -> Float[Tensor, "*b"]:
+    """Smallest angle in degrees between a and the mates g b of b under a symmetry group of the volume."""
+    best = geodesic_degrees(a, b)
+    for g in group[1:]:
+        best = torch.minimum(best, geodesic_degrees(a, g.to(b) @ b))
+    return best

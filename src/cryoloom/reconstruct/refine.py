@@ -23,7 +23,7 @@ from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.fsc import crossing
 from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
-from cryoloom.physics.rotations import geodesic_degrees, symmetry_group
+from cryoloom.physics.rotations import geodesic_degrees_modulo, symmetry_group
 from cryoloom.reconstruct.backprojection import (
     Statistics,
     accumulate,
@@ -210,7 +210,7 @@ class RefineRecipe:
         noise[:, :n] = torch.where(seen, residuals[0][:, :n] / residuals[1][:, :n].clamp(min=1e-9), noise[:, :n])
         best_t = poses.t[:, 0]
         sigma = float(best_t.square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size))
-        moved = geodesic_degrees(poses.R[:, 0], state.poses.R[:, 0])
+        moved = geodesic_degrees_modulo(poses.R[:, 0], state.poses.R[:, 0], self.group)
         median = float(moved.median())
         searched = bool(doubtful.any())
         gained = shell - state.shell if state.iteration > 0 else 1.0
@@ -338,7 +338,7 @@ class RefineRecipe:
             torch.zeros(len(images.observed), device=f.device), 1, 24,
         )  # fmt: skip
         return distinct_candidates(
-            posterior, fine.grid, grids[1], self.settings.candidates, APART * fine.grid.spacing_degrees
+            posterior, fine.grid, grids[1], self.settings.candidates, APART * fine.grid.spacing_degrees, self.group
         )
 
     def _climb(self, grid: Tensor, images: Images, candidates: PosePosterior, sigma: float, radius: int) -> Refined:
@@ -346,9 +346,9 @@ class RefineRecipe:
         start = candidates
         low = self.level_radius(self.settings.fine_levels[0])
         if start.log_weight.shape[1] > self.settings.candidates and radius > 1.3 * low:
-            start = refine_poses(grid, images.prefix(low), start, sigma, 4).posterior
+            start = refine_poses(grid, images.prefix(low), start, sigma, 4, group=self.group).posterior
             start = start.top(self.settings.candidates)
-        return refine_poses(grid, images.prefix(radius), start, sigma, 5)
+        return refine_poses(grid, images.prefix(radius), start, sigma, 5, group=self.group)
 
     def to_arrays(self, state: RefineState) -> Mapping[str, np.ndarray | Tensor]:
         """Flat arrays."""

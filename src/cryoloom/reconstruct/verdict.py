@@ -140,7 +140,7 @@ def _beyond_doubt(e: Evidence) -> bool:
     """Halves that agree far beyond their common start, at poses that are nearly all certain: a wrong start gave, at
     best, a third of certain poses and a few shells."""
     agree = e.resolution_angstrom is not None and e.shell >= BEYOND * e.common_shell
-    return agree and e.certain >= 0.9 and e.fitting >= 0.9
+    return agree and e.certain >= 0.9 and e.fitting >= FITTING
 
 
 def _halves(e: Evidence) -> Finding:

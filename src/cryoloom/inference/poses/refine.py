@@ -14,7 +14,7 @@ from torch import Tensor
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Images
-from cryoloom.physics.rotations import exponential, geodesic_degrees
+from cryoloom.physics.rotations import exponential, geodesic_degrees_modulo
 
 MAX_ROTATION = 0.15  # radian a step: beyond it the linearisation means nothing at the rim
 SAME_DEGREES = 4.0  # optima closer than this are one
@@ -25,7 +25,8 @@ CONVERGED = 0.02  # nats still to be gained by the next step
 class Refined:
     """Refined candidates, and for the best of each image its score and the power sum w |X|^2 of its prediction, [B].
 
-    The score is log p(Y | pose, V) - log p(Y | no particle): power / 2 +- sqrt(power) at the right pose and map.
+    The score is log p(Y | pose, V) - log p(Y | no particle), the prior of the shift included: power / 2 +- sqrt(power)
+    at the right pose and map.
     """
 
     posterior: PosePosterior
@@ -90,6 +91,7 @@ def refine_poses(
     sigma_angstrom: float,
     iterations: int = 5,
     keep_nats: float = 12.0,
+    group: Float[Tensor, "G 3 3"] | None = None,
 ) -> Refined:
     """Climb from every candidate of `start` and weigh the optima by their Laplace evidence.
 
@@ -97,6 +99,7 @@ def refine_poses(
         half_grid: of the volume that the images are compared with; images: B of them on their disc.
         start: B x K candidates; those with log weight below -keep_nats are dropped (their slot stays, at -inf).
         sigma_angstrom: of the Gaussian prior on shifts.
+        group: symmetry of the volume; optima that are mates count as one.
 
     Returns:
         The optima of all candidates (covariance in radian and angstrom) and how well the best of each image fits.
@@ -126,16 +129,16 @@ def refine_poses(
         climb.R[won], climb.t[won], climb.score[won] = R[better], t[better], score[better]
         climb.gradient[won], climb.hessian[won], climb.power[won] = gradient[better], hessian[better], power[better]
         climb.damping[active] = torch.where(better, part.damping * 0.2, part.damping * 10.0)
-    return _laplace(climb, flat, start)
+    return _laplace(climb, flat, start, torch.eye(3)[None] if group is None else group)
 
 
-def _without_repeats(R: Tensor, weight: Tensor) -> Tensor:
+def _without_repeats(R: Tensor, weight: Tensor, group: Tensor) -> Tensor:
     """Log weights with -inf for candidates that climbed to the same optimum as a heavier one."""
     order = weight.argsort(dim=1, descending=True, stable=True)
     row = torch.arange(len(R), device=R.device)[:, None]
     sorted_R, kept = R[row, order], weight[row, order]
     for k in range(1, R.shape[1]):
-        angle = geodesic_degrees(sorted_R[:, :k], sorted_R[:, k : k + 1].expand(-1, k, -1, -1))
+        angle = geodesic_degrees_modulo(sorted_R[:, :k], sorted_R[:, k : k + 1].expand(-1, k, -1, -1), group)
         repeat = ((angle < SAME_DEGREES) & kept[:, :k].isfinite()).any(1)
         kept[:, k] = torch.where(repeat, -torch.inf, kept[:, k])
     out = torch.empty_like(weight)
@@ -143,7 +146,7 @@ def _without_repeats(R: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior) -> Refined:
+def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior, group: Tensor) -> Refined:
     """Optima back in their slots, weighted by score + 1/2 log det covariance."""
     B, K = start.log_weight.shape
     matrix, scale = _scaled(climb.hessian)
@@ -158,7 +161,7 @@ def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior) -> Refined:
     weight[flat] = climb.score + log_det
     full = torch.zeros(B * K, 5, 5, device=R.device)
     full[flat] = covariance
-    R, weight = R.reshape(B, K, 3, 3), _without_repeats(R.reshape(B, K, 3, 3), weight.reshape(B, K))
+    R, weight = R.reshape(B, K, 3, 3), _without_repeats(R.reshape(B, K, 3, 3), weight.reshape(B, K), group)
     posterior = PosePosterior(R, t.reshape(B, K, 2), weight, start.state, full.reshape(B, K, 5, 5))
     best = weight.argmax(1) + K * torch.arange(B, device=R.device)
     score, power = weight.new_zeros(B * K), weight.new_zeros(B * K)

@@ -18,7 +18,7 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import GridPosterior, Images
 from cryoloom.physics.frequencies import FourierDisc
-from cryoloom.physics.rotations import geodesic_degrees
+from cryoloom.physics.rotations import geodesic_degrees_modulo
 
 SLICES_AT_ONCE = 4096  # whose squares are taken: temporaries as large as all slices would double the memory
 CHUNK = 40  # images matched at once: their scores should stay in the cache
@@ -164,11 +164,17 @@ def _concatenated(parts: list[GridPosterior]) -> GridPosterior:
 
 
 def distinct_candidates(
-    posterior: GridPosterior, grid: RotationGrid, shifts: Float[Tensor, "T 2"], count: int, apart_degrees: float
+    posterior: GridPosterior,
+    grid: RotationGrid,
+    shifts: Float[Tensor, "T 2"],
+    count: int,
+    apart_degrees: float,
+    group: Float[Tensor, "G 3 3"] | None = None,
 ) -> PosePosterior:
     """The `count` best entries that are at least `apart_degrees` from every better one, weighted by their scores.
 
-    Starts of a local refinement: neighbours on the grid lead to the same optimum and are not worth a second climb.
+    Starts of a local refinement: neighbours on the grid lead to the same optimum and are not worth a second climb, nor
+    are mates under the volume's symmetry `group` (its first element the identity).
     """
     device = posterior.best.device
     M = len(grid.R)
@@ -178,12 +184,13 @@ def distinct_candidates(
     B = len(R)
     row = torch.arange(B, device=device)
     free = score.clone()
+    mates = torch.eye(3, device=device)[None] if group is None else group
     chosen, weight = [], []
     for _ in range(count):
         k = free.argmax(1)
         chosen.append(k)
         weight.append(free[row, k])
-        angle = geodesic_degrees(R, R[row, k][:, None].expand_as(R))
+        angle = geodesic_degrees_modulo(R, R[row, k][:, None].expand_as(R), mates)
         free = torch.where(angle < apart_degrees, -torch.inf, free)
     k = torch.stack(chosen, 1)
     return PosePosterior(R[row[:, None], k], t[row[:, None], k], torch.stack(weight, 1)).normalised()
