@@ -29,7 +29,7 @@ from cryoloom.inference.poses.grids import cached_rotation_grid, children, shift
 from cryoloom.kernels import cpu, dispatch
 from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import volume_to_half
-from cryoloom.physics.fourier import resize_real
+from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import random_rotations
@@ -111,7 +111,7 @@ class Bench:
 
     @staticmethod
     def create(box: int, count: int, generator: torch.Generator) -> Bench:
-        """Images of a cloud of Gaussians at SNR about 0.1 per coefficient in the mid shells, pixel size 4 A."""
+        """Images of a cloud of Gaussians at SNR 0.02 for 64 px of 4 A, and at the same dose for other boxes."""
         pixel = 256.0 / box
         cloud = GaussianCloud.random(60, 80.0, 8.0, generator)
         volume = cloud.density(box, pixel).float() * 1e3
@@ -123,7 +123,8 @@ class Bench:
         phase = -2 * math.pi * t @ disc.k.T
         ctf = torch.sin(disc.k.square().sum(1) * 4000 * (1 + torch.rand(count, 1, generator=generator)))
         noise = torch.complex(*torch.randn(2, count, len(disc.k), generator=generator).unbind(0)) / math.sqrt(2)
-        level = clean.abs().square().mean().sqrt() * 3
+        power = ((clean * ctf).abs().square() * disc.weight).sum(1).mean()
+        level = (power / (0.02 * 64**2)).sqrt()
         observed = clean * ctf * torch.complex(phase.cos(), phase.sin()) + noise * level
         variance = torch.full((1, len(disc.k)), float(level) ** 2)
         group = torch.zeros(count, dtype=torch.int64)
@@ -213,7 +214,9 @@ def matching(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
 
 def _reference(bench: Bench, radius: int, nside: int) -> search.Reference:
     """Slices of the phantom, cropped to what the radius needs."""
-    grid = volume_to_half(resize_real(_volume(bench), 2 * (radius + 2), 3))
+    # cut in Fourier space: the slices keep the scale of the images' coefficients
+    cut = ifft3(resize_fourier(fft3(_volume(bench)), 2 * (radius + 2), 3)).real.contiguous()
+    grid = volume_to_half(cut)
     return search.slice_reference(grid, cached_rotation_grid(nside), bench.images.disc.prefix(radius))
 
 
