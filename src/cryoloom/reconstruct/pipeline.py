@@ -112,7 +112,8 @@ def run(
         progress.say(said)
     start = _start(settings, feed, folder, progress, interrupts, seconds)
     if settings.job == "abinit":
-        _write_abinit(folder, feed, start, settings)
+        _write_abinit(folder.map, start.maps[0], feed, settings.flip)
+        folder.write_chimerax_script()
         return None
     recipe = RefineRecipe(
         feed, settings.refine, settings.seed, start.maps, start.noise, start.sigma_angstrom, settings.symmetry,
@@ -136,6 +137,7 @@ def _start(
     recipe = AbInitRecipe(feed, settings.abinit, settings.seed)
     result = recipe.result(run_recipe(recipe, folder, progress, interrupts, seconds=seconds))
     volume, score = _on_axes(result.volume, feed, settings.symmetry, result.radius)
+    _write_abinit(folder.path / "abinit.mrc", volume, feed, settings.flip)
     return Start((volume, volume), result.noise, result.sigma_angstrom, None, None, result, score)
 
 
@@ -288,9 +290,8 @@ def _write_maps(folder: RunFolder, maps: FinalMaps, pixel_size: float, flip: boo
     folder.write_chimerax_script(level, sharp_level)
 
 
-def _write_abinit(folder: RunFolder, feed: ImageFeed, start: Start, settings: ReconstructSettings) -> None:
-    """The map of ab initio alone, in the box of the images."""
-    volume = ifft3(resize_fourier(fft3(start.maps[0]), feed.box, 3)).real
-    volume = mirrored(volume) if settings.flip else volume
-    write_map(folder.map, DensityMap(volume.float().cpu().contiguous(), feed.pixel_size))
-    folder.write_chimerax_script()
+def _write_abinit(path: Path, volume: Tensor, feed: ImageFeed, flip: bool) -> None:
+    """The map of ab initio in the box of the images, to be looked at while refinement goes on."""
+    volume = ifft3(resize_fourier(fft3(volume), feed.box, 3)).real
+    volume = mirrored(volume) if flip else volume
+    write_map(path, DensityMap(volume.float().cpu().contiguous(), feed.pixel_size))

@@ -38,8 +38,8 @@ from cryoloom.reconstruct.run_record import (
 
 __all__ = ["BadRunFolder", "LogNote", "RunFolder", "check_output_folder", "cpu_seconds", "read_record", "read_settings"]
 
-OUTPUTS = ("map.mrc", "map_sharp.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "particles.star", "fsc.csv",
-           "metrics.jsonl", "report.html", "open.cxc")  # fmt: skip
+OUTPUTS = ("abinit.mrc", "map.mrc", "map_sharp.mrc", "local_resolution.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
+           "particles.star", "fsc.csv", "metrics.jsonl", "report.html", "open.cxc")  # fmt: skip
 _HARMLESS = ("run.lock", "run.log")  # what a run leaves that dies before it has written run.json
 
 logger = logging.getLogger(__name__)
