@@ -191,7 +191,7 @@ def _number(e: Evidence) -> Finding | None:
     if e.particles >= FEW:
         return None
     return Finding(
-        "number", False, float(e.particles),
+        "number", None, float(e.particles),
         f"{e.particles} particles are few: resolution and uncertainty are themselves uncertain.",
     )  # fmt: skip
 
