@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,15 +16,13 @@ from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
 from cryoloom.physics.rotations import symmetry_group, view_grid
 from cryoloom.reconstruct.backprojection import (
     Statistics,
-    accumulate,
     particle_mask,
     solve,
     ssnr_of_sum,
-    symmetric_samples,
 )
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import torch_generator
-from cryoloom.reconstruct.refine import BATCH, RefineState, inserted_samples
+from cryoloom.reconstruct.refine import RefineState, half_statistics
 
 STAGE_INDEX = 2
 FITTING_MISFIT = 3.0  # s.d. below the score that a right pose gives
@@ -58,19 +55,7 @@ def full_statistics(feed: ImageFeed, state: RefineState, group: Tensor, radius: 
     """Both halves inserted once more at full radius, at the poses as they are."""
     if state.statistics is not None and state.statistics[0].side == 4 * (radius + 2):
         return state.statistics
-    halves = []
-    for h in (0, 1):
-        total = None
-        mine = np.flatnonzero(state.half == h)
-        for start in range(0, len(mine), BATCH):
-            rows = mine[start : start + BATCH]
-            images = feed.images(rows, radius, state.noise)
-            samples = inserted_samples(state.poses.rows(torch.from_numpy(rows)).to(feed.device))
-            newest = accumulate(images, symmetric_samples(samples, group), 4 * (radius + 2))
-            total = newest if total is None else total + newest
-        assert total is not None
-        halves.append(total)
-    return halves[0], halves[1]
+    return half_statistics(feed, state.poses, state.half, state.noise, group, radius)
 
 
 def _in_box(volume: Tensor, box: int) -> Tensor:
@@ -94,9 +79,8 @@ def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) ->
     mask = automatic_mask(first, pixel, diameter, rough.resolution_angstrom) * sphere
     gold = gold_standard(raw[0], raw[1], mask, pixel, torch_generator(seed, STAGE_INDEX, 2))
     combined = _in_box(solve(both, ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
-    unfiltered = (
-        _in_box(solve(both, None, radius), box) * mask
-    )  # the fit and the sharpening weigh by the FSC themselves
+    # unfiltered: the fit and the sharpening weigh by the FSC themselves
+    unfiltered = _in_box(solve(both, None, radius), box) * mask
     guinier = guinier_b_factor(unfiltered, gold.corrected, pixel)
     sharp = sharpen(unfiltered, guinier.b_factor_angstrom2, gold.corrected, pixel)
     local = local_resolution(raw[0], raw[1], mask, pixel)

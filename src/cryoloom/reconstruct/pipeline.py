@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.io import DensityMap, read_map, write_map
@@ -38,8 +39,6 @@ from cryoloom.reconstruct.refine import (
 )
 from cryoloom.reconstruct.run_folder import RunFolder
 from cryoloom.reconstruct.verdict import Evidence, Verdict, judge
-
-HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def _given_start(settings: ReconstructSettings, feed: ImageFeed) -> Start:
         poses = PosePosterior.certain(given.R.float(), given.t.float())
         half = np.arange(len(particles)) % 2 if subsets is None else subsets - 1
         sigma = max(float(given.t.square().mean().sqrt()), feed.pixel_size)
-        maps, noise = maps_of_poses(feed, poses, half, noise, settings.symmetry)
+        maps = maps_of_poses(feed, poses, half, noise, settings.symmetry)
         return Start(maps, noise, sigma, poses, half, None, None)
     if settings.start is None:
         raise BadInput("refinement needs a start: --from poses, or --from MAP.mrc")

@@ -404,13 +404,14 @@ class RefineRecipe:
         )  # fmt: skip
 
 
-def maps_of_poses(
-    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, symmetry: str
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Half maps of given poses, each Wiener-filtered by their FSC and masked, band-limited to its 0.143 crossing; and
-    the noise spectra left as they are."""
-    radius = (feed.box - 1) // 2
-    group = symmetry_group(symmetry).float().to(feed.device)
+def half_statistics(
+    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, group: Tensor, radius: int
+) -> tuple[Statistics, Statistics]:
+    """Both halves inserted at `radius`, at the poses as they are.
+
+    Raises:
+        ValueError: if a half has no particles.
+    """
     halves = []
     for h in (0, 1):
         total = None
@@ -423,6 +424,15 @@ def maps_of_poses(
         if total is None:
             raise ValueError(f"half set {h + 1} has no particles; expected both halves to be filled")
         halves.append(total)
+    return halves[0], halves[1]
+
+
+def maps_of_poses(
+    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, symmetry: str
+) -> tuple[Tensor, Tensor]:
+    """Half maps of given poses, each Wiener-filtered by their FSC and masked, band-limited to its 0.143 crossing."""
+    radius = (feed.box - 1) // 2
+    halves = half_statistics(feed, poses, half, noise, symmetry_group(symmetry).float().to(feed.device), radius)
     box = 2 * (radius + 2)
     mask = particle_mask(box, feed.diameter_px * box / feed.box, feed.device)
     fsc = half_map_fsc(halves[0], halves[1], radius, mask)
@@ -430,7 +440,7 @@ def maps_of_poses(
     small = 2 * (last + 2)
     maps = [solve(x, ssnr_of_half(fsc), radius) * mask for x in halves]
     one, two = (ifft3(resize_fourier(fft3(v), small, 3)).real.contiguous() for v in maps)
-    return (one, two), noise
+    return one, two
 
 
 def _padded(poses: PosePosterior, count: int) -> PosePosterior:
