@@ -322,6 +322,17 @@ def _push(keys, values, key, value):
     keys[i], values[i] = key, value
 
 
+@njit(**FAST)
+def _exp(x):
+    """exp of a float32 from -30 to 0 to 1e-5, as a polynomial that the compiler vectorises: (e^(x/64))^64."""
+    y = x * np.float32(1 / 64)
+    p = np.float32(1 / 24) + y * np.float32(1 / 120)
+    p = np.float32(1) + y * (np.float32(1) + y * (np.float32(1 / 2) + y * (np.float32(1 / 6) + y * p)))
+    for _ in range(6):
+        p *= p
+    return p
+
+
 @threaded
 def grid_posterior(thread, cross, norm, prior, window, uniform, threads, picks, best_key, best_score, log_evidence):
     """Posterior of each image over M rotations and T shifts from its scores.
@@ -337,8 +348,8 @@ def grid_posterior(thread, cross, norm, prior, window, uniform, threads, picks, 
     B, T, M = cross.shape
     S = picks.shape[1]
     blocks = (M + BLOCK - 1) // BLOCK
-    tops = np.empty((T, blocks), np.float32)
-    keys, values = np.empty(T * M, np.int64), np.empty(T * M, np.float32)
+    tops, sums = np.empty((T, blocks), np.float32), np.empty((T, blocks), np.float64)
+    values = np.empty((T, M), np.float32)
     for b in range(thread * B // threads, (thread + 1) * B // threads):
         top = np.float32(-np.inf)
         for i in range(T):
@@ -352,28 +363,45 @@ def grid_posterior(thread, cross, norm, prior, window, uniform, threads, picks, 
         floor = top - np.float32(window)
         best_score[b, :] = -np.inf
         best_key[b, :] = -1
-        n, total = 0, 0.0
+        total = 0.0
         for i in range(T):
             for block in range(blocks):
+                sums[i, block] = 0.0
                 if tops[i, block] <= floor:
                     continue
-                for m in range(block * BLOCK, min(M, (block + 1) * BLOCK)):
-                    s = cross[b, i, m] + norm[b, m] + prior[b, i]
-                    if s > floor:
-                        e = math.exp(s - top)
-                        total += e
-                        keys[n], values[n] = i * M + m, e
-                        n += 1
-                        _push(best_key[b], best_score[b], i * M + m, s)
+                first, end = block * BLOCK, min(M, (block + 1) * BLOCK)
+                if tops[i, block] > best_score[b, -1]:
+                    for m in range(first, end):
+                        s = cross[b, i, m] + norm[b, m] + prior[b, i]
+                        if s > floor:
+                            _push(best_key[b], best_score[b], i * M + m, s)
+                offset = prior[b, i] - top
+                part = np.float32(0)
+                for m in range(first, end):
+                    d = cross[b, i, m] + norm[b, m] + offset
+                    e = _exp(d) if d > np.float32(-window) else np.float32(0)
+                    values[i, m] = e
+                    part += e
+                sums[i, block] = part
+                total += part
         log_evidence[b] = top + math.log(total)
         taken, running = 0, 0.0
-        for i in range(n):
-            running += values[i]
-            while taken < S and (taken + uniform[b]) / S * total < running:
-                picks[b, taken] = keys[i]
-                taken += 1
+        last = best_key[b, 0]
+        for i in range(T):
+            for block in range(blocks):
+                if taken == S or (taken + uniform[b]) / S * total >= running + sums[i, block]:
+                    running += sums[i, block]
+                    continue
+                inside = running
+                for m in range(block * BLOCK, min(M, (block + 1) * BLOCK)):
+                    inside += values[i, m]
+                    while taken < S and (taken + uniform[b]) / S * total < inside:
+                        last = i * M + m
+                        picks[b, taken] = last
+                        taken += 1
+                running += sums[i, block]
         while taken < S:  # rounding of the running sum
-            picks[b, taken] = keys[n - 1]
+            picks[b, taken] = last
             taken += 1
 
 
