@@ -22,6 +22,9 @@ from typer.core import TyperGroup
 import cryoloom
 from cryoloom.cli.errors import report_errors
 
+# read by OpenMP when torch is loaded: threads that spin until the next product burn a quarter of a run's CPU time
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # each is a module cryoloom.cli.NAME with a function register(app); the order is that of `cryoloom --help`
 COMMANDS = ("demo", "reconstruct", "resume", "fsc", "evaluate", "simulate", "report")
 

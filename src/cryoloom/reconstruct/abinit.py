@@ -8,7 +8,7 @@ correlate); where none agree, the likeliest is carried on to one more level.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,8 +93,12 @@ class AbInitRecipe:
 
     name = "abinit"
 
-    def __init__(self, feed: ImageFeed, settings: AbInitSettings, seed: int) -> None:
+    def __init__(
+        self, feed: ImageFeed, settings: AbInitSettings, seed: int, preview: Callable[[Tensor], None] | None = None
+    ) -> None:
+        """`preview` is handed the map of the likeliest start while it forms (see `_volume` for its box)."""
         self.feed, self.settings, self.seed = feed, settings, seed
+        self.preview = preview
         order = numpy_generator(seed, STAGE_INDEX, 0).permutation(len(feed))
         held = min(settings.held_out, len(feed) // 5)
         self.held_out = np.sort(order[:held])
@@ -119,6 +123,8 @@ class AbInitRecipe:
         start = state.current if state.current is not None else self._new_start(state.index)
         level = start.level
         start, fsc, evidence = self._em_step(start, state.step + 1)
+        if self.preview is not None and self._worth_a_look(start, state.scores):
+            self.preview(self._volume(start)[0])
         message = None
         if self._level_done(start):
             following, message = self._advance(replace(state, step=state.step + 1, current=start))
@@ -140,6 +146,12 @@ class AbInitRecipe:
             message,
         )
         return following, info
+
+    def _worth_a_look(self, start: Start, scores: tuple[float, ...]) -> bool:
+        """Whether the map has just been judged, has left the first level, and is likelier than all earlier starts."""
+        if start.level == 0 or start.steps % CHECK_EVERY or not start.evidence:
+            return False
+        return not scores or start.evidence[-1] > max(scores)
 
     def _new_start(self, index: int) -> Start:
         """Statistics of a few hundred images at random rotations."""

@@ -133,10 +133,13 @@ def _start(
 ) -> Start:  # fmt: skip
     if settings.job == "refine":
         return _given_start(settings, feed)
-    recipe = AbInitRecipe(feed, settings.abinit, settings.seed)
+    sketch = folder.path / "abinit.mrc"
+    recipe = AbInitRecipe(
+        feed, settings.abinit, settings.seed, lambda volume: _write_abinit(sketch, volume, feed, settings.flip)
+    )
     result = recipe.result(run_recipe(recipe, folder, progress, interrupts, seconds=seconds))
     volume, score = _on_axes(result.volume, feed, settings.symmetry, result.radius)
-    _write_abinit(folder.path / "abinit.mrc", volume, feed, settings.flip)
+    _write_abinit(sketch, volume, feed, settings.flip)
     return Start((volume, volume), result.noise, result.sigma_angstrom, None, None, result, score)
 
 
