@@ -37,6 +37,7 @@ from cryoloom.reconstruct.config import AbInitSettings
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import numpy_generator, torch_generator
 from cryoloom.reconstruct.progress import StepInfo
+from cryoloom.reconstruct.selection import most_informative
 
 STAGE_INDEX = 0
 DRAWS = 32  # poses drawn from each image's posterior
@@ -99,11 +100,14 @@ class AbInitRecipe:
         """`preview` is handed the map of the likeliest start while it forms (see `_volume` for its box)."""
         self.feed, self.settings, self.seed = feed, settings, seed
         self.preview = preview
-        order = numpy_generator(seed, STAGE_INDEX, 0).permutation(len(feed))
-        held = min(settings.held_out, len(feed) // 5)
+        self.levels = (*settings.levels, settings.final_level)
+        order = numpy_generator(seed, STAGE_INDEX, 0).permutation(len(feed))[: settings.considered]
+        count = max(settings.least_used, round(settings.share * len(order)))
+        radius, noise = self.radius(len(settings.levels) - 1), feed.source.preprocessing.noise
+        order = most_informative(feed, order, radius, noise, count)
+        held = min(settings.held_out, len(order) // 5)
         self.held_out = np.sort(order[:held])
         self.pool = order[held:]
-        self.levels = (*settings.levels, settings.final_level)
 
     def radius(self, level: int) -> int:
         """Of a level, in Fourier pixels of the working box."""
