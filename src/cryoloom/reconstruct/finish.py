@@ -51,11 +51,13 @@ class FinalMaps:
     coverage: OrientationCoverage
 
 
-def full_statistics(feed: ImageFeed, state: RefineState, group: Tensor, radius: int) -> tuple[Statistics, Statistics]:
+def full_statistics(
+    feed: ImageFeed, state: RefineState, group: Tensor, radius: int, generator: torch.Generator
+) -> tuple[Statistics, Statistics]:
     """Both halves inserted once more at full radius, at the poses as they are."""
     if state.statistics is not None and state.statistics[0].side == 4 * (radius + 2):
         return state.statistics
-    return half_statistics(feed, state.poses, state.half, state.noise, group, radius)
+    return half_statistics(feed, state.posterior, state.half, state.noise, group, radius, generator)
 
 
 def _in_box(volume: Tensor, box: int) -> Tensor:
@@ -67,7 +69,7 @@ def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) ->
     """Reconstruct, mask, filter, sharpen and score."""
     group = symmetry_group(symmetry).float().to(feed.device)
     radius = (feed.box - 1) // 2
-    halves = full_statistics(feed, state, group, radius)
+    halves = full_statistics(feed, state, group, radius, torch_generator(seed, STAGE_INDEX, 3))
     box, pixel = feed.box, feed.pixel_size
     raw = [_in_box(solve(h, None, radius), box) for h in halves]
     sphere = particle_mask(box, feed.diameter_px)

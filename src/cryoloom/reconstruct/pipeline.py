@@ -167,7 +167,7 @@ def _given_start(settings: ReconstructSettings, feed: ImageFeed) -> Start:
         poses = PosePosterior.certain(given.R.float(), given.t.float())
         half = np.arange(len(particles)) % 2 if subsets is None else subsets - 1
         sigma = max(float(given.t.square().mean().sqrt()), feed.pixel_size)
-        maps = maps_of_poses(feed, poses, half, noise, settings.symmetry)
+        maps = maps_of_poses(feed, poses, half, noise, settings.symmetry, torch_generator(settings.seed, 3, 1))
         return Start(maps, noise, sigma, poses, half, None, None)
     if settings.start is None:
         raise BadInput("refinement needs a start: --from poses, or --from MAP.mrc")

@@ -17,6 +17,7 @@ from torch import Tensor
 from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid, shift_step_angstrom
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined, refine_poses
+from cryoloom.inference.poses.samples import posterior_samples
 from cryoloom.inference.poses.search import Reference, distinct_candidates, match_fine, slice_reference
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Images, Samples
@@ -37,7 +38,7 @@ from cryoloom.reconstruct.backprojection import (
 )
 from cryoloom.reconstruct.config import RefineSettings
 from cryoloom.reconstruct.feed import ImageFeed
-from cryoloom.reconstruct.loop import numpy_generator
+from cryoloom.reconstruct.loop import numpy_generator, torch_generator
 from cryoloom.reconstruct.progress import StepInfo
 
 STAGE_INDEX = 1
@@ -45,7 +46,6 @@ BATCH = 500  # images at once
 COARSE_NSIDE, FINE_NSIDE = 4, 8
 REACH = 2.7  # shifts are searched to so many standard deviations
 APART = 1.5  # candidates of a search are at least so many grid steps apart
-LEAST_WEIGHT = 0.01  # candidates below are not inserted
 DOUBT_NATS = 5.0  # an image is searched again if its second candidate is closer than that
 MISFIT = 3.0  # ... or its best score so many s.d. below what its pose would give if it were right
 TIGHT = 1.5  # times the common radius that the halves must agree to before the molecule is masked
@@ -86,6 +86,13 @@ class RefineState:
     statistics: tuple[Statistics, Statistics] | None
     settled: bool
     moved_degrees: float
+
+    @property
+    def posterior(self) -> PosePosterior:
+        """Poses with the covariance of the best candidate for all of an image's."""
+        N, K = self.poses.log_weight.shape
+        covariance = self.covariance[:, None].expand(N, K, 5, 5)
+        return PosePosterior(self.poses.R, self.poses.t, self.poses.log_weight, self.poses.state, covariance)
 
     @property
     def misfit(self) -> Tensor:
@@ -183,7 +190,8 @@ class RefineRecipe:
                 assert best.covariance is not None
                 covariance[index] = best.covariance[:, 0].cpu()
                 score[index], power[index] = refined.score.cpu(), refined.power.cpu()
-                samples = inserted_samples(best)
+                generator = torch_generator(self.seed, STAGE_INDEX, _draw(state.iteration, h, start))
+                samples = posterior_samples(best, generator, len(self.group))
                 newest = accumulate(images, symmetric_samples(samples, self.group), side)
                 statistics = newest if statistics is None else statistics + newest
                 squares, total = dispatch.residual_power(grid, images.prefix(radius), _first_only(best))
@@ -404,9 +412,15 @@ class RefineRecipe:
         )  # fmt: skip
 
 
+def _draw(iteration: int, half: int, start: int) -> int:
+    """Number of a batch of a half of an iteration, for its random generator."""
+    return 1 + (2 * iteration + half) * 1_000_000_000 + start
+
+
 def half_statistics(
-    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, group: Tensor, radius: int
-) -> tuple[Statistics, Statistics]:
+    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, group: Tensor, radius: int,
+    generator: torch.Generator,
+) -> tuple[Statistics, Statistics]:  # fmt: skip
     """Both halves inserted at `radius`, at the poses as they are.
 
     Raises:
@@ -418,7 +432,8 @@ def half_statistics(
         mine = np.flatnonzero(half == h)
         for start in range(0, len(mine), BATCH):
             rows = mine[start : start + BATCH]
-            samples = inserted_samples(poses.rows(torch.from_numpy(rows)).to(feed.device))
+            mine_now = poses.rows(torch.from_numpy(rows)).to(feed.device)
+            samples = posterior_samples(mine_now, generator, len(group))
             newest = accumulate(feed.images(rows, radius, noise), symmetric_samples(samples, group), 4 * (radius + 2))
             total = newest if total is None else total + newest
         if total is None:
@@ -428,11 +443,13 @@ def half_statistics(
 
 
 def maps_of_poses(
-    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, symmetry: str
+    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, symmetry: str, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Half maps of given poses, each Wiener-filtered by their FSC and masked, band-limited to its 0.143 crossing."""
     radius = (feed.box - 1) // 2
-    halves = half_statistics(feed, poses, half, noise, symmetry_group(symmetry).float().to(feed.device), radius)
+    halves = half_statistics(
+        feed, poses, half, noise, symmetry_group(symmetry).float().to(feed.device), radius, generator
+    )
     box = 2 * (radius + 2)
     mask = particle_mask(box, feed.diameter_px * box / feed.box, feed.device)
     fsc = half_map_fsc(halves[0], halves[1], radius, mask)
@@ -451,17 +468,6 @@ def _padded(poses: PosePosterior, count: int) -> PosePosterior:
     R = torch.cat([poses.R, poses.R[:, :1].expand(-1, count - K, 3, 3)], 1).float()
     t = torch.cat([poses.t, poses.t[:, :1].expand(-1, count - K, 2)], 1).float()
     return PosePosterior(R, t, torch.cat([poses.log_weight.float(), torch.full((B, count - K), -torch.inf)], 1))
-
-
-def inserted_samples(poses: PosePosterior) -> Samples:
-    """Candidates worth inserting, with weights that sum to one an image."""
-    weight = poses.log_weight.exp()
-    weight = torch.where(weight > LEAST_WEIGHT, weight, 0.0)
-    weight = weight / weight.sum(1, keepdim=True)
-    image, slot = torch.nonzero(weight, as_tuple=True)
-    return Samples(
-        image, poses.R[image, slot].contiguous(), poses.t[image, slot].contiguous(), weight[image, slot].contiguous()
-    )
 
 
 def _first_only(poses: PosePosterior) -> Samples:
