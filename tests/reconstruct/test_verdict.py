@@ -1,16 +1,21 @@
 """The verdict on evidence as measured runs left it."""
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
+from cryoloom.maps.coverage import orientation_coverage
+from cryoloom.physics.rotations import exponential
 from cryoloom.reconstruct.verdict import Evidence, judge
 
 # a 70S ribosome, 5000 images, SNR 0.1
 RIBOSOME = Evidence(
     particles=5000, starts=2, agreeing=2, likeness=0.98, shell=31.9, resolution_angstrom=11.2,
     resolution_half_angstrom=11.5, common_shell=8, nyquist_shell=32, certain=1.0, fitting=0.999, mean_score=226.0,
-    expected_score=207.0, settled=True, coverage=1.0, best_direction_angstrom=11.2, worst_direction_angstrom=11.2,
+    expected_score=207.0, settled=True, coverage=1.0, missing_share=0.0, missing_axis=(0.0, 0.0, 0.0),
+    single_view_share=None, best_direction_angstrom=11.2, worst_direction_angstrom=11.2,
     directional_resolution_angstrom=(), symmetry="C1", symmetry_score=None, b_factor_angstrom2=None, b_factor_note="",
 )  # fmt: skip
 # images without a particle
@@ -70,3 +75,21 @@ def test_few_particles_are_pointed_out_without_doubting_the_result():
     verdict = judge(replace(RIBOSOME, particles=200))
     assert verdict.outcome == "converged"
     assert any(f.name == "number" and f.passed is None and "200 particles are few" in f.text for f in verdict.findings)
+
+
+def test_a_single_view_is_named_with_the_directions_that_it_leaves_out():
+    # poses within 15 degrees of the beam along z
+    turns = torch.randn(2000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    turns[:, :2] *= math.radians(5)
+    c = orientation_coverage(exponential(turns))
+    assert c.single_view
+    assert abs(float(c.missing_axis[2])) > 0.99
+    seen = replace(
+        RIBOSOME, coverage=c.scf, missing_share=c.missing_share, missing_axis=tuple(c.missing_axis.tolist()),
+        single_view_share=c.main_view_share,
+    )  # fmt: skip
+    verdict = judge(seen)
+    views = next(f for f in verdict.findings if f.name == "views")
+    assert views.passed is False
+    assert "single view" in views.text
+    assert "1.00)" in views.text

@@ -37,6 +37,7 @@ class OrientationCoverage:
             alone, near 0 where parts of Fourier space are empty. It lowers the signal-to-noise ratio of each shell.
         missing_share: share of the directions of Fourier space sampled less than a tenth of evenly.
         missing: these directions, [M, 3].
+        missing_axis: the axis (x, y, z) about which they lie; 0 where there are none.
         main_view: axis (x, y, z) with most particles within 20 degrees; main_view_share: their share.
         single_view: main_view_share is 0.8 or more.
     """
@@ -47,6 +48,7 @@ class OrientationCoverage:
     scf: float
     missing_share: float
     missing: Tensor
+    missing_axis: Tensor
     main_view: Tensor
     main_view_share: float
     single_view: bool
@@ -119,8 +121,16 @@ def orientation_coverage(
     share = float(near[main])
     return OrientationCoverage(
         histogram, directions, sampling, min(scf, 1.0), float(missing.double().mean()), directions[missing],
-        directions[main], share, share >= SINGLE_VIEW_SHARE,
+        _axis(directions[missing]), directions[main], share, share >= SINGLE_VIEW_SHARE,
     )  # fmt: skip
+
+
+def _axis(directions: Tensor) -> Tensor:
+    """Principal axis of directions whose sign means nothing."""
+    if len(directions) == 0:
+        return torch.zeros(3, dtype=directions.dtype)
+    axis = torch.linalg.eigh(directions.T @ directions).eigenvectors[:, -1]
+    return axis * (1 if float(axis[axis.abs().argmax()]) > 0 else -1)
 
 
 def _vectors(nside: int) -> Tensor:

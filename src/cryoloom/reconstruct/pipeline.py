@@ -238,6 +238,9 @@ def _evidence(
         expected_score=float(state.power.mean() / 2),
         settled=state.settled,
         coverage=maps.coverage.scf,
+        missing_share=maps.coverage.missing_share,
+        missing_axis=_triple(maps.coverage.missing_axis),
+        single_view_share=maps.coverage.main_view_share if maps.coverage.single_view else None,
         best_direction_angstrom=min(resolutions) if resolutions else None,
         worst_direction_angstrom=max(resolutions) if resolutions else None,
         directional_resolution_angstrom=tuple(
@@ -248,6 +251,11 @@ def _evidence(
         b_factor_angstrom2=maps.guinier.b_factor_angstrom2,
         b_factor_note=maps.guinier.reason,
     )
+
+
+def _triple(vector: Tensor) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in vector)
+    return x, y, z
 
 
 def particle_columns(state: RefineState, flip: bool = False) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry ag
 CERTAIN = 0.5  # share of particles whose best pose holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as their pose promises
 COVERED = 0.5  # of the sampling compensation factor
+MISSING = 0.02  # share of directions of Fourier space that no view shows
 FEW = 500
 
 
@@ -38,7 +39,9 @@ class Evidence:
         certain, fitting: shares of particles.
         mean_score: log p(particle) - log p(no particle), nats an image; expected_score: what right poses give.
         settled: refinement ended because nothing was gained any more.
-        coverage: sampling compensation factor, 1 is uniform; worst_direction_angstrom: of the directional FSC.
+        coverage: sampling compensation factor, 1 is uniform; missing_share: of the directions of Fourier space, those
+            without views, around missing_axis (x, y, z); single_view_share: of the particles, where nearly all show one.
+        best_direction_angstrom, worst_direction_angstrom: of the directional FSC.
         particles: used; nyquist_shell: of the working box; symmetry_score: of the map before symmetry was imposed.
     """
 
@@ -57,6 +60,9 @@ class Evidence:
     expected_score: float
     settled: bool
     coverage: float | None
+    missing_share: float
+    missing_axis: tuple[float, float, float]
+    single_view_share: float | None
     best_direction_angstrom: float | None
     worst_direction_angstrom: float | None
     directional_resolution_angstrom: tuple[tuple[float, float, float, float], ...]
@@ -180,10 +186,15 @@ def _settled(e: Evidence) -> Finding:
 def _coverage(e: Evidence) -> Finding | None:
     if e.coverage is None:
         return None
-    ok = e.coverage >= COVERED
+    ok = e.coverage >= COVERED and e.missing_share < MISSING and e.single_view_share is None
     text = f"Orientation coverage {e.coverage:.2f} (1 is uniform)"
     if e.worst_direction_angstrom is not None and e.best_direction_angstrom is not None:
         text += f"; resolution by direction {e.best_direction_angstrom:.1f} to {e.worst_direction_angstrom:.1f} Å"
+    if e.single_view_share is not None:
+        text += f"; {100 * e.single_view_share:.0f} % of the particles show a single view"
+    if e.missing_share >= MISSING:
+        axis = ", ".join(f"{x:.2f}" for x in e.missing_axis)
+        text += f"; no view shows {100 * e.missing_share:.0f} % of all directions, those around the axis ({axis})"
     return Finding("views", ok, e.coverage, text + ("." if ok else ": some views are missing or rare."))
 
 
