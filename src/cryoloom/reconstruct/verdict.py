@@ -40,7 +40,7 @@ class Evidence:
         mean_score: log p(particle) - log p(no particle), nats an image; expected_score: what right poses give.
         settled: refinement ended because nothing was gained any more.
         coverage: sampling compensation factor, 1 is uniform; missing_share: of the directions of Fourier space, those
-            without views, around missing_axis (x, y, z); single_view_share: of the particles, where nearly all show one.
+            without views, around missing_axis (x, y, z); single_view_share: of particles, where nearly all show one.
         best_direction_angstrom, worst_direction_angstrom: of the directional FSC.
         particles: used; nyquist_shell: of the working box; symmetry_score: of the map before symmetry was imposed.
     """
