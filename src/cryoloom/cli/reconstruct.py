@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cryoloom.cli.options import Device, DeviceName, Quiet, Seed, Threads
+from cryoloom.cli.options import Device, DeviceName, Quiet, Seed, Threads, taking
 
 if TYPE_CHECKING:
     from cryoloom.reconstruct.config import ReconstructSettings
@@ -45,81 +46,64 @@ def register(app: typer.Typer) -> None:
     app.command(name="refine")(refine)
 
 
-def reconstruct(
-    particles: Particles,
-    output: Output,
-    particle_diameter: Diameter = None,
-    symmetry: Symmetry = "C1",
-    restarts: Restarts = 4,
-    box: Box = None,
-    flip: Flip = False,
-    datadir: DataDir = None,
-    pixel_size: PixelSize = None,
-    voltage: Voltage = None,
-    cs: Aberration = None,
-    amplitude_contrast: Amplitude = None,
-    no_ctf: NoCTF = False,
-    on_bad: OnBad = "error",
-    on_duplicates: OnDuplicates = "error",
-    seed: Seed = 1,
-    threads: Threads = None,
-    device: Device = DeviceName.AUTO,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What all three commands take."""
+
+    particle_diameter: Diameter = None
+    symmetry: Symmetry = "C1"
+    box: Box = None
+    flip: Flip = False
+    datadir: DataDir = None
+    pixel_size: PixelSize = None
+    voltage: Voltage = None
+    cs: Aberration = None
+    amplitude_contrast: Amplitude = None
+    no_ctf: NoCTF = False
+    on_bad: OnBad = "error"
+    on_duplicates: OnDuplicates = "error"
+    seed: Seed = 1
+    threads: Threads = None
+    device: Device = DeviceName.AUTO
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+    def settings(self, job: Literal["reconstruct", "abinit", "refine"], particles: Path) -> ReconstructSettings:
+        """Settings of a run with these options."""
+        from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+
+        given = InputSettings(
+            _absolute(particles), _optional(self.datadir), self.pixel_size, self.voltage, self.cs,
+            self.amplitude_contrast, self.no_ctf, self.on_bad, self.on_duplicates,
+        )  # fmt: skip
+        return ReconstructSettings(
+            given, job, symmetry=self.symmetry, particle_diameter_angstrom=self.particle_diameter, box=self.box,
+            seed=self.seed, flip=self.flip,
+        )  # fmt: skip
+
+
+@taking(RunOptions)
+def reconstruct(particles: Particles, output: Output, restarts: Restarts = 4, *, options: RunOptions) -> None:
     """The main job: particles in; poses, gold-standard map and verdict out. No starting model.
 
     Ab initio from random starts, then refinement with half sets apart.
     """
-    from cryoloom.reconstruct.config import AbInitSettings, InputSettings, ReconstructSettings
+    from cryoloom.reconstruct.config import AbInitSettings
 
-    given = InputSettings(
-        _absolute(particles), _optional(datadir), pixel_size, voltage, cs, amplitude_contrast, no_ctf, on_bad,
-        on_duplicates,
-    )  # fmt: skip
-    settings = ReconstructSettings(
-        given, "reconstruct", symmetry=symmetry, particle_diameter_angstrom=particle_diameter, box=box, seed=seed,
-        flip=flip, abinit=AbInitSettings(restarts=restarts),
-    )  # fmt: skip
-    start_run(settings, output, threads, device, overwrite, quiet)
+    settings = options.settings("reconstruct", particles)
+    start_run(replace(settings, abinit=AbInitSettings(restarts=restarts)), output, options)
 
 
-def abinit(
-    particles: Particles,
-    output: Output,
-    particle_diameter: Diameter = None,
-    symmetry: Symmetry = "C1",
-    restarts: Restarts = 4,
-    box: Box = None,
-    flip: Flip = False,
-    datadir: DataDir = None,
-    pixel_size: PixelSize = None,
-    voltage: Voltage = None,
-    cs: Aberration = None,
-    amplitude_contrast: Amplitude = None,
-    no_ctf: NoCTF = False,
-    on_bad: OnBad = "error",
-    on_duplicates: OnDuplicates = "error",
-    seed: Seed = 1,
-    threads: Threads = None,
-    device: Device = DeviceName.AUTO,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
+@taking(RunOptions)
+def abinit(particles: Particles, output: Output, restarts: Restarts = 4, *, options: RunOptions) -> None:
     """A first map from random starts, without refinement."""
-    from cryoloom.reconstruct.config import AbInitSettings, InputSettings, ReconstructSettings
+    from cryoloom.reconstruct.config import AbInitSettings
 
-    given = InputSettings(
-        _absolute(particles), _optional(datadir), pixel_size, voltage, cs, amplitude_contrast, no_ctf, on_bad,
-        on_duplicates,
-    )  # fmt: skip
-    settings = ReconstructSettings(
-        given, "abinit", symmetry=symmetry, particle_diameter_angstrom=particle_diameter, box=box, seed=seed,
-        flip=flip, abinit=AbInitSettings(restarts=restarts),
-    )  # fmt: skip
-    start_run(settings, output, threads, device, overwrite, quiet)
+    settings = options.settings("abinit", particles)
+    start_run(replace(settings, abinit=AbInitSettings(restarts=restarts)), output, options)
 
 
+@taking(RunOptions)
 def refine(
     particles: Particles,
     output: Output,
@@ -130,56 +114,30 @@ def refine(
     low_pass: Annotated[
         float | None, typer.Option(help="Angstrom: cut a given map there.", show_default="by the particle's diameter")
     ] = None,
-    particle_diameter: Diameter = None,
-    symmetry: Symmetry = "C1",
-    box: Box = None,
-    flip: Flip = False,
-    datadir: DataDir = None,
-    pixel_size: PixelSize = None,
-    voltage: Voltage = None,
-    cs: Aberration = None,
-    amplitude_contrast: Amplitude = None,
-    no_ctf: NoCTF = False,
-    on_bad: OnBad = "error",
-    on_duplicates: OnDuplicates = "error",
-    seed: Seed = 1,
-    threads: Threads = None,
-    device: Device = DeviceName.AUTO,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    *,
+    options: RunOptions,
 ) -> None:
     """Refine from somebody else's poses or map: half sets apart, gold-standard map and verdict."""
-    from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
-
-    given = InputSettings(
-        _absolute(particles), _optional(datadir), pixel_size, voltage, cs, amplitude_contrast, no_ctf, on_bad,
-        on_duplicates,
-    )  # fmt: skip
-    settings = ReconstructSettings(
-        given, "refine", start=start if start == "poses" else _absolute(Path(start)), low_pass_angstrom=low_pass,
-        symmetry=symmetry, particle_diameter_angstrom=particle_diameter, box=box, seed=seed, flip=flip,
-    )  # fmt: skip
-    start_run(settings, output, threads, device, overwrite, quiet)
+    settings = options.settings("refine", particles)
+    given = start if start == "poses" else _absolute(Path(start))
+    start_run(replace(settings, start=given, low_pass_angstrom=low_pass), output, options)
 
 
-def start_run(
-    settings: ReconstructSettings, output: Path, threads: int | None, device: DeviceName, overwrite: bool, quiet: bool
-) -> None:
+def start_run(settings: ReconstructSettings, output: Path, options: RunOptions) -> None:
     """Check everything, then compute in a new run folder."""
-    from dataclasses import replace
-
     from cryoloom.cli.device import choose_device, set_threads
     from cryoloom.cli.terminal import announce, open_progress
     from cryoloom.reconstruct.run_folder import RunFolder, check_output_folder
 
-    check_output_folder(output, overwrite)
-    count = set_threads(threads)
-    with open_progress(quiet) as progress:
+    check_output_folder(output, options.overwrite)
+    count = set_threads(options.threads)
+    with open_progress(options.quiet) as progress:
         from cryoloom.physics.rotations import symmetry_group
         from cryoloom.reconstruct.interrupts import Interrupts
         from cryoloom.reconstruct.pipeline import open_input, prepare
 
-        chosen: Literal["cpu", "cuda"] = "cuda" if choose_device(device.value, progress.say).type == "cuda" else "cpu"
+        found = choose_device(options.device.value, progress.say)
+        chosen: Literal["cpu", "cuda"] = "cuda" if found.type == "cuda" else "cpu"
         settings = replace(settings, device=chosen, threads=count)
         symmetry_group(settings.symmetry)
         particles = open_input(settings.input)
@@ -189,7 +147,7 @@ def start_run(
             Interrupts(announce) as interrupts,
             RunFolder.create(
                 output, settings, particles.fingerprint(), settings.job, input_path=particles.path, seed=settings.seed,
-                threads=count, device=chosen, argv=tuple(sys.argv), overwrite=overwrite,
+                threads=count, device=chosen, argv=tuple(sys.argv), overwrite=options.overwrite,
             ) as folder,
         ):  # fmt: skip
             _work(settings, particles, preprocessing, folder, progress, interrupts)
