@@ -67,6 +67,13 @@ def resize_real(array: Tensor, box: int, dims: int) -> Tensor:
     return inverse(resize_fourier(forward(array), box, dims)).real * (box / old) ** dims
 
 
+def rebox(volume: Tensor, box: int) -> Tensor:
+    """A real volume at side `box`, its Fourier coefficients kept: what images of that box are projections of."""
+    if volume.shape[-1] == box:
+        return volume
+    return ifft3(resize_fourier(fft3(volume), box, 3)).real
+
+
 def pad_real(array: Tensor, box: int, dims: int) -> Tensor:
     """Zero-pad (or cut) a real array about its centre ``D // 2`` to side `box` over the last `dims` axes."""
     old = array.shape[-1]

@@ -12,7 +12,7 @@ from cryoloom.maps.fsc import GoldStandard, directional_fsc, gold_standard
 from cryoloom.maps.local_resolution import local_resolution
 from cryoloom.maps.mask import automatic_mask
 from cryoloom.maps.sharpen import GuinierFit, guinier_b_factor, sharpen
-from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
+from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import symmetry_group, view_grid
 from cryoloom.reconstruct.backprojection import (
     Statistics,
@@ -62,7 +62,7 @@ def full_statistics(
 
 def _in_box(volume: Tensor, box: int) -> Tensor:
     """The volume in the working box; density per voxel as an image of that box would show it."""
-    return ifft3(resize_fourier(fft3(volume), box, 3)).real.contiguous().cpu()
+    return rebox(volume, box).contiguous().cpu()
 
 
 def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) -> FinalMaps:

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.poses.frames import HALF_TURN
+from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.maps.symmetry import find_axes, impose
@@ -18,7 +21,7 @@ from cryoloom.particles.batches import ParticleSource
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles, write_particles
 from cryoloom.particles.preprocess import Preprocessing, measure
-from cryoloom.physics.fourier import fft3, ifft3, pad_real, resize_fourier, resize_real
+from cryoloom.physics.fourier import pad_real, rebox, resize_real
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import symmetry_group, to_euler
 from cryoloom.reconstruct.abinit import FIRST_SIGMA, AbInitRecipe, AbInitResult
@@ -191,10 +194,8 @@ def _given_map(settings: ReconstructSettings, feed: ImageFeed, path: Path) -> tu
     if settings.low_pass_angstrom is not None:
         level = side / settings.low_pass_angstrom
     radius = int(max(4, min((feed.box - 1) // 2 - 1, (wanted - 1) // 2 - 1, round(level))))
-    cut = ifft3(
-        resize_fourier(fft3(volume * particle_mask(wanted, feed.diameter_px * wanted / feed.box)), 2 * (radius + 2), 3)
-    )
-    volume = cut.real.contiguous().to(feed.device)
+    masked = volume * particle_mask(wanted, feed.diameter_px * wanted / feed.box)
+    volume = rebox(masked, 2 * (radius + 2)).contiguous().to(feed.device)
     scaled = volume * _scale_to_images(feed, volume, radius)
     return scaled, scaled
 
@@ -206,10 +207,6 @@ def _scale_to_images(feed: ImageFeed, volume: Tensor, radius: int) -> float:
     images = feed.images(rows, radius, noise)
     h = images.disc.weight
     excess = (h * (images.observed.abs().square() - images.variance[images.group])).mean(0).sum()
-    from cryoloom.inference.poses.grids import cached_rotation_grid
-    from cryoloom.kernels import dispatch
-    from cryoloom.kernels.half_grid import volume_to_half
-
     views = cached_rotation_grid(2).R[::7].contiguous().to(volume.device)
     power = dispatch.slices(volume_to_half(volume), views, images.disc).abs().square().mean(0)
     predicted = (h * images.ctf.square().mean(0) * power).sum()
@@ -302,6 +299,6 @@ def _write_maps(folder: RunFolder, maps: FinalMaps, pixel_size: float, flip: boo
 
 def _write_abinit(path: Path, volume: Tensor, feed: ImageFeed, flip: bool) -> None:
     """The map of ab initio in the box of the images, to be looked at while refinement goes on."""
-    volume = ifft3(resize_fourier(fft3(volume), feed.box, 3)).real
+    volume = rebox(volume, feed.box)
     volume = mirrored(volume) if flip else volume
     write_map(path, DensityMap(volume.float().cpu().contiguous(), feed.pixel_size))

@@ -24,7 +24,7 @@ from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.fsc import crossing
 from cryoloom.maps.mask import automatic_mask
-from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
+from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees_modulo, symmetry_group
 from cryoloom.reconstruct.backprojection import (
     Statistics,
@@ -85,7 +85,6 @@ class RefineState:
     searches: int
     statistics: tuple[Statistics, Statistics] | None
     settled: bool
-    moved_degrees: float
 
     @property
     def posterior(self) -> PosePosterior:
@@ -147,7 +146,7 @@ class RefineRecipe:
         radius = self.start[0].shape[-1] // 2 - 2
         return RefineState(
             0, radius, poses, torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N), half, self.start, self.noise,
-            self.sigma, torch.ones(1), float(radius), 0 if self.poses is None else -1, None, False, 180.0,
+            self.sigma, torch.ones(1), float(radius), 0 if self.poses is None else -1, None, False,
         )  # fmt: skip
 
     def finished(self, state: RefineState) -> bool:
@@ -162,8 +161,8 @@ class RefineRecipe:
     def step(self, state: RefineState) -> tuple[RefineState, StepInfo]:
         """One pass over all images."""
         search_radius = self._search_radius(state)
-        doubtful = self._doubtful(state, search_radius)
-        radius = self._climb_radius(state, doubtful, search_radius)
+        doubtful = self._doubtful(state)
+        radius = self._climb_radius(state)
         insertion = self._insertion_radius(radius)
         N, K = state.poses.log_weight.shape
         R, t = state.poses.R.clone(), state.poses.t.clone()
@@ -173,7 +172,7 @@ class RefineRecipe:
         halves = []
         residuals = [torch.zeros(state.noise.shape[0], insertion + 2) for _ in range(2)]
         for h in (0, 1):
-            grid = volume_to_half(self._resized(state.references[h], radius))
+            grid = volume_to_half(rebox(state.references[h], 2 * (radius + 2)))
             search = None  # the other half's slices go before these come
             if doubtful[state.half == h].any():
                 search = self._references(state.references[h], search_radius)
@@ -231,7 +230,7 @@ class RefineRecipe:
         following = RefineState(
             state.iteration + 1, radius, poses, covariance, score, power, state.half,
             (references[0], references[1]), noise, sigma, fsc, shell,
-            state.searches + 1 if searched or state.searches < 0 else state.searches, halves, settled, median,
+            state.searches + 1 if searched or state.searches < 0 else state.searches, halves, settled,
         )  # fmt: skip
         side = self.feed.box * self.feed.pixel_size
         info = StepInfo(
@@ -259,7 +258,7 @@ class RefineRecipe:
         trusted = state.radius if state.iteration == 0 else max(5, int(crossing(state.fsc, 0.3)))
         return min(level, trusted)
 
-    def _climb_radius(self, state: RefineState, doubtful: np.ndarray, search_radius: int) -> int:
+    def _climb_radius(self, state: RefineState) -> int:
         """Of the comparison: the FSC's 0.143 shell and a few more, never more than half again the last radius."""
         if state.iteration == 0:
             return state.radius
@@ -268,7 +267,7 @@ class RefineRecipe:
     def _insertion_radius(self, radius: int) -> int:
         return min(self.limit, max(radius + 4, round(1.3 * radius)))
 
-    def _doubtful(self, state: RefineState, search_radius: int) -> np.ndarray:
+    def _doubtful(self, state: RefineState) -> np.ndarray:
         """Images to be searched globally, bool [N]."""
         N = len(self.feed)
         if state.searches < 0:
@@ -308,24 +307,17 @@ class RefineRecipe:
         box = 2 * (radius + 2)
         return particle_mask(box, self.feed.diameter_px * box / self.feed.box, self.feed.device)
 
-    def _resized(self, volume: Tensor, radius: int) -> Tensor:
-        """The volume in the box of another radius, coefficients kept."""
-        box = 2 * (radius + 2)
-        if volume.shape[-1] == box:
-            return volume
-        return ifft3(resize_fourier(fft3(volume), box, 3)).real
-
     def _references(self, volume: Tensor, radius: int) -> tuple[Reference, Reference]:
         """Coarse and fine slices for a global search."""
         coarse = min(radius, self.level_radius(self.settings.coarse_level))
         return (
             slice_reference(
-                volume_to_half(self._resized(volume, coarse)),
+                volume_to_half(rebox(volume, 2 * (coarse + 2))),
                 cached_rotation_grid(COARSE_NSIDE),
                 self.feed.prefix(coarse),
             ),
             slice_reference(
-                volume_to_half(self._resized(volume, radius)),
+                volume_to_half(rebox(volume, 2 * (radius + 2))),
                 cached_rotation_grid(FINE_NSIDE),
                 self.feed.prefix(radius),
             ),
@@ -385,8 +377,8 @@ class RefineRecipe:
             "R": s.poses.R, "t": s.poses.t, "log_weight": s.poses.log_weight, "covariance": s.covariance,
             "score": s.score, "power": s.power, "half": s.half, "noise": s.noise, "fsc": s.fsc,
             "reference1": s.references[0].cpu(), "reference2": s.references[1].cpu(),
-            "numbers": np.array([s.iteration, s.radius, s.sigma_angstrom, s.shell, s.searches, s.settled,
-                                 s.moved_degrees], dtype=np.float64),
+            "numbers": np.array([s.iteration, s.radius, s.sigma_angstrom, s.shell, s.searches, s.settled],
+                                dtype=np.float64),
         }  # fmt: skip
         for i, h in enumerate(s.statistics or ()):
             arrays[f"num{i + 1}"], arrays[f"den{i + 1}"] = h.num.cpu(), h.den.cpu()
@@ -408,7 +400,7 @@ class RefineRecipe:
             int(n[0]), int(n[1]), PosePosterior(tensor("R"), tensor("t"), tensor("log_weight")), tensor("covariance"),
             tensor("score"), tensor("power"), np.asarray(arrays["half"]),
             (tensor("reference1").to(device), tensor("reference2").to(device)), tensor("noise"), n[2], tensor("fsc"),
-            n[3], int(n[4]), statistics, bool(n[5]), n[6],
+            n[3], int(n[4]), statistics, bool(n[5]),
         )  # fmt: skip
 
 
@@ -456,7 +448,7 @@ def maps_of_poses(
     last = min(radius, max(4, int(crossing(torch.cat([fsc, torch.zeros(1)]), 0.143))))
     small = 2 * (last + 2)
     maps = [solve(x, ssnr_of_half(fsc), radius) * mask for x in halves]
-    one, two = (ifft3(resize_fourier(fft3(v), small, 3)).real.contiguous() for v in maps)
+    one, two = (rebox(v, small).contiguous() for v in maps)
     return one, two
 
 

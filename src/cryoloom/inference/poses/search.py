@@ -21,7 +21,8 @@ from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import geodesic_degrees_modulo
 
 SLICES_AT_ONCE = 4096  # whose squares are taken: temporaries as large as all slices would double the memory
-CHUNK = 40  # images matched at once: their scores should stay in the cache
+CHUNK = 40  # images matched at once on a CPU: their scores should stay in the cache
+GPU_SCORES = 1 << 28  # scores held at once on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,11 @@ def match(
     """
     images = images.prefix(reference.disc.radius)
     parts = []
-    for start in range(0, len(images.observed), CHUNK):
-        rows = slice(start, start + CHUNK)
+    chunk = CHUNK
+    if images.observed.is_cuda:
+        chunk = max(1, GPU_SCORES // (len(shifts) * len(reference.slices)))
+    for start in range(0, len(images.observed), chunk):
+        rows = slice(start, start + chunk)
         data, power = _weighted(images, rows)
         X = _shifted(data, images.disc, shifts)
         B, T, Q = X.shape
@@ -149,9 +153,10 @@ def match_fine(
 
 
 def _near_shifts(coarse: Tensor, fine: Tensor) -> np.ndarray:
-    """bool [T, U]: fine shifts within 0.8 of the coarse grid's spacing of a coarse shift."""
+    """bool [T, U]: fine shifts within 0.8 of the coarse grid's spacing of a coarse shift; each has one at least."""
     spacing = coarse[1:].norm(dim=1).min() if len(coarse) > 1 else torch.tensor(math.inf)
-    return (torch.cdist(coarse, fine) <= 0.8 * spacing + 1e-6).numpy()
+    distance = torch.cdist(coarse, fine)
+    return (distance <= torch.maximum(0.8 * spacing, distance.min(0).values) * (1 + 1e-6)).numpy()
 
 
 def _concatenated(parts: list[GridPosterior]) -> GridPosterior:
