@@ -45,7 +45,8 @@ CHECK_EVERY = 5  # steps between looks at the held-out images
 FIRST_SIGMA = 0.06  # prior s.d. of shifts, box sides, before it is learnt
 REACH = 2.5  # shifts are searched to so many standard deviations
 NOISE_RATE = 0.1
-LEAST_GAIN = 0.2  # nats an image, for a level to go on
+LEAST_GAIN = 0.2  # nats an image, for a level to go on,
+LEAST_SHARE = 0.005  # ... or this share of what the map makes held-out images likelier by
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Start:
     Attributes:
         first, second: statistics fed by even and odd steps: their FSC gives the weight of each shell.
         noise: [G, S]; sigma_angstrom: s.d. of shifts; level, steps: at this level; evidence: of the held-out images
-            at the checks of this level, nats an image, newest last; held_poses: [H, 3, 3], theirs at the last check.
+            at the checks of this level, nats an image, newest last; strength: that of the newest over no particle at
+            all; held_poses: [H, 3, 3], theirs at the last check.
     """
 
     first: Statistics
@@ -65,6 +67,7 @@ class Start:
     level: int
     steps: int
     evidence: tuple[float, ...]
+    strength: float
     held_poses: Tensor
 
 
@@ -130,7 +133,7 @@ class AbInitRecipe:
         if self.preview is not None and self._worth_a_look(start, state.scores):
             self.preview(self._volume(start)[0])
         message = None
-        if self._level_done(start):
+        if self._level_done(start) or self._agrees_already(state, start):
             following, message = self._advance(replace(state, step=state.step + 1, current=start))
         else:
             following = replace(state, step=state.step + 1, current=start)
@@ -172,7 +175,7 @@ class AbInitRecipe:
         )  # fmt: skip
         first = accumulate(images, samples, 4 * (radius + 2))
         sigma = FIRST_SIGMA * self.feed.box * self.feed.pixel_size
-        return Start(first, first, noise, sigma, 0, 0, (), torch.zeros(0, 3, 3))
+        return Start(first, first, noise, sigma, 0, 0, (), 0.0, torch.zeros(0, 3, 3))
 
     def _volume(self, start: Start) -> tuple[Tensor, Tensor]:
         """The present map, masked, Wiener-filtered by the FSC of the two sets; and that FSC."""
@@ -209,15 +212,16 @@ class AbInitRecipe:
             first = first.blended(newest, rate)
         else:
             second = second.blended(newest, rate)
-        evidence, poses = start.evidence, start.held_poses
+        evidence, strength, poses = start.evidence, start.strength, start.held_poses
         if (start.steps + 1) % CHECK_EVERY == 0:
             held = self.feed.images(self.held_out, radius, start.noise)
             judged = match(held, reference, shifts, prior, torch.zeros(len(self.held_out)).to(shifts), 1)
-            evidence = (*evidence, float((judged.log_evidence + _null_log_likelihood(held)).mean()))
+            strength = float(judged.log_evidence.mean())
+            evidence = (*evidence, strength + float(_null_log_likelihood(held).mean()))
             poses = rotations.R.to(shifts)[judged.best[:, 0] % len(rotations.R)]
         noise = self._learnt_noise(start, grid, images, samples) if start.steps >= CHECK_EVERY else start.noise
         sigma = _learnt_sigma(start.sigma_angstrom, samples, spacing, len(rows))
-        start = Start(first, second, noise, sigma, level, start.steps + 1, evidence, poses)
+        start = Start(first, second, noise, sigma, level, start.steps + 1, evidence, strength, poses)
         return start, fsc, float(posterior.log_evidence.mean())
 
     def _turned_grid(self, nside: int, generator: torch.Generator) -> RotationGrid:
@@ -247,7 +251,14 @@ class AbInitRecipe:
         if len(seen) < 3 or start.steps % CHECK_EVERY:
             return False
         # no gain in the last two checks over the best before them, by more than their scatter
-        return max(seen[-2:]) < max(seen[:-2]) + LEAST_GAIN
+        return max(seen[-2:]) < max(seen[:-2]) + max(LEAST_GAIN, LEAST_SHARE * start.strength)
+
+    def _agrees_already(self, state: AbInitState, start: Start) -> bool:
+        """Whether a start in its last scouting level has come to the map of the likeliest one before it."""
+        last = start.level + 1 == len(self.settings.levels) and state.chosen < 0
+        if not (last and state.done) or start.steps % CHECK_EVERY:
+            return False
+        return self._likeness_of(start, state.done[int(np.argmax(state.scores))]) >= self.settings.agreement
 
     def _advance(self, state: AbInitState) -> tuple[AbInitState, str | None]:
         """To the next level; from the last scouting level to the next start or to the final level of the best."""
@@ -292,12 +303,14 @@ class AbInitRecipe:
         n = len(done)
         likeness = torch.zeros(n, n)
         likeness[: n - 1, : n - 1] = known
-        newest = self._volume(done[-1])[0]
         for i in range(n - 1):
-            frames = common_frames(done[-1].held_poses, done[i].held_poses)
-            other = self._volume(done[i])[0]
-            likeness[i, -1] = likeness[-1, i] = max(map_likeness(newest, other, frame) for frame in frames)
+            likeness[i, -1] = likeness[-1, i] = self._likeness_of(done[-1], done[i])
         return likeness
+
+    def _likeness_of(self, a: Start, b: Start) -> float:
+        """Of two starts' maps at one level, over both hands."""
+        first, second = self._volume(a)[0], self._volume(b)[0]
+        return max(map_likeness(first, second, frame) for frame in common_frames(a.held_poses, b.held_poses))
 
     def end_early(self, state: AbInitState) -> AbInitState:
         """The best start so far, as it is."""
@@ -318,7 +331,9 @@ class AbInitRecipe:
             for name, value in (("first", s.first), ("second", s.second)):
                 arrays[f"{i}.{name}.num"], arrays[f"{i}.{name}.den"] = value.num.cpu(), value.den.cpu()
             arrays[f"{i}.noise"], arrays[f"{i}.held_poses"] = s.noise, s.held_poses.cpu()
-            arrays[f"{i}.numbers"] = np.array([s.sigma_angstrom, s.level, s.steps, *s.evidence], dtype=np.float64)
+            arrays[f"{i}.numbers"] = np.array(
+                [s.sigma_angstrom, s.level, s.steps, s.strength, *s.evidence], dtype=np.float64
+            )
         return arrays
 
     def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> AbInitState:
@@ -336,8 +351,8 @@ class AbInitRecipe:
             )
             numbers = [float(x) for x in np.asarray(arrays[f"{i}.numbers"])]
             return Start(
-                first, second, tensor(f"{i}.noise"), numbers[0], int(numbers[1]), int(numbers[2]), tuple(numbers[3:]),
-                tensor(f"{i}.held_poses").to(self.feed.device),
+                first, second, tensor(f"{i}.noise"), numbers[0], int(numbers[1]), int(numbers[2]), tuple(numbers[4:]),
+                numbers[3], tensor(f"{i}.held_poses").to(self.feed.device),
             )  # fmt: skip
 
         done = tuple(start(i) for i in range(len(scores)))

@@ -51,7 +51,8 @@ MISFIT = 3.0  # ... or its best score so many s.d. below what its pose would giv
 TIGHT = 1.5  # times the common radius that the halves must agree to before the molecule is masked
 FEW_DOUBTFUL = 0.005  # below this share a search is not worth its slices
 STILL = 0.3  # poses that move by less than this share of their uncertainty stand still
-MANY_DOUBTFUL = 0.25  # from this share on all images are searched again
+MANY_DOUBTFUL = 0.25  # from this share on all images are searched again,
+ALL_SEARCHED = 2  # ... in the first so many searches; what is certain at the second's radius is right
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ class RefineRecipe:
         if second is not None:
             doubt |= second > -DOUBT_NATS
         doubt = doubt.numpy()
-        if state.searches < len(self.settings.fine_levels) and doubt.mean() > MANY_DOUBTFUL:
+        if state.searches < ALL_SEARCHED and doubt.mean() > MANY_DOUBTFUL:
             return np.ones(N, bool)
         if state.searches >= len(self.settings.fine_levels) + 1 or doubt.mean() < FEW_DOUBTFUL:
             return np.zeros(N, bool)
