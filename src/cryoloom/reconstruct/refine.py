@@ -69,6 +69,7 @@ class RefineState:
         fsc: of the last half maps, by shell; shell: its 0.143 crossing; searches: global searches done so far.
         statistics: of the two halves at full radius.
         settled: no gain in the last iteration.
+        spread: images are inserted over the width of their posterior, not at its candidates alone.
     """
 
     iteration: int
@@ -86,10 +87,13 @@ class RefineState:
     searches: int
     statistics: tuple[Statistics, Statistics] | None
     settled: bool
+    spread: bool
 
     @property
     def posterior(self) -> PosePosterior:
-        """Poses with the covariance of the best candidate for all of an image's."""
+        """What is inserted: poses, where they spread with the covariance of an image's best candidate for all of it."""
+        if not self.spread:
+            return self.poses
         N, K = self.poses.log_weight.shape
         covariance = self.covariance[:, None].expand(N, K, 5, 5)
         return PosePosterior(self.poses.R, self.poses.t, self.poses.log_weight, self.poses.state, covariance)
@@ -148,6 +152,9 @@ class RefineRecipe:
         return RefineState(
             0, radius, poses, torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N), half, self.start, self.noise,
             self.sigma, torch.ones(1), float(radius), 0 if self.poses is None else -1, None, False,
+            # given poses may come from more than these images tell (tilt series, neighbours): the width of what the
+            # images tell would blur them
+            self.poses is None,
         )  # fmt: skip
 
     def finished(self, state: RefineState) -> bool:
@@ -191,7 +198,7 @@ class RefineRecipe:
                 covariance[index] = best.covariance[:, 0].cpu()
                 score[index], power[index] = refined.score.cpu(), refined.power.cpu()
                 generator = torch_generator(self.seed, STAGE_INDEX, _draw(state.iteration, h, start))
-                samples = posterior_samples(best, generator, len(self.group))
+                samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.group))
                 newest = accumulate(images, symmetric_samples(samples, self.group), side)
                 statistics = newest if statistics is None else statistics + newest
                 squares, total = dispatch.residual_power(grid, images.prefix(radius), _first_only(best))
@@ -231,7 +238,7 @@ class RefineRecipe:
         following = RefineState(
             state.iteration + 1, radius, poses, covariance, score, power, state.half,
             (references[0], references[1]), noise, sigma, fsc, shell,
-            state.searches + 1 if searched or state.searches < 0 else state.searches, halves, settled,
+            state.searches + 1 if searched or state.searches < 0 else state.searches, halves, settled, state.spread,
         )  # fmt: skip
         side = self.feed.box * self.feed.pixel_size
         info = StepInfo(
@@ -378,7 +385,7 @@ class RefineRecipe:
             "R": s.poses.R, "t": s.poses.t, "log_weight": s.poses.log_weight, "covariance": s.covariance,
             "score": s.score, "power": s.power, "half": s.half, "noise": s.noise, "fsc": s.fsc,
             "reference1": s.references[0].cpu(), "reference2": s.references[1].cpu(),
-            "numbers": np.array([s.iteration, s.radius, s.sigma_angstrom, s.shell, s.searches, s.settled],
+            "numbers": np.array([s.iteration, s.radius, s.sigma_angstrom, s.shell, s.searches, s.settled, s.spread],
                                 dtype=np.float64),
         }  # fmt: skip
         for i, h in enumerate(s.statistics or ()):
@@ -401,7 +408,7 @@ class RefineRecipe:
             int(n[0]), int(n[1]), PosePosterior(tensor("R"), tensor("t"), tensor("log_weight")), tensor("covariance"),
             tensor("score"), tensor("power"), np.asarray(arrays["half"]),
             (tensor("reference1").to(device), tensor("reference2").to(device)), tensor("noise"), n[2], tensor("fsc"),
-            n[3], int(n[4]), statistics, bool(n[5]),
+            n[3], int(n[4]), statistics, bool(n[5]), bool(n[6]),
         )  # fmt: skip
 
 

@@ -53,6 +53,10 @@ class PosePosterior:
         k = self.log_weight.argmax(1)
         return self.R[row, k], self.t[row, k]
 
+    def bare(self) -> PosePosterior:
+        """The same candidates, their widths unknown."""
+        return PosePosterior(self.R, self.t, self.log_weight, self.state)
+
     def normalised(self) -> PosePosterior:
         """The same candidates with weights that sum to one."""
         log_weight = self.log_weight - torch.logsumexp(self.log_weight, 1, keepdim=True)
