@@ -13,6 +13,9 @@ from cryoloom.maps.fsc import crossing, half_space, shell_sums
 
 # Guinier plots are straight only beyond 10 angstrom: below that the shape of the molecule rules
 LOW_RESOLUTION_ANGSTROM = 10.0
+# proteins scatter less and less from 10 to 7 angstrom, by their fold and not by any blur: a line through that stretch
+# alone over-sharpens (an antibody at 8 angstrom: B of 960, and a map that is broken up)
+NEEDED_ANGSTROM = 6.5
 FEWEST_SHELLS = 4
 _THRESHOLD = 0.143
 
@@ -74,10 +77,10 @@ def guinier_b_factor(
     side = box * pixel_size
     first, last = math.ceil(side / low_resolution_angstrom), int(crossing(fsc, _THRESHOLD))
     resolution = f"{side / last:.1f} angstrom" if last else "none: the halves do not correlate"
-    if last - first + 1 < FEWEST_SHELLS:
+    if last - first + 1 < FEWEST_SHELLS or side / last > NEEDED_ANGSTROM:
         reason = (
-            f"a B-factor needs at least {FEWEST_SHELLS} shells between {low_resolution_angstrom:g} angstrom (shell "
-            f"{first}) and the resolution of the map ({resolution}, shell {last}): none was estimated"
+            f"a B-factor needs a map finer than {NEEDED_ANGSTROM:g} angstrom and at least {FEWEST_SHELLS} shells "
+            f"beyond {low_resolution_angstrom:g} angstrom (shell {first}); its resolution is {resolution} (shell {last})"
         )
         return GuinierFit(None, reason, (first, last), 0.0)
     rows = slice(first, last + 1)
