@@ -80,7 +80,7 @@ def guinier_b_factor(
     if last - first + 1 < FEWEST_SHELLS or side / last > NEEDED_ANGSTROM:
         reason = (
             f"a B-factor needs a map finer than {NEEDED_ANGSTROM:g} angstrom and at least {FEWEST_SHELLS} shells "
-            f"beyond {low_resolution_angstrom:g} angstrom (shell {first}); its resolution is {resolution} (shell {last})"
+            f"beyond {low_resolution_angstrom:g} angstrom (shell {first}); the resolution is {resolution}, shell {last}"
         )
         return GuinierFit(None, reason, (first, last), 0.0)
     rows = slice(first, last + 1)
