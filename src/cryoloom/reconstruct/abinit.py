@@ -158,7 +158,10 @@ class AbInitRecipe:
         """Whether the map has just been judged, has left the first level, and is likelier than all earlier starts."""
         if start.level == 0 or start.steps % CHECK_EVERY or not start.evidence:
             return False
-        return not scores or start.evidence[-1] > max(scores)
+        if not scores:
+            return True
+        # evidence is comparable at one radius only
+        return start.level + 1 >= len(self.settings.levels) and start.evidence[-1] > max(scores)
 
     def _new_start(self, index: int) -> Start:
         """Statistics of a few hundred images at random rotations."""
