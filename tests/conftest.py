@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms' tests, and the checking of tensor shapes in the reference physics."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 install_import_hook(
     "cryoloom.physics", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )  # the numeric tower lets an int stand where a float is asked for
+
+# shells start background jobs with Ctrl-C ignored, and children inherit that: tests of Ctrl-C must not depend on it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
