@@ -54,7 +54,7 @@ class FinalMaps:
 def full_statistics(
     feed: ImageFeed, state: RefineState, group: Tensor, radius: int, generator: torch.Generator
 ) -> tuple[Statistics, Statistics]:
-    """Both halves inserted once more at full radius, at the poses as they are."""
+    """Both halves at full radius: the last iteration's sums where they reach it, else inserted once more."""
     if state.statistics is not None and state.statistics[0].side == 4 * (radius + 2):
         return state.statistics
     return half_statistics(feed, state.posterior, state.half, state.noise, group, radius, generator)

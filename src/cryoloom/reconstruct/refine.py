@@ -421,7 +421,7 @@ def half_statistics(
     feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, group: Tensor, radius: int,
     generator: torch.Generator,
 ) -> tuple[Statistics, Statistics]:  # fmt: skip
-    """Both halves inserted at `radius`, at the poses as they are.
+    """Both halves inserted at `radius`, over the width of the posteriors where it is known.
 
     Raises:
         ValueError: if a half has no particles.
