@@ -219,6 +219,7 @@ def _evidence(
     gold, abinit = maps.gold, start.abinit
     resolutions = [float(x) for x in maps.directions[:, 3] if np.isfinite(float(x))]
     given_poses = settings.start == "poses"
+    x, y, z = maps.coverage.missing_axis.tolist()
     return Evidence(
         particles=len(feed),
         starts=None if abinit is None else abinit.starts,
@@ -236,7 +237,7 @@ def _evidence(
         settled=state.settled,
         coverage=maps.coverage.scf,
         missing_share=maps.coverage.missing_share,
-        missing_axis=_triple(maps.coverage.missing_axis),
+        missing_axis=(x, y, z),
         single_view_share=maps.coverage.main_view_share if maps.coverage.single_view else None,
         best_direction_angstrom=min(resolutions) if resolutions else None,
         worst_direction_angstrom=max(resolutions) if resolutions else None,
@@ -248,11 +249,6 @@ def _evidence(
         b_factor_angstrom2=maps.guinier.b_factor_angstrom2,
         b_factor_note=maps.guinier.reason,
     )
-
-
-def _triple(vector: Tensor) -> tuple[float, float, float]:
-    x, y, z = (float(v) for v in vector)
-    return x, y, z
 
 
 def particle_columns(state: RefineState, flip: bool = False) -> dict[str, np.ndarray]:

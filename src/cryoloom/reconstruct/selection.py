@@ -23,8 +23,8 @@ def information(feed: ImageFeed, rows: np.ndarray, radius: float, noise: Float[T
     disc = feed.disc.prefix(radius)
     beyond = disc.k.norm(dim=1) * disc.box * disc.pixel_size > ENVELOPE
     relative = noise.float().mean(0, keepdim=True) / noise.float().clamp(min=1e-20)
-    weight = spread_shells(relative.cpu(), disc) * torch.where(beyond, disc.weight, 0.0)
-    weight = weight / torch.where(beyond, disc.weight, 0.0).sum()
+    hermitian = torch.where(beyond, disc.weight, 0.0)
+    weight = spread_shells(relative.cpu(), disc) * hermitian / hermitian.sum()
     particles = feed.source.particles
     parts = []
     for start in range(0, len(rows), CHUNK):
