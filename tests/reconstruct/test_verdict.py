@@ -24,7 +24,7 @@ NOISE = replace(
     common_shell=10, certain=0.2, fitting=1.0,
 )  # fmt: skip
 # coloured noise in which no start found the particle: 123 degrees median error
-LOST = replace(NOISE, likeness=0.39, shell=11.8, resolution_angstrom=30.4, certain=0.33)
+LOST = replace(NOISE, likeness=0.34, shell=11.8, resolution_angstrom=30.4, certain=0.33)
 
 
 @pytest.mark.parametrize(("evidence", "outcome"), [(RIBOSOME, "converged"), (NOISE, "noise"), (LOST, "failed")])

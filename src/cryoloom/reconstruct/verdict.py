@@ -9,7 +9,7 @@ Outcome = Literal["converged", "uncertain", "failed", "noise"]
 
 # Thresholds and what they were set by: runs on simulated sets of several molecules and noise levels, and pure noise
 LIKENESS = 0.75
-NOISE_LIKENESS = 0.35  # starts on pure noise: 0.17 to 0.22; on particles that no start solved: 0.39
+NOISE_LIKENESS = 0.28  # starts on pure noise: 0.17 to 0.22; on particles that no start solved: 0.34 to 0.39
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
 CERTAIN = 0.5  # share of particles whose best pose holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as their pose promises
@@ -38,7 +38,7 @@ class Evidence:
         common_shell: up to which the halves' start was common: agreement up to there proves nothing.
         certain, fitting: shares of particles.
         mean_score: log p(particle) - log p(no particle), nats an image; expected_score: what right poses give.
-        settled: refinement ended because nothing was gained any more.
+        settled: refinement ended because nothing was gained any more; None where poses were not refined.
         coverage: sampling compensation factor, 1 is uniform; missing_share: of the directions of Fourier space, those
             without views, around missing_axis (x, y, z); single_view_share: of particles, where nearly all show one.
         best_direction_angstrom, worst_direction_angstrom: of the directional FSC.
@@ -58,7 +58,7 @@ class Evidence:
     fitting: float
     mean_score: float
     expected_score: float
-    settled: bool
+    settled: bool | None
     coverage: float | None
     missing_share: float
     missing_axis: tuple[float, float, float]
@@ -128,9 +128,7 @@ def _headline(outcome: Outcome, e: Evidence) -> str:
 
 def _starts(e: Evidence) -> Finding | None:
     if e.starts is None:
-        return Finding(
-            "starts", None, None, "Refined from a given map or given poses: no independent starts to compare."
-        )
+        return Finding("starts", None, None, "No independent random starts to compare: one map was begun with.")
     if e.likeness is None:
         return Finding("starts", None, None, "One start only: nothing to compare it with (--restarts 2 or more).")
     if e.likeness >= LIKENESS:
@@ -179,6 +177,8 @@ def _fit(e: Evidence) -> Finding:
 
 
 def _settled(e: Evidence) -> Finding:
+    if e.settled is None:
+        return Finding("convergence", None, None, "Poses are the network's own: they were weighed, not refined.")
     text = "Refinement went on until nothing was gained." if e.settled else "Refinement ended before it had settled."
     return Finding("convergence", e.settled, None, text)
 
