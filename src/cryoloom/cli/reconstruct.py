@@ -24,6 +24,10 @@ Diameter = Annotated[
 ]
 Box = Annotated[int | None, typer.Option(min=16, help="Working box, px.", show_default="that of the images")]
 Restarts = Annotated[int, typer.Option(min=1, max=50, help="Most random starts; two that agree are enough.")]
+Poses = Annotated[
+    Literal["search", "hybrid"],
+    typer.Option(help="search every image; or hybrid: train an encoder on the first map, polish what it proposes."),
+]
 Symmetry = Annotated[str, typer.Option(help="C1, Cn, Dn, T, O or I; imposed after its axes are found.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Give the other hand.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in RUN.")]
@@ -83,7 +87,9 @@ class RunOptions:
 
 
 @taking(RunOptions)
-def reconstruct(particles: Particles, output: Output, restarts: Restarts = 4, *, options: RunOptions) -> None:
+def reconstruct(
+    particles: Particles, output: Output, restarts: Restarts = 4, poses: Poses = "search", *, options: RunOptions
+) -> None:
     """The main job: particles in; poses, gold-standard map and verdict out. No starting model.
 
     Ab initio from random starts, then refinement with half sets apart.
@@ -91,7 +97,7 @@ def reconstruct(particles: Particles, output: Output, restarts: Restarts = 4, *,
     from cryoloom.reconstruct.config import AbInitSettings
 
     settings = options.settings("reconstruct", particles)
-    start_run(replace(settings, abinit=AbInitSettings(restarts=restarts)), output, options)
+    start_run(replace(settings, poses=poses, abinit=AbInitSettings(restarts=restarts)), output, options)
 
 
 @taking(RunOptions)

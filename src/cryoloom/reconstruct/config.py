@@ -66,11 +66,119 @@ class RefineSettings:
     """Radius of the fine match of each global search (the first, the second, all later ones), likewise, as far as the
     map's resolution allows."""
 
+    climb_steps: int = 5
+    """Of every candidate in an iteration; 0 weighs the poses that there are and leaves them in place."""
+
     most_iterations: int = 10
     """Iterations after which refinement ends in any case."""
 
     least_iterations: int = 3
     """Iterations before it may end."""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeSleepSettings:
+    """An encoder learnt from dreams of ab initio's map: `--poses hybrid`."""
+
+    rounds: int = 100
+    """Of training; the learning rate falls to zero over them."""
+
+    updates: int = 20
+    """Steps of the optimiser a round."""
+
+    batch: int = 128
+    """Dreams a step: 256,000 images with rounds and updates as they are."""
+
+    learning_rate: float = 2e-3
+    """Of Adam, at its highest."""
+
+    wake_every: int = 5
+    """Rounds between two waking steps, in which the volume learns from real images."""
+
+    wake_batch: int = 500
+    """Real images a waking step."""
+
+    wake_rate: float = 0.4
+    """Weight of the newest images in the volume's statistics."""
+
+    candidates: int = 8
+    """Poses proposed for an image. Measured on a 70S ribosome (SNR 0.1) after 150 CPU-s: the best of 1, 2, 4, 8 lies
+    within 15 degrees for 72, 81, 86, 88 % of the images."""
+
+    nside: int = 4
+    """HEALPix grid of viewing directions (4 is 15 degrees); offsets within cells are learnt."""
+
+    rings: int = 16
+    """Radii at which images are read."""
+
+    angles: int = 48
+    """In-plane angles."""
+
+    channels: int = 128
+    """Width of the network."""
+
+    layers: int = 4
+    """Its depth."""
+
+
+@dataclass(frozen=True, slots=True)
+class AmortizedSettings:
+    """Encoder and volume learnt together from random networks: `--poses amortized`."""
+
+    encoder: Literal["paper", "compact"] = "compact"
+    """VGG16-like as published, or a narrow one for CPUs."""
+
+    filters: int = 5
+    """Gaussian low-pass filters in front of it."""
+
+    heads: int = 1
+    """Hypotheses of the encoder."""
+
+    symmetrised: bool = True
+    """Whether an image and its half-turn are both tried, the better one counts."""
+
+    volume: Literal["fouriernet", "voxel", "real"] = "fouriernet"
+    """A network in Fourier space, a grid of Fourier coefficients, or densities (transformed at every step)."""
+
+    width: int = 64
+    """Of FourierNet's layers (256 as published)."""
+
+    hidden: int = 2
+    """Their number."""
+
+    w0: float = 30.0
+    """Frequency of its sines."""
+
+    net_reach: float = 0.33
+    """Of its first layer: the plane waves it begins with, in radii of the particle. From the whole radius, which the
+    transform's finest detail needs, cold starts converge more slowly."""
+
+    first_level: float = 3.0
+    """Radius at which training begins, Fourier pixels of a box as large as the particle."""
+
+    last_level: float = 6.0
+    """Radius at which it ends."""
+
+    march: float = 1.0
+    """Share of the rounds over which the radius grows."""
+
+    rounds: int = 200
+    """Of training."""
+
+    updates: int = 50
+    """Minibatches a round."""
+
+    batch: int = 32
+    """Images a minibatch."""
+
+    encoder_rate: float = 5e-4
+    """Learning rate of the encoder."""
+
+    volume_rate: float = 1e-3
+    """Learning rate of the volume."""
+
+    polish: bool = False
+    """Whether the poses that the encoder gives are refined afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +206,10 @@ class ReconstructSettings:
 
     job: Literal["reconstruct", "abinit", "refine"] = "reconstruct"
     """Both stages, the first alone, or the second alone."""
+
+    poses: Literal["search", "amortized", "hybrid"] = "search"
+    """How poses are found: by search from ab initio's map; by an encoder and a volume that learn together from random
+    networks; or by an encoder that learns from ab initio's map and proposes, which is then polished."""
 
     start: str | None = None
     """Of refine: "poses" for those in the STAR file, else a map (absolute path)."""
@@ -131,3 +243,5 @@ class ReconstructSettings:
 
     abinit: AbInitSettings = field(default_factory=AbInitSettings)
     refine: RefineSettings = field(default_factory=RefineSettings)
+    amortized: AmortizedSettings = field(default_factory=AmortizedSettings)
+    wake_sleep: WakeSleepSettings = field(default_factory=WakeSleepSettings)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.inference.poses.encoder_file import to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -25,8 +26,9 @@ from cryoloom.physics.fourier import pad_real, rebox, resize_real
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import symmetry_group, to_euler
 from cryoloom.reconstruct.abinit import FIRST_SIGMA, AbInitRecipe, AbInitResult
+from cryoloom.reconstruct.amortized import AmortizedRecipe
 from cryoloom.reconstruct.backprojection import particle_mask
-from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+from cryoloom.reconstruct.config import InputSettings, ReconstructSettings, RefineSettings
 from cryoloom.reconstruct.durable import write_durably
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.finish import FITTING_MISFIT, FinalMaps, final_maps
@@ -42,6 +44,7 @@ from cryoloom.reconstruct.refine import (
 )
 from cryoloom.reconstruct.run_folder import RunFolder
 from cryoloom.reconstruct.verdict import Evidence, Verdict, judge
+from cryoloom.reconstruct.wake_sleep import WakeSleepRecipe
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Start:
 
     Attributes:
         maps: [m, m, m], one a half; noise: [G, S]; sigma_angstrom: of shifts.
-        poses, half: given ones or None.
+        poses, half: given ones or None; spread: whether they are inserted over their width (see `RefineRecipe`).
         abinit: how the map came about, None if it was given; symmetry_score: of the map, None in C1.
     """
 
@@ -61,6 +64,7 @@ class Start:
     half: np.ndarray | None
     abinit: AbInitResult | None
     symmetry_score: float | None
+    spread: bool | None = None
 
 
 def open_input(settings: InputSettings) -> ParticleSet:
@@ -118,8 +122,8 @@ def run(
         folder.write_chimerax_script()
         return None
     recipe = RefineRecipe(
-        feed, settings.refine, settings.seed, start.maps, start.noise, start.sigma_angstrom, settings.symmetry,
-        start.poses, start.half,
+        feed, _polish(settings), settings.seed, start.maps, start.noise, start.sigma_angstrom, settings.symmetry,
+        start.poses, start.half, start.spread,
     )  # fmt: skip
     state = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
     with folder.timing("maps"):
@@ -130,12 +134,21 @@ def run(
     return verdict
 
 
+def _polish(settings: ReconstructSettings) -> RefineSettings:
+    """Refinement as asked for; of amortised poses that are to stay, one pass that weighs and inserts them."""
+    if settings.poses == "amortized" and not settings.amortized.polish:
+        return replace(settings.refine, most_iterations=1, least_iterations=1, climb_steps=0)
+    return settings.refine
+
+
 def _start(
     settings: ReconstructSettings, feed: ImageFeed, folder: RunFolder, progress: Progress, interrupts: Interrupts,
     seconds: float,
 ) -> Start:  # fmt: skip
     if settings.job == "refine":
         return _given_start(settings, feed)
+    if settings.poses == "amortized" and settings.job == "reconstruct":
+        return _amortized_start(settings, feed, folder, progress, interrupts, seconds)
     sketch = folder.path / "abinit.mrc"
     recipe = AbInitRecipe(
         feed, settings.abinit, settings.seed, lambda volume: _write_abinit(sketch, volume, feed, settings.flip)
@@ -143,7 +156,33 @@ def _start(
     result = recipe.result(run_recipe(recipe, folder, progress, interrupts, seconds=seconds))
     volume, score = _on_axes(result.volume, feed, settings.symmetry, result.radius)
     _write_abinit(sketch, volume, feed, settings.flip)
-    return Start((volume, volume), result.noise, result.sigma_angstrom, None, None, result, score)
+    start = Start((volume, volume), result.noise, result.sigma_angstrom, None, None, result, score)
+    if settings.poses == "search" or settings.job == "abinit":
+        return start
+    wake_sleep = WakeSleepRecipe(feed, settings.wake_sleep, settings.seed, volume, result.noise, result.sigma_angstrom)
+    state = run_recipe(wake_sleep, folder, progress, interrupts, seconds=seconds)
+    with folder.timing("proposals"):
+        poses = wake_sleep.proposals(state)
+    write_durably(folder.encoder, to_bytes(wake_sleep.encoder, symmetrised=False))
+    return replace(start, maps=(state.volume, state.volume), poses=poses, spread=True)
+
+
+def _amortized_start(
+    settings: ReconstructSettings, feed: ImageFeed, folder: RunFolder, progress: Progress, interrupts: Interrupts,
+    seconds: float,
+) -> Start:  # fmt: skip
+    """Networks learnt from the images alone; both halves start from their volume and their poses."""
+    recipe = AmortizedRecipe(feed, settings.amortized, settings.seed)
+    state = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
+    with folder.timing("proposals"):
+        poses = recipe.proposals(state)
+    write_durably(folder.encoder, to_bytes(recipe.encoder, settings.amortized.symmetrised))
+    volume = recipe.map(state)
+    _write_abinit(folder.path / "abinit.mrc", volume, feed, settings.flip)
+    sigma = max(float(poses.best()[1].square().mean().sqrt()), feed.pixel_size)
+    noise = feed.source.preprocessing.noise.float().clone()
+    noise[:, : state.noise.shape[1]] = state.noise
+    return Start((volume, volume), noise, sigma, poses, None, None, None, True)
 
 
 def _on_axes(volume: Tensor, feed: ImageFeed, symmetry: str, radius: int) -> tuple[Tensor, float | None]:
@@ -234,7 +273,7 @@ def _evidence(
         fitting=float((state.misfit < FITTING_MISFIT).float().mean()),
         mean_score=float(state.score.mean()),
         expected_score=float(state.power.mean() / 2),
-        settled=state.settled,
+        settled=state.settled if _polish(settings).climb_steps else None,
         coverage=maps.coverage.scf,
         missing_share=maps.coverage.missing_share,
         missing_axis=(x, y, z),

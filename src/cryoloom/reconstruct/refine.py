@@ -50,6 +50,7 @@ DOUBT_NATS = 5.0  # an image is searched again if its second candidate is closer
 MISFIT = 3.0  # ... or its best score so many s.d. below what its pose would give if it were right
 TIGHT = 1.5  # times the common radius that the halves must agree to before the molecule is masked
 FEW_DOUBTFUL = 0.005  # below this share a search is not worth its slices
+LOW_STEPS = 4  # of a climb at low radius, where there are more candidates than are kept
 STILL = 0.3  # poses that move by less than this share of their uncertainty stand still
 MANY_DOUBTFUL = 0.25  # from this share on all images are searched again,
 ALL_SEARCHED = 2  # ... in the first so many searches; what is certain at the second's radius is right
@@ -120,15 +121,21 @@ class RefineRecipe:
         symmetry: str = "C1",
         poses: PosePosterior | None = None,
         half: np.ndarray | None = None,
+        spread: bool | None = None,
     ) -> None:
         """Start from a map (or one a half) [m, m, m] with the field of view of the working box, band-limited by its box
-        m = 2 (radius + 2); `poses` given means that the first iteration climbs from them instead of searching."""
+        m = 2 (radius + 2); `poses` given means that the first iteration climbs from them instead of searching.
+
+        `spread`: see `RefineState`. Left out, given poses are inserted as they are: they may come from more than these
+        images tell (tilt series, neighbours), and the width of what the images tell would blur them.
+        """
         self.feed, self.settings, self.seed = feed, settings, seed
         self.start = start if isinstance(start, tuple) else (start, start)
         self.noise, self.sigma = noise, sigma_angstrom
         self.group = symmetry_group(symmetry).float()
         self.poses = poses
         self.half = half
+        self.spread = poses is None if spread is None else spread
         self.limit = (feed.box - 1) // 2
 
     def level_radius(self, level: float) -> int:
@@ -152,9 +159,7 @@ class RefineRecipe:
         return RefineState(
             0, radius, poses, torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N), half, self.start, self.noise,
             self.sigma, torch.ones(1), float(radius), 0 if self.poses is None else -1, None, False,
-            # given poses may come from more than these images tell (tilt series, neighbours): the width of what the
-            # images tell would blur them
-            self.poses is None,
+            self.spread,
         )  # fmt: skip
 
     def finished(self, state: RefineState) -> bool:
@@ -273,6 +278,8 @@ class RefineRecipe:
         return min(self.limit, round(state.shell) + 3, round(1.5 * state.radius))
 
     def _insertion_radius(self, radius: int) -> int:
+        if self.settings.climb_steps == 0:  # poses that stay are as good as they will be
+            return self.limit
         return min(self.limit, max(radius + 4, round(1.3 * radius)))
 
     def _doubtful(self, state: RefineState) -> np.ndarray:
@@ -374,9 +381,10 @@ class RefineRecipe:
         start = candidates
         low = self.level_radius(self.settings.fine_levels[0])
         if start.log_weight.shape[1] > self.settings.candidates and radius > 1.3 * low:
-            start = refine_poses(grid, images.prefix(low), start, sigma, 4, group=self.group).posterior
+            start = refine_poses(grid, images.prefix(low), start, sigma, LOW_STEPS, group=self.group).posterior
             start = start.top(self.settings.candidates)
-        return refine_poses(grid, images.prefix(radius), start, sigma, 5, group=self.group)
+        steps = self.settings.climb_steps
+        return refine_poses(grid, images.prefix(radius), start, sigma, steps, group=self.group)
 
     def to_arrays(self, state: RefineState) -> Mapping[str, np.ndarray | Tensor]:
         """Flat arrays."""

@@ -39,7 +39,7 @@ from cryoloom.reconstruct.run_record import (
 __all__ = ["BadRunFolder", "LogNote", "RunFolder", "check_output_folder", "cpu_seconds", "read_record", "read_settings"]
 
 OUTPUTS = ("abinit.mrc", "map.mrc", "map_sharp.mrc", "local_resolution.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
-           "particles.star", "fsc.csv", "metrics.jsonl", "report.html", "open.cxc")  # fmt: skip
+           "particles.star", "encoder.safetensors", "fsc.csv", "metrics.jsonl", "report.html", "open.cxc")  # fmt: skip
 _HARMLESS = ("run.lock", "run.log")  # what a run leaves that dies before it has written run.json
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class RunFolder:
         self.mask = path / "mask.mrc"
         self.particles = path / "particles.star"
         self.fsc = path / "fsc.csv"
+        self.encoder = path / "encoder.safetensors"
         self.log = path / "run.log"
         self.report = path / "report.html"
         self.chimerax = path / "open.cxc"

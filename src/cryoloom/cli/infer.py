@@ -1,0 +1,77 @@
+"""cryoloom infer: poses of new images from a finished run's encoder, without training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoloom.cli.options import Device, DeviceName, Quiet, Threads
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="infer")(infer)
+
+
+def infer(
+    run: Annotated[Path, typer.Argument(help="Finished run with an encoder.", metavar="RUN", show_default=False)],
+    particles: Annotated[Path, typer.Argument(metavar="NEW.star", help="RELION STAR file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.star", help="Particles with poses.", show_default=False)
+    ],
+    polish: Annotated[int, typer.Option(min=0, help="Steps by which poses climb on the run's map; 0: none.")] = 5,
+    datadir: Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.star.")] = False,
+    threads: Threads = None,
+    device: Device = DeviceName.AUTO,
+    quiet: Quiet = False,
+) -> None:
+    """Poses of images that a run has never seen: nothing is trained, the cost of an image is constant.
+
+    The run's encoder proposes candidates, its map weighs them, and a few steps polish the likeliest.
+    """
+    from cryoloom.cli.device import choose_device, set_threads
+    from cryoloom.cli.errors import tell
+    from cryoloom.cli.terminal import open_progress
+
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} exists\n  what to do: choose another name, or --overwrite")
+    count = set_threads(threads)
+    with open_progress(quiet) as progress:
+        import torch
+
+        from cryoloom.particles.particle_set import write_particles
+        from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+        from cryoloom.reconstruct.infer import TrainedRun, columns
+        from cryoloom.reconstruct.infer import infer as find_poses
+        from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
+        from cryoloom.reconstruct.progress import StepInfo
+        from cryoloom.reconstruct.run_folder import read_settings
+
+        torch.set_num_threads(count)
+        chosen = choose_device(device.value, progress.say)
+        trained = TrainedRun(run, chosen)
+        settings = read_settings(run, ReconstructSettings)
+        given = InputSettings(str(particles.absolute()), None if datadir is None else str(datadir.absolute()))
+        new = open_input(given)
+        settings = replace(
+            settings, input=given, box=trained.check(new), device=chosen.type, threads=count, cache_bytes=0
+        )
+        feed = make_feed(new, prepare(new, settings), settings)
+        progress.begin("infer", 0)
+        total = len(feed)
+
+        def say(done: int, rate: float) -> None:
+            progress.update(StepInfo("infer", done, total, None, (("images_per_second", rate),)))
+
+        found = find_poses(trained, feed, polish, say)
+        progress.end("infer")
+        write_particles(output, new, columns(found))
+    seconds = found.encode_s + found.polish_s
+    tell(
+        f"{total:,} images: encoder {total / found.encode_s:,.0f} images/s, with weighing and polishing "
+        f"{total / seconds:,.0f} images/s; first batch after {found.latency_s:.2f} s. Poses in {output}"
+    )

@@ -1,0 +1,195 @@
+"""Encoders: networks that map an image to its pose. This file: what they share, and cryoAI's own (Levy et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels.dispatch import Images
+from cryoloom.physics.fourier import ifft2
+from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.rotations import geodesic_degrees
+
+HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+
+
+class PoseEncoder(nn.Module, ABC):
+    """A network from images to candidate poses.
+
+    Attributes:
+        radius: of the disc of frequencies that it reads, Fourier pixels.
+        equivariant: whether an image turned in its plane gives the pose turned along (images without astigmatism).
+        described: the numbers that it is built from (`of_description`), for its file.
+    """
+
+    equivariant = False
+    described: dict[str, float]
+
+    def __init__(self, radius: float) -> None:
+        super().__init__()
+        self.radius = radius
+
+    @abstractmethod
+    def forward(self, images: Images) -> PosePosterior:
+        """K candidates for each of B images that reach to `radius` at least; differentiable where R and t are outputs
+        of the network."""
+
+    @abstractmethod
+    def dream_loss(self, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]) -> Tensor:
+        """What training on images of known pose minimises; only one hypothesis an image has to be right."""
+
+
+def half_turned(images: Images) -> Images:
+    """The same images turned by 180 degrees in their plane: in Fourier space Y(-k) = conj Y(k). A CTF is even."""
+    return Images(images.observed.conj().resolve_conj(), images.ctf, images.variance, images.group, images.disc)
+
+
+def with_half_turn(encoder: PoseEncoder, images: Images) -> PosePosterior:
+    """Candidates from the image and from its half-turn, the latter brought back: R = R' diag(-1, -1, 1), t = -t'.
+
+    cryoAI's symmetrised loss is the better of the two. Without it half of the images settle half a turn away.
+    """
+    both = Images(
+        torch.cat([images.observed, half_turned(images).observed]), images.ctf.repeat(2, 1), images.variance,
+        images.group.repeat(2), images.disc,
+    )  # fmt: skip
+    found = encoder(both)
+    B = len(images.observed)
+    R = torch.cat([found.R[:B], found.R[B:] @ HALF_TURN.to(found.R)], 1)
+    t = torch.cat([found.t[:B], -found.t[B:]], 1)
+    return PosePosterior(R, t, torch.cat([found.log_weight[:B], found.log_weight[B:]], 1)).normalised()
+
+
+def in_box(disc: FourierDisc, box: int) -> FourierDisc:
+    """The same frequencies as those of a smaller or larger box over the same field of view."""
+    return FourierDisc(box, disc.pixel_size * disc.box / box, disc.radius, disc.index, disc.k, disc.weight)
+
+
+def to_images(coefficients: Complex[Tensor, "B P"], disc: FourierDisc) -> Float[Tensor, "B D D"]:
+    """Real images that have these coefficients and no others."""
+    return ifft2(disc.scatter(coefficients)).real
+
+
+def rotation_of_two_vectors(v: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 3 3"]:
+    """Rotation whose first two columns are two vectors, orthonormal by Gram-Schmidt (S2 x S2; Zhou et al. 2019)."""
+    first = functional.normalize(v[..., :3], dim=-1)
+    second = v[..., 3:] - (v[..., 3:] * first).sum(-1, keepdim=True) * first
+    second = functional.normalize(second, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second, dim=-1)], -1)
+
+
+class GaussianFilters(nn.Module):
+    """A bank of fixed Gaussian low-pass filters, each output standardised image by image."""
+
+    variances: Tensor
+
+    def __init__(self, count: int, least: float = 0.01, most: float = 100.0) -> None:
+        """Variances from `least` to `most` in square pixels."""
+        super().__init__()
+        self.register_buffer("variances", torch.logspace(math.log10(least), math.log10(most), count))
+
+    def forward(self, coefficients: Complex[Tensor, "B P"], disc: FourierDisc) -> Float[Tensor, "B F D D"]:
+        """Filtered images."""
+        square = disc.index.square().sum(1) / disc.box**2
+        damping = torch.exp(-2 * math.pi**2 * self.variances[:, None] * square)
+        filtered = to_images((coefficients[:, None] * damping).flatten(0, 1), disc)
+        filtered = filtered.reshape(len(coefficients), -1, disc.box, disc.box)
+        centred = filtered - filtered.mean((2, 3), keepdim=True)
+        return centred / centred.std((2, 3), keepdim=True).clamp(min=1e-12)
+
+
+# channels of the convolutions between poolings
+PAPER = ((64, 64), (128, 128), (256, 256, 256), (256, 256), (256, 256))
+COMPACT = ((16, 16), (32, 32), (64, 64))
+FEATURES = 256  # of an image, from which its pose is read
+
+
+class VGGEncoder(PoseEncoder):
+    """Gaussian filter bank, convolutions like the first layers of VGG16, two fully connected heads.
+
+    Rotations are S2 x S2 (two vectors, Gram-Schmidt), shifts two numbers; with more than one head each gives a
+    hypothesis, and a further output says how likely each is.
+    """
+
+    def __init__(
+        self,
+        box: int,
+        pixel_size: float,
+        radius: float,
+        blocks: tuple[tuple[int, ...], ...] = COMPACT,
+        filters: int = 5,
+        heads: int = 1,
+    ) -> None:
+        """Args:
+        box, pixel_size: of the pictures that the network is shown: just large enough for `radius`.
+        """
+        super().__init__(radius)
+        if blocks not in (PAPER, COMPACT):
+            raise ValueError(f"blocks {blocks}: expected PAPER or COMPACT")
+        self.described = {
+            "box": box, "pixel_size": pixel_size, "radius": radius, "paper": float(blocks == PAPER),
+            "filters": filters, "heads": heads,
+        }  # fmt: skip
+        self.box = box
+        self.pixel_size = pixel_size
+        self.heads = heads
+        self.filters = GaussianFilters(filters)
+        layers: list[nn.Module] = []
+        channels, side = filters, box
+        for block in blocks:
+            for width in block:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
+            if side >= 2:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+        self.trunk = nn.Sequential(*layers, nn.Flatten())
+        self.dense = nn.Sequential(
+            nn.Linear(channels * side**2, 512), nn.ReLU(), nn.Linear(512, FEATURES), nn.ReLU(),
+            # without this the outputs of a fresh network hardly depend on the image, and all images collapse to a pose
+            nn.BatchNorm1d(FEATURES, affine=False),
+        )  # fmt: skip
+        self.rotation = nn.Linear(FEATURES, 6 * heads)
+        nn.init.normal_(self.rotation.weight, std=FEATURES**-0.5)
+        nn.init.zeros_(self.rotation.bias)
+        self.shift = nn.Linear(FEATURES, 2 * heads)
+        nn.init.zeros_(self.shift.weight)
+        nn.init.zeros_(self.shift.bias)
+        self.likely = nn.Linear(FEATURES, heads)
+
+    @classmethod
+    def of_description(cls, d: dict[str, float]) -> VGGEncoder:
+        """An encoder of that description; its weights are still to be loaded."""
+        blocks = PAPER if d["paper"] else COMPACT
+        return cls(int(d["box"]), d["pixel_size"], d["radius"], blocks, int(d["filters"]), int(d["heads"]))
+
+    def forward(self, images: Images) -> PosePosterior:
+        """See `PoseEncoder.forward`."""
+        images = images.prefix(self.radius)
+        pictures = self.filters(images.observed, in_box(images.disc, self.box))
+        h = self.dense(self.trunk(pictures.contiguous(memory_format=torch.channels_last)))
+        R = rotation_of_two_vectors(self.rotation(h).unflatten(1, (self.heads, 6)))
+        t = self.shift(h).unflatten(1, (self.heads, 2)) * self.pixel_size
+        return PosePosterior(R, t, functional.log_softmax(self.likely(h), 1))
+
+    def dream_loss(self, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]) -> Tensor:
+        """The winner takes the gradient: chordal distance of the nearest head, its shift, and that it be chosen."""
+        found = self(images)
+        chord = (found.R - R[:, None]).square().sum((2, 3))
+        best = chord.argmin(1, keepdim=True)
+        moved = ((found.t - t[:, None]) / self.pixel_size).square().sum(2)
+        # a trace of the gradient for all heads, so that none is left where no image is
+        rotation = 0.95 * chord.gather(1, best)[:, 0] + 0.05 * chord.mean(1)
+        return (rotation + 0.1 * moved.gather(1, best)[:, 0] - found.log_weight.gather(1, best)[:, 0]).mean()
+
+
+def best_of_candidates_degrees(found: PosePosterior, R: Float[Tensor, "B 3 3"], count: int) -> Float[Tensor, " B"]:
+    """Angle between a known rotation and the nearest of the `count` heaviest candidates."""
+    top = found.top(count)
+    return geodesic_degrees(top.R, R[:, None].to(top.R).expand_as(top.R)).amin(1)

@@ -1,0 +1,196 @@
+"""cryoAI: encoder and volume learn together from the images alone (Levy et al. 2022).
+
+Every image is encoded to a pose, the volume's slice at that pose is compared with the image, and the gradient goes into
+both networks. Nothing is stored for an image, and none is searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.poses.encoder import COMPACT, PAPER, PoseEncoder, VGGEncoder, with_half_turn
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels.dispatch import Images
+from cryoloom.physics.fourier import rebox
+from cryoloom.physics.noise import shell_means
+from cryoloom.reconstruct.config import AmortizedSettings
+from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.loop import numpy_generator
+from cryoloom.reconstruct.objective import branch_shares, misfit
+from cryoloom.reconstruct.progress import StepInfo
+from cryoloom.reconstruct.training import Trainer, Weights, from_arrays, to_arrays
+from cryoloom.volumes.fourier_net import FourierNet
+from cryoloom.volumes.interface import Volume, density
+from cryoloom.volumes.voxel_grid import RealVoxels, VoxelGrid
+
+STAGE_INDEX = 5
+NOISE_RATE = 0.02  # of the learnt noise spectrum, an update
+SAMPLE = 1000  # images from which power spectra are measured
+AT_ONCE = 500  # images encoded at once
+
+
+@dataclass(frozen=True)
+class AmortizedState:
+    """Carried from round to round: rounds done, both networks with their optimiser, and the learnt noise [G, S]."""
+
+    round: int
+    weights: Weights
+    noise: Tensor
+
+
+class AmortizedRecipe:
+    """The stage `amortized`: from random networks to an encoder and a volume."""
+
+    name = "amortized"
+
+    def __init__(self, feed: ImageFeed, settings: AmortizedSettings, seed: int) -> None:
+        self.feed, self.settings, self.seed = feed, settings, seed
+        self.reach = self._radius(settings.last_level)
+        self.power = self._power()
+        generator = numpy_generator(seed, STAGE_INDEX, 0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator.integers(2**62)))
+            self.encoder = self._make_encoder().to(feed.device)
+            self.volume = self._make_volume().to(feed.device)
+        self.trainer = Trainer(
+            {"encoder": self.encoder, "volume": self.volume},
+            {"encoder": settings.encoder_rate, "volume": settings.volume_rate},
+        )
+
+    def _radius(self, level: float) -> int:
+        """In Fourier pixels of the working box, of a level relative to the particle."""
+        limit = (self.feed.box - 1) // 2
+        return min(limit, max(3, round(level * self.feed.box / self.feed.diameter_px)))
+
+    def _power(self) -> Tensor:
+        """E|Y|^2 by shell of the images, [S], and E|V|^2 of the volume that explains what noise does not, [S]."""
+        rows = np.linspace(0, len(self.feed) - 1, min(SAMPLE, len(self.feed))).astype(np.int64)
+        noise = self.feed.source.preprocessing.noise.float()
+        images = self.feed.images(rows, self.reach, noise)
+        observed = shell_means(images.observed.abs().square(), images.disc).mean(0)
+        excess = shell_means(images.observed.abs().square() - images.variance[images.group], images.disc).mean(0)
+        transfer = shell_means(images.ctf.square(), images.disc).mean(0)
+        return torch.stack([observed, excess.clamp(min=1e-3 * observed) / transfer])
+
+    def _make_encoder(self) -> PoseEncoder:
+        s, f = self.settings, self.feed
+        box = 2 * (self.reach + 1)
+        blocks = PAPER if s.encoder == "paper" else COMPACT
+        return VGGEncoder(box, f.box * f.pixel_size / box, self.reach, blocks, s.filters, s.heads)
+
+    def _make_volume(self) -> Volume:
+        s, f = self.settings, self.feed
+        amplitude = self.power[1].sqrt().cpu()
+        if s.volume == "fouriernet":
+            radius = 0.5 * f.source.preprocessing.particle_diameter_angstrom * s.net_reach
+            return FourierNet(f.box, f.pixel_size, amplitude, radius, s.width, s.hidden, s.w0)
+        scale = float(amplitude[1:].mean())
+        if s.volume == "voxel":
+            return VoxelGrid(f.box, f.pixel_size, scale)
+        return RealVoxels(f.box, f.pixel_size, scale / f.box**1.5)
+
+    def init(self) -> AmortizedState:
+        """Random networks; all that the images hold is noise until the volume explains some of it."""
+        S = len(self.power[0])
+        groups = self.feed.groups
+        return AmortizedState(0, self.trainer.weights(), self.power[0].expand(groups, S).clone().cpu())
+
+    def finished(self, state: AmortizedState) -> bool:
+        """Whether all rounds are done."""
+        return state.round >= self.settings.rounds
+
+    def end_early(self, state: AmortizedState) -> AmortizedState:
+        """Any state is a result."""
+        return state
+
+    def radius(self, round_: int) -> int:
+        """The march: of the comparison in a round."""
+        s = self.settings
+        part = min(1.0, round_ / max(1.0, s.march * s.rounds))
+        return self._radius(s.first_level + part * (s.last_level - s.first_level))
+
+    def step(self, state: AmortizedState) -> tuple[AmortizedState, StepInfo]:
+        """A round of minibatches."""
+        s = self.settings
+        self.trainer.restore(state.weights)
+        self.encoder.train()
+        rng = numpy_generator(self.seed, STAGE_INDEX, state.round + 1)
+        radius = self.radius(state.round)
+        noise = state.noise.clone()
+        total, norms, shares = 0.0, {"encoder": 0.0, "volume": 0.0}, 0.0
+        for _ in range(s.updates):
+            rows = np.sort(rng.choice(len(self.feed), min(s.batch, len(self.feed)), replace=False))
+            images = self.feed.images(rows, self.reach, noise)
+            fit = misfit(self.volume, images.prefix(radius), self.encode(images))
+            loss = fit.loss.mean()
+            found = self.trainer.update(loss, self._rate(state.round))
+            noise = self._learnt_noise(noise, images.group.cpu(), fit.residual.cpu())
+            total += float(loss.detach()) / s.updates
+            norms = {k: v + found[k] / s.updates for k, v in norms.items()}
+            if s.symmetrised:
+                half = branch_shares(fit.branch, 2 * s.heads)[s.heads :].sum()
+                shares += float(half) / s.updates
+        explained = 1 - noise[:, 1 : radius + 1].mean(0).to(self.power) / self.power[0, 1 : radius + 1]
+        metrics = [
+            ("loss", total), ("explained", float(explained.mean())), ("radius", float(radius)),
+            *((f"gradient_norm_{k}", v) for k, v in norms.items()),
+            ("images_seen", float((state.round + 1) * s.updates * s.batch)),
+        ]  # fmt: skip
+        if s.symmetrised:
+            metrics.append(("half_turned", shares))
+        info = StepInfo(
+            self.name, state.round + 1, s.rounds, self.feed.box * self.feed.pixel_size / radius, tuple(metrics)
+        )
+        return AmortizedState(state.round + 1, self.trainer.weights(), noise), info
+
+    def _rate(self, round_: int) -> float:
+        """Full until the last quarter, then falling to a twentieth."""
+        left = (self.settings.rounds - round_) / (0.25 * self.settings.rounds)
+        return float(min(1.0, max(0.05, left)))
+
+    def encode(self, images: Images) -> PosePosterior:
+        """The encoder's candidates: of the image, and of its half-turn where the loss is symmetrised."""
+        return with_half_turn(self.encoder, images) if self.settings.symmetrised else self.encoder(images)
+
+    def _learnt_noise(self, noise: Tensor, group: Tensor, residual: Tensor) -> Tensor:
+        """Spectra drawn towards the power of the residuals, group by group."""
+        n = residual.shape[1]
+        out = noise.clone()
+        for g in torch.unique(group).tolist():
+            mine = residual[group == g]
+            rate = 1 - (1 - NOISE_RATE) ** (len(mine) / len(residual))
+            out[g, :n] = torch.lerp(out[g, :n], mine.mean(0), rate)
+        return out
+
+    @torch.no_grad()
+    def proposals(self, state: AmortizedState) -> PosePosterior:
+        """The encoder's candidates for all images, on the CPU."""
+        self.trainer.restore(state.weights)
+        self.encoder.eval()
+        parts = []
+        for start in range(0, len(self.feed), AT_ONCE):
+            rows = np.arange(start, min(start + AT_ONCE, len(self.feed)))
+            parts.append(self.encode(self.feed.images(rows, self.reach, state.noise)).to(torch.device("cpu")))
+        return PosePosterior(
+            torch.cat([p.R for p in parts]), torch.cat([p.t for p in parts]), torch.cat([p.log_weight for p in parts])
+        )
+
+    def map(self, state: AmortizedState) -> Tensor:
+        """The volume in the band-limited box of its radius, as refinement begins with."""
+        self.trainer.restore(state.weights)
+        return rebox(density(self.volume, self.reach), 2 * (self.reach + 2)).contiguous()
+
+    def to_arrays(self, state: AmortizedState) -> Mapping[str, np.ndarray | Tensor]:
+        """Flat arrays."""
+        return {"round": np.array(state.round), "noise": state.noise, **to_arrays(state.weights, "weights.")}
+
+    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> AmortizedState:
+        """The inverse of `to_arrays`."""
+        return AmortizedState(
+            int(np.asarray(arrays["round"])), from_arrays(arrays, "weights."), torch.as_tensor(arrays["noise"])
+        )

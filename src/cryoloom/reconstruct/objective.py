@@ -1,0 +1,50 @@
+"""What amortised inference minimises: Gaussian misfit of images with slices of a volume at candidate poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels.dispatch import Images
+from cryoloom.physics.image_model import shift_ramp
+from cryoloom.physics.noise import shell_means
+from cryoloom.volumes.interface import Volume, rotated_frequencies
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Of B images with K candidates each.
+
+    Attributes:
+        loss: [B], -log p of the best candidate, per coefficient, up to the normalisation of the noise; differentiable.
+        branch: [B], which candidate that is.
+        residual: [B, S], mean |Y - X|^2 of the best candidate by shell.
+    """
+
+    loss: Tensor
+    branch: Tensor
+    residual: Tensor
+
+
+def misfit(volume: Volume, images: Images, poses: PosePosterior) -> Misfit:
+    """1/2 sum w |Y - C e^{..} V(R k)|^2 / s2 per coefficient, reduced over candidates by minimum.
+
+    With the candidates of an image and of its half-turn this is cryoAI's symmetrised loss (Levy et al. 2022, eq. 8).
+    """
+    disc = images.disc
+    predicted = volume.slices(rotated_frequencies(disc.k, poses.R)) * shift_ramp(disc.k, poses.t)
+    residual = (images.observed[:, None] - images.ctf[:, None] * predicted).abs().square()
+    variance = images.variance[images.group][:, None]
+    loss = 0.5 * (disc.weight * residual / variance).sum(-1) / disc.weight.sum()
+    branch = loss.detach().argmin(1)
+    row = torch.arange(len(loss), device=loss.device)
+    return Misfit(loss[row, branch], branch, shell_means(residual.detach()[row, branch], disc))
+
+
+def branch_shares(branch: Tensor, candidates: int) -> Float[Tensor, " K"]:
+    """Share of images for which each candidate is the best."""
+    return torch.bincount(branch, minlength=candidates).float() / max(1, len(branch))

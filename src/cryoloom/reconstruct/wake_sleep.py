@@ -1,0 +1,210 @@
+"""Wake-sleep: an encoder learns poses from dreams of the present volume; awake, the volume learns from real images.
+
+Asleep (Hinton et al. 1995): images are made of the volume at random known poses, with CTFs, noise and shifts as in the
+data, and the encoder is trained on them, supervised and without local minima. Awake: it proposes candidates for real
+images, these are weighed by their likelihood, and their statistics are blended into the volume's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.poses.dreams import dream
+from cryoloom.inference.poses.encoder import PoseEncoder, best_of_candidates_degrees
+from cryoloom.inference.poses.polar_encoder import PolarEncoder
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.refine import refine_poses
+from cryoloom.inference.poses.samples import posterior_samples
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.physics.noise import shell_means
+from cryoloom.physics.rotations import random_rotations
+from cryoloom.reconstruct.backprojection import Statistics, accumulate, half_map_fsc, particle_mask, solve, ssnr_of_sum
+from cryoloom.reconstruct.config import WakeSleepSettings
+from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.loop import numpy_generator, torch_generator
+from cryoloom.reconstruct.progress import StepInfo
+from cryoloom.reconstruct.training import Trainer, Weights, from_arrays, to_arrays
+
+STAGE_INDEX = 4
+JUDGED = 512  # dreams that no update saw, by which the encoder is judged
+AT_ONCE = 1000  # images encoded at once
+
+
+@dataclass(frozen=True)
+class WakeSleepState:
+    """Carried from round to round.
+
+    Attributes:
+        round: done so far; weights: the encoder and its optimiser.
+        first, second: statistics of the volume, fed in turn by waking rounds; None before the first of each.
+        volume: [m, m, m], that dreams are made of.
+    """
+
+    round: int
+    weights: Weights
+    first: Statistics | None
+    second: Statistics | None
+    volume: Tensor
+
+
+class WakeSleepRecipe:
+    """The stage `encoder`: from a volume to an encoder that knows it."""
+
+    name = "encoder"
+
+    def __init__(
+        self, feed: ImageFeed, settings: WakeSleepSettings, seed: int, volume: Tensor, noise: Tensor,
+        sigma_angstrom: float,
+    ) -> None:  # fmt: skip
+        """Start from a map [m, m, m] with the field of view of the working box, m = 2 (radius + 2)."""
+        self.feed, self.settings, self.seed = feed, settings, seed
+        self.noise, self.sigma = noise, sigma_angstrom
+        self.radius = volume.shape[-1] // 2 - 2
+        self.volume = volume
+        self.encoder = make_encoder(feed, settings, seed, volume, sigma_angstrom)
+        self.trainer = Trainer({"encoder": self.encoder}, {"encoder": settings.learning_rate})
+
+    def init(self) -> WakeSleepState:
+        """An encoder that has seen nothing."""
+        return WakeSleepState(0, self.trainer.weights(), None, None, self.volume)
+
+    def finished(self, state: WakeSleepState) -> bool:
+        """Whether all rounds are done: the learning rate has fallen to zero."""
+        return state.round >= self.settings.rounds
+
+    def end_early(self, state: WakeSleepState) -> WakeSleepState:
+        """Any state is a result."""
+        return state
+
+    def step(self, state: WakeSleepState) -> tuple[WakeSleepState, StepInfo]:
+        """One round asleep and, in turn, one batch awake."""
+        s = self.settings
+        self.trainer.restore(state.weights)
+        generator = torch_generator(self.seed, STAGE_INDEX, state.round + 1)
+        rng = numpy_generator(self.seed, STAGE_INDEX, state.round + 1)
+        grid = volume_to_half(state.volume)
+        loss, norm = 0.0, 0.0
+        self.encoder.train()
+        for i in range(s.updates):
+            dreamt = dream(grid, self._like(rng, s.batch), self.sigma, generator)
+            value = self.encoder.dream_loss(dreamt.images, dreamt.R, dreamt.t)
+            norms = self.trainer.update(value, self._rate(state.round * s.updates + i))
+            loss += float(value.detach()) / s.updates
+            norm += norms["encoder"] / s.updates
+        self.encoder.eval()
+        judged = dream(grid, self._like(rng, JUDGED), self.sigma, generator)
+        with torch.no_grad():
+            error = best_of_candidates_degrees(self.encoder(judged.images), judged.R, s.candidates)
+        following = WakeSleepState(state.round + 1, self.trainer.weights(), state.first, state.second, state.volume)
+        if (state.round + 1) % s.wake_every == 0:
+            following = self._awake(following, rng, generator)
+        info = StepInfo(
+            self.name, state.round + 1, s.rounds, self.feed.box * self.feed.pixel_size / self.radius,
+            (
+                ("loss", loss), ("gradient_norm", norm), ("dream_best_degrees", float(error.median())),
+                ("dream_within_15", float((error < 15).float().mean())),
+                ("images_seen", float((state.round + 1) * s.updates * s.batch)),
+            ),
+        )  # fmt: skip
+        return following, info
+
+    def _rate(self, update: int) -> float:
+        """Warm-up, then a cosine to zero."""
+        total = self.settings.rounds * self.settings.updates
+        return min(1.0, (update + 1) / 50) * 0.5 * (1 + math.cos(math.pi * update / total))
+
+    def _like(self, rng: np.random.Generator, count: int) -> dispatch.Images:
+        """Real images whose CTF and noise dreams take over."""
+        rows = np.sort(rng.integers(0, len(self.feed), count))
+        return self.feed.images(rows, self.radius, self.noise)
+
+    def _awake(self, state: WakeSleepState, rng: np.random.Generator, generator: torch.Generator) -> WakeSleepState:
+        """Candidates of real images climb a little, are weighed, and blended into the volume."""
+        s = self.settings
+        rows = np.sort(rng.choice(len(self.feed), min(s.wake_batch, len(self.feed)), replace=False))
+        images = self.feed.images(rows, self.radius, self.noise)
+        grid = volume_to_half(state.volume)
+        with torch.no_grad():
+            found = self.encoder(images)
+        equal = PosePosterior(found.R, found.t, torch.zeros_like(found.log_weight))
+        climbed = refine_poses(grid, images, equal, self.sigma, 3).posterior
+        newest = accumulate(images, posterior_samples(climbed, generator), 4 * (self.radius + 2))
+        first, second = state.first, state.second
+        if state.round // s.wake_every % 2 == 0:
+            second = newest if second is None else second.blended(newest, s.wake_rate)
+        else:
+            first = newest if first is None else first.blended(newest, s.wake_rate)
+        volume = state.volume
+        if first is not None and second is not None:
+            box = 2 * (self.radius + 2)
+            mask = particle_mask(box, self.feed.diameter_px * box / self.feed.box, self.feed.device)
+            fsc = half_map_fsc(first, second, self.radius, mask).clamp(min=0.05)
+            volume = solve(first + second, ssnr_of_sum(fsc), self.radius) * mask
+        return WakeSleepState(state.round, state.weights, first, second, volume)
+
+    def to_arrays(self, state: WakeSleepState) -> Mapping[str, np.ndarray | Tensor]:
+        """Flat arrays."""
+        arrays: dict[str, np.ndarray | Tensor] = {
+            "round": np.array(state.round), "volume": state.volume.cpu(), **to_arrays(state.weights, "weights.")
+        }  # fmt: skip
+        for name, value in (("first", state.first), ("second", state.second)):
+            if value is not None:
+                arrays[f"{name}.num"], arrays[f"{name}.den"] = value.num.cpu(), value.den.cpu()
+        return arrays
+
+    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> WakeSleepState:
+        """The inverse of `to_arrays`."""
+        device = self.feed.device
+
+        def statistics(name: str) -> Statistics | None:
+            if f"{name}.num" not in arrays:
+                return None
+            num, den = (torch.as_tensor(arrays[f"{name}.{x}"]).to(device) for x in ("num", "den"))
+            return Statistics(num, den)
+
+        return WakeSleepState(
+            int(np.asarray(arrays["round"])), from_arrays(arrays, "weights."), statistics("first"),
+            statistics("second"), torch.as_tensor(arrays["volume"]).to(device),
+        )  # fmt: skip
+
+    def proposals(self, state: WakeSleepState) -> PosePosterior:
+        """The trained encoder's candidates for all images, on the CPU."""
+        self.trainer.restore(state.weights)
+        return propose(self.encoder, self.feed, self.noise)
+
+
+def make_encoder(
+    feed: ImageFeed, settings: WakeSleepSettings, seed: int, volume: Tensor, sigma_angstrom: float
+) -> PoseEncoder:
+    """A fresh encoder for particles like those of a map; its weights depend on the seed alone."""
+    radius = volume.shape[-1] // 2 - 2
+    disc = feed.prefix(radius)
+    views = random_rotations(300, torch_generator(seed, STAGE_INDEX, 0)).float().to(volume.device)
+    power = dispatch.slices(volume_to_half(volume), views, disc).abs().square().mean(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(numpy_generator(seed, STAGE_INDEX, 0).integers(2**62)))
+        encoder = PolarEncoder(
+            disc, feed.source.preprocessing.particle_diameter_angstrom, shell_means(power, disc), sigma_angstrom,
+            settings.candidates, settings.nside, settings.rings, settings.angles, settings.channels, settings.layers,
+        )  # fmt: skip
+    return encoder.to(feed.device)
+
+
+@torch.no_grad()
+def propose(encoder: PoseEncoder, feed: ImageFeed, noise: Tensor) -> PosePosterior:
+    """Candidates of an encoder for all images, batch by batch, on the CPU."""
+    encoder.eval()
+    parts = []
+    for start in range(0, len(feed), AT_ONCE):
+        rows = np.arange(start, min(start + AT_ONCE, len(feed)))
+        parts.append(encoder(feed.images(rows, encoder.radius, noise)).to(torch.device("cpu")))
+    return PosePosterior(
+        torch.cat([p.R for p in parts]), torch.cat([p.t for p in parts]), torch.cat([p.log_weight for p in parts])
+    )

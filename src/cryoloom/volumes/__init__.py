@@ -1,0 +1,1 @@
+"""Trainable representations of a density, one a file: all answer `slices(k)`."""
