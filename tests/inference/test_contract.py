@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import pytest
 import torch
 from torch import Tensor
 
+from cryoloom.inference.poses.dreams import dream
 from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid, shift_step_angstrom
+from cryoloom.inference.poses.polar_encoder import PolarEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.inference.poses.search import distinct_candidates, match, match_fine, shift_prior, slice_reference
 from cryoloom.kernels.dispatch import Images
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
+from cryoloom.reconstruct.training import Trainer
 from inference.scene import BOX, PIXEL_SIZE, Phantom, turned
 
 B, K = 45, 3
@@ -72,6 +76,30 @@ def refinement(task: Task, generator: torch.Generator) -> PosePosterior:
     return refine_poses(task.phantom.grid, task.images, task.start, SIGMA).posterior
 
 
+@lru_cache(maxsize=1)
+def trained(phantom: Phantom) -> PolarEncoder:
+    """An encoder after a minute's dreams, as it were: small, and so is the phantom."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        disc = phantom.disc.prefix(9)
+        encoder = PolarEncoder(
+            disc, 100.0, torch.full((10,), 30.0), SIGMA / 2, candidates=K, nside=3, angles=36, channels=64, layers=3
+        )
+    trainer = Trainer({"encoder": encoder}, {"encoder": 3e-3})
+    generator = torch.Generator().manual_seed(5)
+    like = phantom.images(torch.eye(3).expand(96, 3, 3), torch.zeros(96, 2), 0.5).prefix(9)
+    for step in range(250):
+        dreamt = dream(phantom.grid, like, SIGMA / 2, generator)
+        trainer.update(encoder.dream_loss(dreamt.images, dreamt.R, dreamt.t), 1 - step / 250)
+    return encoder.eval()
+
+
+def encoder(task: Task, generator: torch.Generator) -> PosePosterior:
+    network = trained(task.phantom)
+    with torch.no_grad():
+        return network(task.images)
+
+
 @dataclass(frozen=True)
 class Method:
     """A pose method, its number of candidates and the median error in degrees that it must stay below here."""
@@ -87,6 +115,7 @@ METHODS = {
     "grid draws": Method(drawn, K, 11.0),
     "pruned grid search": Method(pruned_search, K, 5.0),
     "refinement": Method(refinement, 2, 2.0),
+    "encoder": Method(encoder, K, 20.0),
 }
 
 

@@ -25,8 +25,28 @@ Diameter = Annotated[
 Box = Annotated[int | None, typer.Option(min=16, help="Working box, px.", show_default="that of the images")]
 Restarts = Annotated[int, typer.Option(min=1, max=50, help="Most random starts; two that agree are enough.")]
 Poses = Annotated[
-    Literal["search", "hybrid"],
-    typer.Option(help="search every image; or hybrid: train an encoder on the first map, polish what it proposes."),
+    Literal["search", "amortized", "hybrid"] | None,
+    typer.Option(
+        help="How poses are found: by search; by an encoder and a volume that learn together from nothing (cryoAI); or "
+        "by an encoder that learns from the first map, its proposals then polished.",
+        show_default="search",
+    ),
+]
+VolumeKind = Annotated[
+    Literal["fouriernet", "voxel", "real"] | None,
+    typer.Option("--volume", help="What learns the density in --poses amortized.", show_default="fouriernet"),
+]
+Polish = Annotated[
+    bool | None,
+    typer.Option("--polish/--no-polish", help="Refine the poses of --poses amortized.", show_default="no"),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.toml",
+        help="Settings from a file: cryoai, cryoai-compact, cryoposenet, hybrid, or one of your own.",
+        show_default=False,
+    ),
 ]
 Symmetry = Annotated[str, typer.Option(help="C1, Cn, Dn, T, O or I; imposed after its axes are found.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Give the other hand.")]
@@ -88,16 +108,29 @@ class RunOptions:
 
 @taking(RunOptions)
 def reconstruct(
-    particles: Particles, output: Output, restarts: Restarts = 4, poses: Poses = "search", *, options: RunOptions
-) -> None:
+    particles: Particles, output: Output, restarts: Restarts = 4, poses: Poses = None, volume: VolumeKind = None,
+    polish: Polish = None, preset: Preset = None, *, options: RunOptions,
+) -> None:  # fmt: skip
     """The main job: particles in; poses, gold-standard map and verdict out. No starting model.
 
-    Ab initio from random starts, then refinement with half sets apart.
+    Ab initio from random starts, then refinement with half sets apart; or, with --poses, networks that learn poses.
     """
     from cryoloom.reconstruct.config import AbInitSettings
+    from cryoloom.reconstruct.presets import with_preset
 
-    settings = options.settings("reconstruct", particles)
-    start_run(replace(settings, poses=poses, abinit=AbInitSettings(restarts=restarts)), output, options)
+    settings = replace(options.settings("reconstruct", particles), abinit=AbInitSettings(restarts=restarts))
+    if preset is not None:
+        settings = with_preset(settings, preset)
+    if poses is not None:
+        settings = replace(settings, poses=poses)
+    if settings.poses != "amortized" and (volume is not None or polish is not None):
+        raise ValueError("--volume and --polish are for --poses amortized: the other methods have a map and refine it")
+    amortized = settings.amortized
+    amortized = replace(
+        amortized, volume=amortized.volume if volume is None else volume,
+        polish=amortized.polish if polish is None else polish,
+    )  # fmt: skip
+    start_run(replace(settings, amortized=amortized), output, options)
 
 
 @taking(RunOptions)

@@ -91,7 +91,7 @@ class FourierNet(Volume):
 
     def _spectrum_at(self, q: Tensor) -> Tensor:
         """The fixed log spectrum between shells."""
-        shell = q.detach().norm(dim=-1) * (self.box / 2)
-        low = shell.floor().long().clamp(max=len(self.log_spectrum) - 2)
+        shell = q.norm(dim=-1) * (self.box / 2)
+        low = shell.detach().floor().long().clamp(max=len(self.log_spectrum) - 2)
         part = (shell - low).clamp(0, 1).to(self.log_spectrum)
         return torch.lerp(self.log_spectrum[low], self.log_spectrum[low + 1], part)

@@ -51,24 +51,39 @@ class RealVoxels(Volume):
 
 
 def interpolate_half(half: Complex[Tensor, "M M H"], points: Float[Tensor, "*b P 3"]) -> Complex[Tensor, "*b P"]:
-    """Trilinear values of a half grid at points (x, y, z) in its own pixels; zero outside. Differentiable in both."""
+    """Trilinear values of a half grid at points (x, y, z) in its own pixels; zero outside. Differentiable in both.
+
+    Of the plane x = 0, which holds both members of each Friedel pair, one half is read: the other is its conjugate.
+    """
     side, width = half.shape[0], half.shape[2]
+    c = side // 2
     x, y, z = points.unbind(-1)
-    mate = (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))
-    sign = torch.where(mate, -1.0, 1.0).to(points.dtype)
-    x, y, z = x * sign, y * sign + side // 2, z * sign + side // 2
-    inside = (x < width - 1) & (y >= 0) & (y < side - 1) & (z >= 0) & (z < side - 1)
-    x0, y0, z0 = (torch.floor(v.detach()).clamp(0, n - 2) for v, n in ((x, width), (y, side), (z, side)))
+    sign = torch.where(_in_other_half(x, y, z), -1.0, 1.0).to(points.dtype)
+    x, y, z = x * sign, y * sign, z * sign
+    inside = (x < width - 1) & (y.abs() < c - 1) & (z.abs() < c - 1)
+    x0, y0, z0 = (torch.floor(v.detach()).clamp(-c + 1, c - 2) for v in (x, y, z))
+    x0 = x0.clamp(0, width - 2)
     fx, fy, fz = x - x0, y - y0, z - z0
-    base = ((z0.long() * side + y0.long()) * width) + x0.long()
+    ix, iy, iz = x0.long(), y0.long(), z0.long()
     flat = torch.view_as_real(half).reshape(-1, 2)
     total = None
     for dz in (0, 1):
         for dy in (0, 1):
             for dx in (0, 1):
                 w = (fx if dx else 1 - fx) * (fy if dy else 1 - fy) * (fz if dz else 1 - fz)
-                corner = flat[base + (dz * side + dy) * width + dx] * w[..., None]
+                jx, jy, jz = ix + dx, iy + dy, iz + dz
+                mirror = torch.where(_in_other_half(jx, jy, jz), -1, 1)
+                index = ((jz * mirror + c) * side + jy * mirror + c) * width + jx
+                part = flat[index]
+                origin = (jx == 0) & (jy == 0) & (jz == 0)
+                imaginary = torch.where(origin, torch.zeros_like(part[..., 1]), part[..., 1] * mirror)
+                corner = torch.stack([part[..., 0] * w, imaginary * w], -1)
                 total = corner if total is None else total + corner
     assert total is not None
     total = total * inside[..., None]
     return torch.complex(total[..., 0], total[..., 1] * sign)
+
+
+def _in_other_half(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Where a point is the Friedel mate of one in the half-space that is kept; the origin is not."""
+    return (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))

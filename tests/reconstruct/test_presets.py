@@ -1,0 +1,61 @@
+"""Presets are files of settings: all that come along are valid, and mistakes in one's own are named."""
+
+from pathlib import Path
+
+import pytest
+
+from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+from cryoloom.reconstruct.presets import names, preset_file, with_preset
+
+DEFAULT = ReconstructSettings(InputSettings("/x.star"))
+
+
+def test_the_presets_that_come_along():
+    assert set(names()) >= {"cryoai", "cryoai-compact", "cryoposenet", "hybrid"}
+
+
+@pytest.mark.parametrize("name", names())
+def test_each_is_valid_and_says_how_poses_are_found(name):
+    settings = with_preset(DEFAULT, name)
+    assert settings.poses in ("amortized", "hybrid")
+    assert settings.input == DEFAULT.input
+
+
+def test_cryoai_as_published():
+    a = with_preset(DEFAULT, "cryoai").amortized
+    assert (a.encoder, a.symmetrised, a.volume, a.width, a.encoder_rate) == ("paper", True, "fouriernet", 256, 1e-4)
+
+
+def test_cryoposenet_has_real_voxels_and_a_plain_loss():
+    a = with_preset(DEFAULT, "cryoposenet").amortized
+    assert (a.volume, a.symmetrised) == ("real", False)
+
+
+def test_a_copy_can_be_changed(tmp_path: Path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(preset_file("hybrid").read_text().replace("rounds = 100", "rounds = 7"))
+    assert with_preset(DEFAULT, str(mine)).wake_sleep.rounds == 7
+    assert with_preset(DEFAULT, str(mine)).wake_sleep.channels == DEFAULT.wake_sleep.channels
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("poses = 'magic'", "magic"),
+        ("[amortized]\nwidht = 3", "widht"),
+        ("[amortized]\nwidth = 'wide'", "wide"),
+        ("seeds = 3", "seeds"),
+        ("poses = ", "TOML"),
+    ],
+)
+def test_mistakes_are_named_with_the_file(tmp_path: Path, text: str, found: str):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text)
+    with pytest.raises(ValueError, match=found) as error:
+        with_preset(DEFAULT, str(mine))
+    assert "mine.toml" in str(error.value)
+
+
+def test_a_preset_that_is_not_there():
+    with pytest.raises(ValueError, match="cryoposenet"):
+        with_preset(DEFAULT, "nonesuch")
