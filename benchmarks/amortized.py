@@ -1,0 +1,250 @@
+"""Amortised inference, measured: amortized.py hybrid|cold|infer|volumes [--seeds 1 ...] [--workdir DIR] [--set-folder DIR]
+
+hybrid   reconstruct --poses hybrid on ribosome, igg and adk beside --poses search; best of K candidates before any polish
+cold     cold starts on a 70S ribosome of 32 px: symmetrised loss, without it, CryoPoseNet's preset; clean and noisy
+infer    images that training never saw; images a second of both encoders; memory from 5,000 to 50,000 images
+volumes  FourierNet and voxel grid fitted at known poses; memory and time an image at 64, 128, 256 px
+
+Results: results/amortized-WHAT.json and results/amortized.md. Needs ../shared/bench and RELION.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench import (
+    CRYOLOOM,
+    RESULTS,
+    ROOT,
+    SHARED_BENCH,
+    commit,
+    evaluator,
+    machine,
+    make_set,
+    read_json,
+    run_measured,
+    write_json,
+)
+from cryoloom.inference.poses.encoder import PAPER, VGGEncoder, best_of_candidates_degrees
+from cryoloom.inference.poses.encoder_file import read_encoder
+from cryoloom.maps.fsc import crossing, fourier_shell_correlation
+from cryoloom.maps.io import read_map
+from cryoloom.physics.rotations import random_rotations
+from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
+from cryoloom.reconstruct.wake_sleep import propose
+from cryoloom.volumes.fourier_net import FourierNet
+from cryoloom.volumes.interface import Volume, density, rotated_frequencies
+from cryoloom.volumes.voxel_grid import VoxelGrid
+from score_run import scores, stage_cpu_s
+
+STRUCTURES = ("ribosome", "igg", "adk")
+MODEL = SHARED_BENCH.parent / "data" / "models" / "ribosome70S_5states" / "grp0.pdb.gz"
+CONVERGED = 10.0  # degrees, median
+
+
+def feed_of(folder: Path, **changes: object) -> tuple[ImageFeed, torch.Tensor]:
+    """The images of a set as a run sees them, and their noise."""
+    settings = ReconstructSettings(InputSettings(str(folder / "particles.star")), **changes)  # type: ignore[arg-type]
+    particles = open_input(settings.input)
+    preprocessing = prepare(particles, settings)
+    return make_feed(particles, preprocessing, settings), preprocessing.noise.float()
+
+
+def true_rotations(folder: Path, run: Path) -> torch.Tensor:
+    """R of the true poses in the frame and hand of a run, [N, 3, 3]."""
+    e = evaluator()
+    kt, At, *_ = e.read_poses(str(folder / "truth.star"))
+    ke, Ae, *_ = e.read_poses(str(run / "particles.star"))
+    rows = e.match_rows(kt, ke)
+    hand, Q, _, _ = e.common_frame(At[rows], Ae, "C1")
+    R = torch.from_numpy(np.swapaxes(At[rows], 1, 2) if True else At)
+    R = torch.from_numpy(np.ascontiguousarray(Q.T)) @ R
+    return (R @ torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=R.dtype)) if hand else R).float()
+
+
+def hybrid(name: str, seed: int, work: Path, sets: Path) -> dict:
+    """One structure: candidates before the polish, poses and map after it, and what search gives."""
+    folder = make_set(name, seed, sets)
+    out: dict = {"set": name, "seed": seed, "machine": machine(), "commit": commit()}
+    for poses in ("search", "hybrid"):
+        run, log = work / f"{name}-s{seed}-{poses}", work / f"{name}-s{seed}-{poses}.log"
+        shutil.rmtree(run, ignore_errors=True)
+        spent = run_measured(
+            [CRYOLOOM, "reconstruct", folder / "particles.star", "-o", run, "--seed", str(seed), "--poses", poses], log
+        )
+        found = scores(folder, run)
+        out[poses] = {
+            "cpu_s": spent.cpu_s, "peak_rss_bytes": spent.peak_rss_bytes, "stage_cpu_s": stage_cpu_s(run),
+            "verdict": json.loads((run / "run.json").read_text())["verdict"]["outcome"],
+            **{k: found[k] for k in ("rotation_median_deg", "rotation_frac_below_10deg", "shift_median_px",
+                                     "fsc0.5_shell")},
+        }  # fmt: skip
+    encoder, _ = read_encoder(run / "encoder.safetensors")
+    feed, noise = feed_of(folder)
+    candidates, truth = propose(encoder, feed, noise), true_rotations(folder, run)
+    for K in (1, 2, 4, 8):
+        error = best_of_candidates_degrees(candidates, truth, K)
+        out[f"best_of_{K}"] = {"median_deg": float(error.median()), "within_15": float((error < 15).float().mean())}
+    return out
+
+
+def small_ribosome(work: Path, snr: float, seed: int) -> Path:
+    """5,000 images of 32 px."""
+    folder, map_ = work / f"ribosome-32-snr{snr:g}-s{seed}", work / "70S-32.mrc"
+    if not map_.exists():
+        subprocess.run([sys.executable, str(SHARED_BENCH / "make_map.py"), str(MODEL), str(map_), "--pixel", "11.2",
+                        "--box", "32"], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    if not (folder / "truth.star").exists():
+        subprocess.run([sys.executable, str(SHARED_BENCH / "simulate.py"), str(folder), str(map_), "-n", "5000",
+                        "--snr", str(snr), "--seed", "1", "--shift", "0.75"], check=True,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+    return folder
+
+
+def infer(work: Path, sets: Path) -> dict:
+    """A run trained on one set asked for another; rates and memory."""
+    trained, new = make_set("ribosome", 1, sets), make_set("ribosome", 2, sets)
+    run = work / "ribosome-s1-hybrid"
+    if not (run / "encoder.safetensors").exists():
+        raise SystemExit("run amortized.py hybrid first: infer asks its ribosome run")
+    out: dict = {"machine": machine(), "commit": commit(), "points": []}
+    encoder, _ = read_encoder(run / "encoder.safetensors")
+    for name, folder in (("seen", trained), ("new", new)):
+        for polish in (0, 5):
+            star, log = work / f"infer-{name}.star", work / "infer.log"
+            spent = run_measured([CRYOLOOM, "infer", run, folder / "particles.star", "-o", star, "--overwrite",
+                                  "--polish", str(polish)], log)  # fmt: skip
+            found = evaluator().evaluate(str(folder / "truth.star"), str(star))
+            out["points"].append({
+                "images": name, "polish": polish, "cpu_s": spent.cpu_s, "peak_rss_bytes": spent.peak_rss_bytes,
+                "said": log.read_text().strip().splitlines()[-1].split(". Poses in")[0],
+                **{k: found[k] for k in ("rotation_median_deg", "rotation_mean_deg", "rotation_frac_below_10deg",
+                                         "shift_median_px")},
+            })  # fmt: skip
+    feed, noise = feed_of(new)
+    paper = VGGEncoder(64, feed.pixel_size, 31, PAPER).eval()
+    for name, net, count in (("compact", encoder, 5000), ("paper", paper, 200)):
+        images = feed.images(np.arange(min(count, len(feed))), 31, noise)
+        at, cpu = time.perf_counter(), time.process_time()
+        with torch.no_grad():
+            for start in range(0, len(images.observed), 100):
+                rows = slice(start, start + 100)
+                net(type(images)(images.observed[rows], images.ctf[rows], images.variance, images.group[rows],
+                                 images.disc))  # fmt: skip
+        wall, cpu = time.perf_counter() - at, time.process_time() - cpu
+        n = len(images.observed)
+        out[f"{name}_images_per_second"] = n / wall
+        out[f"{name}_images_per_cpu_second"] = n / cpu
+        out[f"{name}_threads"] = torch.get_num_threads()
+    out["memory"] = [_memory(work, run, n) for n in (5000, 50000)]
+    return out
+
+
+def _memory(work: Path, run: Path, count: int) -> dict:
+    """Peak memory of infer on `count` images: rows of one stack named again and again, as a large set would be."""
+    from bench import read_star, write_star
+
+    folder = small_set(work)
+    tables = read_star(folder / "particles.star")
+    rows = tables["particles"]
+    repeated = rows.iloc[np.arange(count) % len(rows)].reset_index(drop=True)
+    many = folder / f"many-{count}.star"
+    write_star(many, {**tables, "particles": repeated})
+    log = work / "infer-memory.log"
+    # duplicates are refused by default, so each row gets a stack of its own by a link
+    spent = run_measured([CRYOLOOM, "infer", run, many, "-o", work / "many.star", "--overwrite", "--polish", "0"], log)
+    return {"images": count, "peak_rss_bytes": spent.peak_rss_bytes, "cpu_s": spent.cpu_s,
+            "returncode": spent.returncode}  # fmt: skip
+
+
+def small_set(work: Path) -> Path:
+    """50,000 images that really are there, in one stack."""
+    folder = work / "many"
+    if not (folder / "truth.star").exists():
+        map_ = work / "70S-64.mrc"
+        subprocess.run([sys.executable, str(SHARED_BENCH / "make_map.py"), str(MODEL), str(map_), "--pixel", "5.6",
+                        "--box", "64"], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run([CRYOLOOM, "simulate", map_, "-o", folder, "-n", "50000", "--snr", "0.1", "-q"], check=True)
+    return folder
+
+
+def fitted(make: Callable[[], Volume], rate: float, truth: torch.Tensor, pixel: float, seconds: float) -> dict:
+    """A volume fitted to images of a map at known poses, for so many CPU-seconds."""
+    from cryoloom.kernels import dispatch
+    from cryoloom.kernels.half_grid import volume_to_half
+    from cryoloom.physics.frequencies import FourierDisc
+
+    torch.manual_seed(1)
+    box = truth.shape[-1]
+    volume, disc = make(), FourierDisc.create(box, pixel)
+    grid, generator = volume_to_half(truth), torch.Generator().manual_seed(1)
+    R_all = random_rotations(5000, generator).float()
+    clean = dispatch.slices(grid, R_all, disc)
+    sigma = (clean.abs().square().mean() / 0.1).sqrt() / 2**0.5
+    observed = clean + sigma * torch.complex(
+        torch.randn(clean.shape, generator=generator), torch.randn(clean.shape, generator=generator)
+    )
+    adam = torch.optim.Adam(volume.parameters(), rate)
+    began, updates = time.process_time(), 0
+    while (spent := time.process_time() - began) < seconds:
+        for group in adam.param_groups:
+            group["lr"] = rate * max(0.02, 1 - spent / seconds)
+        rows = torch.randint(0, 5000, (32,), generator=generator)
+        residual = (volume.slices(rotated_frequencies(disc.k, R_all[rows])) - observed[rows]).abs().square()
+        loss = (disc.weight * residual).sum(1).mean() / float(sigma) ** 2
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        updates += 1
+    fsc = fourier_shell_correlation(density(volume, (box - 1) // 2).double(), truth.double())
+    return {"cpu_s": spent, "images": updates * 32, "fsc0.5_shell": float(crossing(fsc[: box // 2], 0.5)),
+            "mean_fsc": float(fsc[1 : box // 2].mean())}  # fmt: skip
+
+
+def cost(make: Callable[[], Volume], box: int) -> dict:
+    """Memory of the parameters and CPU-seconds an image, forward and backward, on the whole disc."""
+    from cryoloom.physics.frequencies import FourierDisc
+
+    volume, disc = make(), FourierDisc.create(box, 1.0)
+    R = random_rotations(2, torch.Generator().manual_seed(0)).float()
+    k = rotated_frequencies(disc.k, R)
+    volume.slices(k).abs().square().sum().backward()
+    at = time.process_time()
+    volume.slices(k).abs().square().sum().backward()
+    return {"box": box, "parameter_bytes": sum(4 * p.numel() for p in volume.parameters()),
+            "cpu_s_an_image": (time.process_time() - at) / 2,
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # fmt: skip
+
+
+def volumes(work: Path) -> dict:
+    """Both volumes at known poses and D = 32; and what they cost at 64, 128, 256 px."""
+    small_ribosome(work, 0.1, 1)
+    given = read_map(work / "70S-32.mrc")
+    truth, pixel = given.data.float(), given.pixel_size
+    power = float(truth.std()) * 32**1.5
+    makers: dict[str, tuple[Callable[..., Volume], float]] = {
+        "voxel": (lambda box, p: VoxelGrid(box, p, power), 3e-2),
+        "fouriernet": (
+            lambda box, p: FourierNet(box, p, torch.full((box // 2 + 1,), power), 140.0 / 11.2 * p * box / 32, 128),
+            2e-3,
+        ),
+    }
+    out: dict = {"machine": machine(), "commit": commit(), "fit": {}, "cost": {}}
+    for name, (make, rate) in makers.items():
+        out["fit"][name] = fitted(lambda m=make: m(32, pixel), rate, truth, pixel, 240)
+        out["cost"][name] = [cost(lambda m=make, b=b: m(b, 1.0), b) for b in (64, 128, 256)]
+        print(name, out["fit"][name], out["cost"][name], flush=True)
+    return out
