@@ -1,7 +1,7 @@
 """Amortised inference, measured: amortized.py hybrid|cold|infer|volumes [--seeds 1 ...] [--workdir DIR] [--set-folder DIR]
 
-hybrid   reconstruct --poses hybrid on ribosome, igg and adk beside --poses search; best of K candidates before any polish
-cold     cold starts on a 70S ribosome of 32 px: symmetrised loss, without it, CryoPoseNet's preset; clean and noisy
+hybrid   --poses hybrid on ribosome, igg and adk beside --poses search; best of K candidates before the polish
+cold     cold starts on a 70S ribosome of 32 px: symmetrised loss or not, CryoPoseNet; clean and noisy
 infer    images that training never saw; images a second of both encoders; memory from 5,000 to 50,000 images
 volumes  FourierNet and voxel grid fitted at known poses; memory and time an image at 64, 128, 256 px
 
@@ -70,7 +70,7 @@ def true_rotations(folder: Path, run: Path) -> torch.Tensor:
     ke, Ae, *_ = e.read_poses(str(run / "particles.star"))
     rows = e.match_rows(kt, ke)
     hand, Q, _, _ = e.common_frame(At[rows], Ae, "C1")
-    R = torch.from_numpy(np.swapaxes(At[rows], 1, 2) if True else At)
+    R = torch.from_numpy(np.swapaxes(At[rows], 1, 2).copy())
     R = torch.from_numpy(np.ascontiguousarray(Q.T)) @ R
     return (R @ torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=R.dtype)) if hand else R).float()
 
@@ -154,23 +154,18 @@ def infer(work: Path, sets: Path) -> dict:
 
 
 def _memory(work: Path, run: Path, count: int) -> dict:
-    """Peak memory of infer on `count` images: rows of one stack named again and again, as a large set would be."""
-    from bench import read_star, write_star
-
-    folder = small_set(work)
+    """Peak memory of infer on the first `count` of 50,000 images."""
+    folder = many_images(work)
     tables = read_star(folder / "particles.star")
-    rows = tables["particles"]
-    repeated = rows.iloc[np.arange(count) % len(rows)].reset_index(drop=True)
-    many = folder / f"many-{count}.star"
-    write_star(many, {**tables, "particles": repeated})
+    part = folder / f"first-{count}.star"
+    write_star(part, {**tables, "particles": tables["particles"].iloc[:count]})
     log = work / "infer-memory.log"
-    # duplicates are refused by default, so each row gets a stack of its own by a link
-    spent = run_measured([CRYOLOOM, "infer", run, many, "-o", work / "many.star", "--overwrite", "--polish", "0"], log)
+    spent = run_measured([CRYOLOOM, "infer", run, part, "-o", work / "many.star", "--overwrite", "--polish", "0"], log)
     return {"images": count, "peak_rss_bytes": spent.peak_rss_bytes, "cpu_s": spent.cpu_s,
             "returncode": spent.returncode}  # fmt: skip
 
 
-def small_set(work: Path) -> Path:
+def many_images(work: Path) -> Path:
     """50,000 images that really are there, in one stack."""
     folder = work / "many"
     if not (folder / "truth.star").exists():
@@ -248,3 +243,76 @@ def volumes(work: Path) -> dict:
         out["cost"][name] = [cost(lambda m=make, b=b: m(b, 1.0), b) for b in (64, 128, 256)]
         print(name, out["fit"][name], out["cost"][name], flush=True)
     return out
+
+
+def cold(work: Path, presets: list[str], snrs: list[float], seeds: list[int]) -> None:
+    """Cold starts: every configuration's median error against CPU-minutes, and whether it converged."""
+    for preset, snr, seed in ((p, s, n) for p in presets for s in snrs for n in seeds):
+        target = RESULTS / f"amortized-cold-{preset}-snr{snr:g}-s{seed}.json"
+        if not target.exists():
+            result = cold_run(work, preset, snr, seed)
+            write_json(target, {"machine": machine(), "commit": commit(), **result})
+            print({k: v for k, v in result.items() if k != "course"}, flush=True)
+
+
+def cold_run(work: Path, preset: str, snr: float, seed: int) -> dict:
+    """One run by the program itself, its poses scored from checkpoint to checkpoint by their weights."""
+    from dataclasses import replace
+
+    from cryoloom.reconstruct.amortized import AmortizedRecipe
+    from cryoloom.reconstruct.presets import with_preset
+
+    folder = small_ribosome(work, snr, seed)
+    settings = ReconstructSettings(InputSettings(str(folder / "particles.star")), seed=seed)
+    settings = with_preset(settings, "cryoai-compact" if preset == "unsymmetrised" else preset)
+    if preset == "unsymmetrised":
+        settings = replace(settings, amortized=replace(settings.amortized, symmetrised=False))
+    particles = open_input(settings.input)
+    feed = make_feed(particles, prepare(particles, settings), settings)
+    recipe = AmortizedRecipe(feed, settings.amortized, seed)
+    e = evaluator()
+    _, At, *_ = e.read_poses(str(folder / "truth.star"))
+    state, spent, course = recipe.init(), 0.0, []
+    while not recipe.finished(state):
+        began = time.process_time()
+        state, info = recipe.step(state)
+        spent += time.process_time() - began
+        if state.round % 20 == 0 or recipe.finished(state):
+            R = recipe.likeliest(state)[0].double().numpy()
+            error = e.common_frame(At, np.swapaxes(R, 1, 2), "C1")[2]
+            course.append({"cpu_s": spent, "median_deg": float(np.median(error)),
+                           "frac_below_10deg": float((error < 10).mean()),
+                           "images_seen": dict(info.metrics)["images_seen"]})  # fmt: skip
+    return {"preset": preset, "snr": snr, "seed": seed, "cpu_s": spent, **course[-1],
+            "converged": course[-1]["median_deg"] <= CONVERGED, "course": course}  # fmt: skip
+
+
+def main() -> None:
+    """Measure what is asked for and write it down."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=("hybrid", "cold", "infer", "volumes"))
+    p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    p.add_argument("--presets", nargs="+", default=["cryoai-compact", "unsymmetrised", "cryoposenet"], help="of cold")
+    p.add_argument("--snr", nargs="+", type=float, default=[1000.0], help="of cold; 1000 is clean")
+    p.add_argument("--workdir", type=Path, default=ROOT / "run-benchmarks")
+    p.add_argument("--set-folder", type=Path, help="where the sets are or will be made (default: WORKDIR/sets)")
+    a = p.parse_args()
+    work = a.workdir.absolute() / "amortized"
+    work.mkdir(parents=True, exist_ok=True)
+    sets = (a.set_folder or a.workdir / "sets").absolute()
+    if a.what == "cold":
+        cold(work, a.presets, a.snr, a.seeds)
+    elif a.what == "hybrid":
+        runs = []
+        for name in STRUCTURES:
+            runs.append(hybrid(name, a.seeds[0], work, sets))
+            write_json(RESULTS / "amortized-hybrid.json", {"runs": runs})
+            print(json.dumps(runs[-1], indent=1), flush=True)
+    else:
+        found = infer(work, sets) if a.what == "infer" else volumes(work)
+        write_json(RESULTS / f"amortized-{a.what}.json", found)
+        print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -180,6 +180,20 @@ class AmortizedRecipe:
             torch.cat([p.R for p in parts]), torch.cat([p.t for p in parts]), torch.cat([p.log_weight for p in parts])
         )
 
+    @torch.no_grad()
+    def likeliest(self, state: AmortizedState) -> tuple[Tensor, Tensor]:
+        """R [N, 3, 3] and t [N, 2] of the candidate that explains each image best, on the CPU."""
+        poses = self.proposals(state)
+        radius = self.radius(max(0, state.round - 1))
+        branches = []
+        for start in range(0, len(self.feed), AT_ONCE):
+            rows = np.arange(start, min(start + AT_ONCE, len(self.feed)))
+            images = self.feed.images(rows, radius, state.noise)
+            some = poses.rows(torch.from_numpy(rows)).to(self.feed.device)
+            branches.append(misfit(self.volume, images, some).branch.cpu())
+        row, branch = torch.arange(len(self.feed)), torch.cat(branches)
+        return poses.R[row, branch], poses.t[row, branch]
+
     def map(self, state: AmortizedState) -> Tensor:
         """The volume in the band-limited box of its radius, as refinement begins with."""
         self.trainer.restore(state.weights)
