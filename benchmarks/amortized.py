@@ -1,4 +1,4 @@
-"""Amortised inference, measured: amortized.py hybrid|cold|infer|volumes [--seeds 1 ...] [--workdir DIR] [--set-folder DIR]
+"""Amortised inference, measured: amortized.py hybrid|cold|infer|volumes
 
 hybrid   --poses hybrid on ribosome, igg and adk beside --poses search; best of K candidates before the polish
 cold     cold starts on a 70S ribosome of 32 px: symmetrised loss or not, CryoPoseNet; clean and noisy
@@ -32,7 +32,6 @@ from bench import (
     evaluator,
     machine,
     make_set,
-    read_json,
     run_measured,
     write_json,
 )

@@ -14,6 +14,8 @@ import torch
 
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.particles.errors import BadInput
+from cryoloom.reconstruct.metrics_log import MetricsLog
+from cryoloom.reconstruct.progress import StepInfo
 from cryoloom.reconstruct.run_record import BadRunFolder, read_record
 from cryoloom.report.page import render, write_report
 
@@ -99,6 +101,20 @@ def test_every_figure_is_there(whole: Page) -> None:
     assert all(images)
     for words in ("my set/p.star", "--output run", "abinit.radii", "5, 6.5", "--flip", "open.cxc", "refine: reso"):
         assert words in whole.text, words
+
+
+def test_networks_in_training_are_shown(run: Path) -> None:
+    """Loss, branches and gradients against the images seen; no such part where nothing was trained."""
+    assert "Training</h2>" not in render(run, read_record(run))
+    log = MetricsLog(run / "metrics.jsonl")
+    for step in range(1, 4):
+        metrics = (("loss", 3.0 / step), ("half_turned", 0.5), ("images_seen", 1000.0 * step))
+        log.write(StepInfo("amortized", step, 3, 40.0, metrics), 2.0, 3.0)
+    page = render(run, read_record(run))
+    assert "Training</h2>" in page
+    for words in ("<h3>Loss</h3>", "<h3>Half-turned images</h3>", "3,000 images: 1"):
+        assert words in page
+    assert "Gradient norm" not in page
 
 
 def test_page_loads_nothing(finished_run: Path, whole: Page) -> None:

@@ -17,6 +17,10 @@ def register(app: typer.Typer) -> None:
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN", show_default=False)],
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Metrics as TensorBoard events, too (needs cryoloom[tensorboard])."),
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Write report.html into a run's folder: verdict, curves, maps and particles on one page that needs no network.
@@ -30,3 +34,7 @@ def report(
     from cryoloom.report.page import write_report
 
     typer.echo(str(write_report(run)))
+    if tensorboard is not None:
+        from cryoloom.report.tensorboard import write_events
+
+        typer.echo(f"{write_events(run, tensorboard)} values in {tensorboard}")

@@ -130,6 +130,45 @@ def time_chart(steps: Sequence[LoggedStep]) -> Markup | None:
     return draw(Chart("Resolution against time", x, y, (line,), (), (last,), tuple(bands), tips))
 
 
+# metric of a training stage -> title of its chart and what it tells
+_TRAINING = {
+    "loss": ("Loss", "what training minimises"),
+    "half_turned": ("Half-turned images", "share of the images explained better after half a turn in the plane"),
+    "gradient_norm": ("Gradient norm", "of the encoder, before clipping"),
+    "gradient_norm_encoder": ("Gradient norm, encoder", "before clipping"),
+    "gradient_norm_volume": ("Gradient norm, volume", "before clipping"),
+    "dream_best_degrees": ("Error on dreams", "median angle to the best candidate, degrees"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingChart:
+    """One metric of a network's training against the images that it has seen."""
+
+    title: str
+    caption: str
+    chart: Markup
+
+
+def training_charts(steps: Sequence[LoggedStep]) -> list[TrainingChart]:
+    """Loss, branches and gradients of the stages that train networks; empty where none does."""
+    out = []
+    for name, (title, caption) in _TRAINING.items():
+        points = [(m["images_seen"], m[name]) for m in (dict(s.info.metrics) for s in steps)
+                  if name in m and "images_seen" in m and math.isfinite(m[name])]  # fmt: skip
+        if len(points) < 2:
+            continue
+        seen, values = [n / 1000 for n, _ in points], [v for _, v in points]
+        room = 0.05 * (max(values) - min(values)) or 0.5
+        low, high = min(values) - room, max(values) + room
+        x = Axis(0, seen[-1], nice_ticks(0, seen[-1]), "images seen (thousands)")
+        y = Axis(low, high, nice_ticks(low, high, 5), title.lower())
+        tips = tuple((n, f"{1000 * n:,.0f} images: {v:.4g}") for n, v in zip(seen, values, strict=True))
+        chart = draw(Chart(title, x, y, (Line(seen, values, "corrected"),), (), (), (), tips))
+        out.append(TrainingChart(title, caption, chart))
+    return out
+
+
 def _spread(values: Sequence[float], first: float, last: float) -> tuple[tuple[float, str], ...]:
     """Ticks on a log axis, leaving out those that would touch."""
     kept: list[float] = []
