@@ -43,7 +43,7 @@ from cryoloom.physics.rotations import random_rotations
 from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
-from cryoloom.reconstruct.wake_sleep import propose
+from cryoloom.reconstruct.proposals import propose
 from cryoloom.volumes.fourier_net import FourierNet
 from cryoloom.volumes.interface import Volume, density, rotated_frequencies
 from cryoloom.volumes.voxel_grid import VoxelGrid
@@ -93,7 +93,7 @@ def hybrid(name: str, seed: int, work: Path, sets: Path) -> dict:
         }  # fmt: skip
     encoder, _ = read_encoder(run / "encoder.safetensors")
     feed, noise = feed_of(folder)
-    candidates, truth = propose(encoder, feed, noise), true_rotations(folder, run)
+    candidates, truth = propose(encoder, feed, encoder.radius, noise), true_rotations(folder, run)
     for K in (1, 2, 4, 8):
         error = best_of_candidates_degrees(candidates, truth, K)
         out[f"best_of_{K}"] = {"median_deg": float(error.median()), "within_15": float((error < 15).float().mean())}

@@ -7,7 +7,6 @@ import torch
 
 from cryoloom.inference.poses.dreams import dream, hermitian_noise
 from cryoloom.inference.poses.encoder import (
-    HALF_TURN,
     PAPER,
     GaussianFilters,
     PoseEncoder,
@@ -20,6 +19,7 @@ from cryoloom.inference.poses.encoder import (
     with_half_turn,
 )
 from cryoloom.inference.poses.encoder_file import BadEncoderFile, read_encoder, to_bytes
+from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.polar_encoder import PolarEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.dispatch import Images

@@ -161,7 +161,11 @@ class AbInitRecipe:
         if not scores:
             return True
         # evidence is comparable at one radius only
-        return start.level + 1 >= len(self.settings.levels) and start.evidence[-1] > max(scores)
+        return self._scouted(start) and start.evidence[-1] > max(scores)
+
+    def _scouted(self, start: Start) -> bool:
+        """Whether a start is in its last scouting level, or beyond."""
+        return start.level + 1 >= len(self.settings.levels)
 
     def _new_start(self, index: int) -> Start:
         """Statistics of a few hundred images at random rotations."""
@@ -258,8 +262,7 @@ class AbInitRecipe:
 
     def _agrees_already(self, state: AbInitState, start: Start) -> bool:
         """Whether a start in its last scouting level has come to the map of the likeliest one before it."""
-        last = start.level + 1 == len(self.settings.levels) and state.chosen < 0
-        if not (last and state.done) or start.steps % CHECK_EVERY:
+        if state.chosen >= 0 or not (self._scouted(start) and state.done) or start.steps % CHECK_EVERY:
             return False
         return self._likeness_of(start, state.done[int(np.argmax(state.scores))]) >= self.settings.agreement
 
@@ -269,7 +272,7 @@ class AbInitRecipe:
         assert start is not None
         if state.chosen >= 0:
             return replace(state, current=start, complete=True), None
-        if start.level + 1 < len(self.settings.levels):
+        if not self._scouted(start):
             return replace(state, current=self._marched(start, start.level + 1)), None
         start = self._recentred(start)
         done, scores = (*state.done, start), (*state.scores, max(start.evidence[-2:]))

@@ -23,6 +23,7 @@ from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import numpy_generator
 from cryoloom.reconstruct.objective import branch_shares, misfit
 from cryoloom.reconstruct.progress import StepInfo
+from cryoloom.reconstruct.proposals import AT_ONCE, propose
 from cryoloom.reconstruct.training import Trainer, Weights, from_arrays, to_arrays
 from cryoloom.volumes.fourier_net import FourierNet
 from cryoloom.volumes.interface import Volume, density
@@ -31,7 +32,6 @@ from cryoloom.volumes.voxel_grid import RealVoxels, VoxelGrid
 STAGE_INDEX = 5
 NOISE_RATE = 0.02  # of the learnt noise spectrum, an update
 SAMPLE = 1000  # images from which power spectra are measured
-AT_ONCE = 500  # images encoded at once
 
 
 @dataclass(frozen=True)
@@ -167,18 +167,11 @@ class AmortizedRecipe:
             out[g, :n] = torch.lerp(out[g, :n], mine.mean(0), rate)
         return out
 
-    @torch.no_grad()
     def proposals(self, state: AmortizedState) -> PosePosterior:
         """The encoder's candidates for all images, on the CPU."""
         self.trainer.restore(state.weights)
         self.encoder.eval()
-        parts = []
-        for start in range(0, len(self.feed), AT_ONCE):
-            rows = np.arange(start, min(start + AT_ONCE, len(self.feed)))
-            parts.append(self.encode(self.feed.images(rows, self.reach, state.noise)).to(torch.device("cpu")))
-        return PosePosterior(
-            torch.cat([p.R for p in parts]), torch.cat([p.t for p in parts]), torch.cat([p.log_weight for p in parts])
-        )
+        return propose(self.encode, self.feed, self.reach, state.noise)
 
     @torch.no_grad()
     def likeliest(self, state: AmortizedState) -> tuple[Tensor, Tensor]:

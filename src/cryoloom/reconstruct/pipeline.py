@@ -46,6 +46,8 @@ from cryoloom.reconstruct.run_folder import RunFolder
 from cryoloom.reconstruct.verdict import Evidence, Verdict, judge
 from cryoloom.reconstruct.wake_sleep import WakeSleepRecipe
 
+STAGE_INDEX = 3  # of what happens around the stages
+
 
 @dataclass(frozen=True)
 class Start:
@@ -87,7 +89,7 @@ def prepare(particles: ParticleSet, settings: ReconstructSettings) -> Preprocess
         particles,
         particle_diameter_angstrom=settings.particle_diameter_angstrom,
         box=settings.box,
-        generator=torch_generator(settings.seed, 3, 0),
+        generator=torch_generator(settings.seed, STAGE_INDEX, 0),
     )
 
 
@@ -209,7 +211,9 @@ def _given_start(settings: ReconstructSettings, feed: ImageFeed) -> Start:
         poses = PosePosterior.certain(given.R.float(), given.t.float())
         half = np.arange(len(particles)) % 2 if subsets is None else subsets - 1
         sigma = max(float(given.t.square().mean().sqrt()), feed.pixel_size)
-        maps = maps_of_poses(feed, poses, half, noise, settings.symmetry, torch_generator(settings.seed, 3, 1))
+        maps = maps_of_poses(
+            feed, poses, half, noise, settings.symmetry, torch_generator(settings.seed, STAGE_INDEX, 1)
+        )
         return Start(maps, noise, sigma, poses, half, None, None)
     if settings.start is None:
         raise BadInput("refinement needs a start: --from poses, or --from MAP.mrc")

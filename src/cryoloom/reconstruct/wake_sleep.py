@@ -30,11 +30,11 @@ from cryoloom.reconstruct.config import WakeSleepSettings
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import numpy_generator, torch_generator
 from cryoloom.reconstruct.progress import StepInfo
+from cryoloom.reconstruct.proposals import propose
 from cryoloom.reconstruct.training import Trainer, Weights, from_arrays, to_arrays
 
 STAGE_INDEX = 4
 JUDGED = 512  # dreams that no update saw, by which the encoder is judged
-AT_ONCE = 1000  # images encoded at once
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ class WakeSleepRecipe:
     def proposals(self, state: WakeSleepState) -> PosePosterior:
         """The trained encoder's candidates for all images, on the CPU."""
         self.trainer.restore(state.weights)
-        return propose(self.encoder, self.feed, self.noise)
+        self.encoder.eval()
+        return propose(self.encoder, self.feed, self.encoder.radius, self.noise)
 
 
 def make_encoder(
@@ -195,16 +196,3 @@ def make_encoder(
             settings.candidates, settings.nside, settings.rings, settings.angles, settings.channels, settings.layers,
         )  # fmt: skip
     return encoder.to(feed.device)
-
-
-@torch.no_grad()
-def propose(encoder: PoseEncoder, feed: ImageFeed, noise: Tensor) -> PosePosterior:
-    """Candidates of an encoder for all images, batch by batch, on the CPU."""
-    encoder.eval()
-    parts = []
-    for start in range(0, len(feed), AT_ONCE):
-        rows = np.arange(start, min(start + AT_ONCE, len(feed)))
-        parts.append(encoder(feed.images(rows, encoder.radius, noise)).to(torch.device("cpu")))
-    return PosePosterior(
-        torch.cat([p.R for p in parts]), torch.cat([p.t for p in parts]), torch.cat([p.log_weight for p in parts])
-    )

@@ -10,13 +10,12 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.dispatch import Images
 from cryoloom.physics.fourier import ifft2
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import geodesic_degrees
-
-HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
 
 
 class PoseEncoder(nn.Module, ABC):
