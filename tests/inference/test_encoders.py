@@ -105,6 +105,18 @@ def test_poses_of_the_vgg_encoder_carry_gradients(phantom):
     assert encoder.shift.weight.grad.abs().max() > 0
 
 
+def test_mixed_precision_leaves_the_poses_in_float32(phantom):
+    images, _, _ = scene(phantom, 5)
+    plain, mixed = vgg().eval(), vgg().eval()
+    mixed.mixed_precision = True
+    with torch.no_grad():
+        a, b = plain(images), mixed(images)
+    assert b.R.dtype == b.t.dtype == torch.float32
+    assert not torch.equal(a.R, b.R)
+    torch.testing.assert_close(b.R @ b.R.mT, torch.eye(3).expand_as(b.R), rtol=0, atol=1e-5)
+    assert float(geodesic_degrees(a.R, b.R).max()) < 10.0  # 8 bits of mantissa; measured 2
+
+
 def test_the_paper_preset_takes_images_of_64_pixels():
     encoder = VGGEncoder(64, 2.0, 31, PAPER).eval()
     convolutions = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d)]

@@ -81,7 +81,7 @@ class AmortizedRecipe:
         s, f = self.settings, self.feed
         box = 2 * (self.reach + 1)
         blocks = PAPER if s.encoder == "paper" else COMPACT
-        return VGGEncoder(box, f.box * f.pixel_size / box, self.reach, blocks, s.filters, s.heads)
+        return VGGEncoder(box, f.box * f.pixel_size / box, self.reach, blocks, s.filters, s.heads, s.mixed_precision)
 
     def _make_volume(self) -> Volume:
         s, f = self.settings, self.feed

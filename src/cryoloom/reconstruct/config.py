@@ -134,6 +134,9 @@ class AmortizedSettings:
     heads: int = 1
     """Hypotheses of the encoder."""
 
+    mixed_precision: bool = False
+    """Whether the encoder's layers compute in bfloat16 (for a GPU); the physics stays float32."""
+
     symmetrised: bool = True
     """Whether an image and its half-turn are both tried, the better one counts."""
 

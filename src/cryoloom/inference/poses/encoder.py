@@ -124,9 +124,11 @@ class VGGEncoder(PoseEncoder):
         blocks: tuple[tuple[int, ...], ...] = COMPACT,
         filters: int = 5,
         heads: int = 1,
+        mixed_precision: bool = False,
     ) -> None:
         """Args:
         box, pixel_size: of the pictures that the network is shown: just large enough for `radius`.
+        mixed_precision: convolutions and dense layers in bfloat16; filters before and poses after stay float32.
         """
         super().__init__(radius)
         if blocks not in (PAPER, COMPACT):
@@ -137,6 +139,7 @@ class VGGEncoder(PoseEncoder):
         }  # fmt: skip
         self.box = box
         self.pixel_size = pixel_size
+        self.mixed_precision = mixed_precision
         self.heads = heads
         self.filters = GaussianFilters(filters)
         layers: list[nn.Module] = []
@@ -172,7 +175,9 @@ class VGGEncoder(PoseEncoder):
         """See `PoseEncoder.forward`."""
         images = images.prefix(self.radius)
         pictures = self.filters(images.observed, in_box(images.disc, self.box))
-        h = self.dense(self.trunk(pictures.contiguous(memory_format=torch.channels_last)))
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            h = self.dense(self.trunk(pictures.contiguous(memory_format=torch.channels_last)))
+        h = h.float()
         R = rotation_of_two_vectors(self.rotation(h).unflatten(1, (self.heads, 6)))
         t = self.shift(h).unflatten(1, (self.heads, 2)) * self.pixel_size
         return PosePosterior(R, t, functional.log_softmax(self.likely(h), 1))
