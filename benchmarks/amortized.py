@@ -1,4 +1,4 @@
-"""Amortised inference, measured: amortized.py hybrid|cold|infer|volumes
+"""Amortised inference, measured: amortized.py hybrid|cold|infer|volumes|table
 
 hybrid   --poses hybrid on ribosome, igg and adk beside --poses search; best of K candidates before the polish
 cold     cold starts on a 70S ribosome of 32 px: symmetrised loss or not, CryoPoseNet; clean and noisy
@@ -32,6 +32,7 @@ from bench import (
     evaluator,
     machine,
     make_set,
+    read_json,
     run_measured,
     write_json,
 )
@@ -286,10 +287,95 @@ def cold_run(work: Path, preset: str, snr: float, seed: int) -> dict:
             "converged": course[-1]["median_deg"] <= CONVERGED, "course": course}  # fmt: skip
 
 
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def hybrid_part(runs: list[dict]) -> list[str]:
+    """Candidates before the polish, and the result beside that of a search."""
+    rows = []
+    for r in runs:
+        h, s = r["hybrid"], r["search"]
+        best = [f"{r[f'best_of_{K}']['median_deg']:.1f} ({r[f'best_of_{K}']['within_15']:.2f})" for K in (1, 4, 8)]
+        keys = (("rotation_median_deg", 2), ("rotation_frac_below_10deg", 3), ("fsc0.5_shell", 1), ("cpu_s", 0))
+        pairs = [f"{h[key]:.{n}f} / {s[key]:.{n}f}" for key, n in keys]
+        gib = f"{h['peak_rss_bytes'] / 2**30:.2f}"
+        rows.append([f"{r['set']}-s{r['seed']}", *best, *pairs, f"{h['stage_cpu_s']['encoder']:.0f}", gib, r["commit"]])
+    head = ["set", "best of 1", "of 4", "of 8", "median deg, hybrid / search", "< 10 deg", "FSC-0.5 shell", "CPU-s",
+            "of it encoder", "GiB", "commit"]  # fmt: skip
+    return [
+        "## Hybrid beside search", "",
+        "5,000 images of 64 px, SNR 0.1. Best of K: median angle between the truth and the nearest of the K candidates",
+        "that the encoder holds likeliest, degrees, before any polish (in brackets: share within 15 degrees).", "",
+        *table(head, rows),
+    ]  # fmt: skip
+
+
+def cold_part(runs: list[dict]) -> list[str]:
+    """What converges from random networks and what gets stuck."""
+    rows = []
+    for r in runs:
+        at = [next((c["median_deg"] for c in r["course"] if c["cpu_s"] >= 60 * m), None) for m in (3, 6, 9)]
+        rows.append([
+            r["preset"], f"{r['snr']:g}", str(r["seed"]), "yes" if r["converged"] else "no", f"{r['median_deg']:.1f}",
+            f"{r['frac_below_10deg']:.2f}", f"{r['cpu_s'] / 60:.1f}",
+            *("" if x is None else f"{x:.0f}" for x in at), r["commit"],
+        ])  # fmt: skip
+    head = ["preset", "SNR", "seed", "converged", "median deg", "< 10 deg", "CPU-min", "deg after 3 CPU-min", "6", "9",
+            "commit"]  # fmt: skip
+    return [
+        "", "## Cold starts", "",
+        "70S ribosome, 5,000 images of 32 px (11.2 angstrom a pixel, CTF, shifts), one thread. SNR 1000 is clean.",
+        "", *table(head, rows),
+    ]  # fmt: skip
+
+
+def infer_part(found: dict) -> list[str]:
+    """Images that training never saw, rates, memory."""
+    rows = [
+        [r["images"], str(r["polish"]), f"{r['rotation_median_deg']:.2f}", f"{r['rotation_mean_deg']:.2f}",
+         f"{r['rotation_frac_below_10deg']:.3f}", r["said"]] for r in found["points"]
+    ]  # fmt: skip
+    memory = ", ".join(f"{m['images']:,} images {m['peak_rss_bytes'] / 2**30:.2f} GiB" for m in found["memory"])
+    return [
+        "", "## New images", "", *table(["images", "polish", "median deg", "mean deg", "< 10 deg", "said"], rows), "",
+        f"Encoder pass at 64 px, {found['compact_threads']} threads:",
+        f"compact {found['compact_images_per_second']:,.0f},",
+        f"paper {found['paper_images_per_second']:,.0f} images a second. Peak memory of infer: {memory}.",
+    ]  # fmt: skip
+
+
+def volumes_part(found: dict) -> list[str]:
+    """Both volumes at known poses, and what they cost."""
+    rows = []
+    for name, fit in found["fit"].items():
+        costs = [f"{c['parameter_bytes'] / 2**20:.1f} MiB, {c['cpu_s_an_image']:.3f} s" for c in found["cost"][name]]
+        rows.append([name, f"{fit['fsc0.5_shell']:.1f}", f"{fit['mean_fsc']:.3f}", f"{fit['cpu_s']:.0f}", *costs])
+    head = ["volume", "FSC-0.5 shell", "mean FSC", "CPU-s", "parameters and CPU-s an image: 64 px", "128 px", "256 px"]
+    return ["", "## Volumes at known poses (D = 32, 5,000 images, SNR 0.1)", "", *table(head, rows)]
+
+
+def write_table() -> None:
+    """results/amortized.md from the results that are there."""
+    lines = ["# Amortised inference", "", "Written by `benchmarks/amortized.py`; scored by `evaluate.py`.", ""]
+    found = {name: read_json(RESULTS / f"amortized-{name}.json") for name in ("hybrid", "infer", "volumes")}
+    cold_runs = [r for p in sorted(RESULTS.glob("amortized-cold-*.json")) if (r := read_json(p))]
+    if found["hybrid"]:
+        lines += hybrid_part(found["hybrid"]["runs"])
+    if cold_runs:
+        lines += cold_part(cold_runs)
+    if found["infer"]:
+        lines += infer_part(found["infer"])
+    if found["volumes"]:
+        lines += volumes_part(found["volumes"])
+    (RESULTS / "amortized.md").write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     """Measure what is asked for and write it down."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("hybrid", "cold", "infer", "volumes"))
+    p.add_argument("what", choices=("hybrid", "cold", "infer", "volumes", "table"))
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("--presets", nargs="+", default=["cryoai-compact", "unsymmetrised", "cryoposenet"], help="of cold")
     p.add_argument("--snr", nargs="+", type=float, default=[1000.0], help="of cold; 1000 is clean")
@@ -299,6 +385,9 @@ def main() -> None:
     work = a.workdir.absolute() / "amortized"
     work.mkdir(parents=True, exist_ok=True)
     sets = (a.set_folder or a.workdir / "sets").absolute()
+    if a.what == "table":
+        write_table()
+        return
     if a.what == "cold":
         cold(work, a.presets, a.snr, a.seeds)
     elif a.what == "hybrid":
@@ -311,6 +400,7 @@ def main() -> None:
         found = infer(work, sets) if a.what == "infer" else volumes(work)
         write_json(RESULTS / f"amortized-{a.what}.json", found)
         print(json.dumps(found, indent=1))
+    write_table()
 
 
 if __name__ == "__main__":
