@@ -92,9 +92,9 @@ def hybrid(name: str, seed: int, work: Path, sets: Path) -> dict:
             **{k: found[k] for k in ("rotation_median_deg", "rotation_frac_below_10deg", "shift_median_px",
                                      "fsc0.5_shell")},
         }  # fmt: skip
-    encoder, _ = read_encoder(run / "encoder.safetensors")
+    trained = read_encoder(run / "encoder.safetensors")
     feed, noise = feed_of(folder)
-    candidates, truth = propose(encoder, feed, encoder.radius, noise), true_rotations(folder, run)
+    candidates, truth = propose(trained, feed, trained.encoder.radius, noise), true_rotations(folder, run)
     for K in (1, 2, 4, 8):
         error = best_of_candidates_degrees(candidates, truth, K)
         out[f"best_of_{K}"] = {"median_deg": float(error.median()), "within_15": float((error < 15).float().mean())}
@@ -121,7 +121,7 @@ def infer(work: Path, sets: Path) -> dict:
     if not (run / "encoder.safetensors").exists():
         raise SystemExit("run amortized.py hybrid first: infer asks its ribosome run")
     out: dict = {"machine": machine(), "commit": commit(), "points": []}
-    encoder, _ = read_encoder(run / "encoder.safetensors")
+    encoder = read_encoder(run / "encoder.safetensors").encoder
     for name, folder in (("seen", trained), ("new", new)):
         for polish in (0, 5):
             star, log = work / f"infer-{name}.star", work / "infer.log"

@@ -18,7 +18,7 @@ from cryoloom.inference.poses.encoder import (
     to_images,
     with_half_turn,
 )
-from cryoloom.inference.poses.encoder_file import BadEncoderFile, read_encoder, to_bytes
+from cryoloom.inference.poses.encoder_file import BadEncoderFile, TrainedEncoder, read_encoder, to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.polar_encoder import PolarEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -242,17 +242,19 @@ def test_the_best_of_the_heaviest_candidates_counts():
 def test_a_file_holds_all_of_an_encoder(encoder, phantom, tmp_path):
     images, _, _ = scene(phantom, 4)
     path = tmp_path / "encoder.safetensors"
-    path.write_bytes(to_bytes(encoder, symmetrised=True))
-    again, symmetrised = read_encoder(path)
-    assert symmetrised
+    path.write_bytes(to_bytes(TrainedEncoder(encoder, True, 90.0)))
+    again = read_encoder(path)
+    assert again.symmetrised
+    assert again.particle_diameter_angstrom == 90.0
     with torch.no_grad():
-        assert torch.equal(again(images).R, encoder(images).R)
+        assert torch.equal(again.encoder(images).R, encoder(images).R)
+        assert torch.equal(again(images).R, with_half_turn(encoder, images).R)
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign"])
 def test_a_bad_file_is_refused_by_name(encoder, tmp_path, damage):
     path = tmp_path / "encoder.safetensors"
-    content = to_bytes(encoder, symmetrised=False)
+    content = to_bytes(TrainedEncoder(encoder, False, 90.0))
     path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"{}" + content[2:])
     with pytest.raises(BadEncoderFile, match=r"encoder\.safetensors"):
         read_encoder(path)

@@ -58,8 +58,9 @@ def infer(
         given = InputSettings(str(particles.absolute()), None if datadir is None else str(datadir.absolute()))
         new = open_input(given)
         settings = replace(
-            settings, input=given, box=trained.check(new), device=chosen.type, threads=count, cache_bytes=0
-        )
+            settings, input=given, box=trained.check(new), device=chosen.type, threads=count, cache_bytes=0,
+            particle_diameter_angstrom=trained.encode.particle_diameter_angstrom,
+        )  # fmt: skip
         feed = make_feed(new, prepare(new, settings), settings)
         progress.begin("infer", 0)
         total = len(feed)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.poses.encoder import PoseEncoder, with_half_turn
 from cryoloom.inference.poses.encoder_file import read_encoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
@@ -20,7 +19,6 @@ from cryoloom.maps.fsc import crossing, fourier_shell_correlation
 from cryoloom.maps.io import read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet
-from cryoloom.particles.preprocess import Preprocessing
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import to_euler
 from cryoloom.reconstruct.feed import ImageFeed
@@ -65,8 +63,8 @@ class TrainedRun:
             )
         if not (folder / "map.mrc").exists():
             raise BadInput(f"{folder}: this run has no map.mrc: has it been interrupted? (cryoloom resume {folder})")
-        encoder, self.symmetrised = read_encoder(path)
-        self.encoder: PoseEncoder = encoder.to(device)
+        self.encode = read_encoder(path)
+        self.encode.encoder.to(device)
         halves = [read_map(folder / name) for name in ("half1.mrc", "half2.mrc")]
         given = read_map(folder / "map.mrc")
         self.map, self.pixel_size = given.data.float(), given.pixel_size
@@ -107,9 +105,8 @@ def infer(
         polish: steps of the climb at the map's resolution; with 0 candidates are weighed where they are.
         say: told after each batch how many images are done, and images a second.
     """
-    preprocessing: Preprocessing = feed.source.preprocessing
-    noise = preprocessing.noise.float()
-    encoder, low = run.encoder, int(run.encoder.radius)
+    noise = feed.source.preprocessing.noise.float()
+    low = int(run.encode.encoder.radius)
     coarse = volume_to_half(rebox(run.map.to(feed.device), 2 * (low + 2)))
     fine = volume_to_half(rebox(run.map.to(feed.device), 2 * (run.radius + 2)))
     sigma = 0.06 * feed.box * feed.pixel_size
@@ -121,7 +118,7 @@ def infer(
         rows = np.arange(start, min(start + BATCH, N))
         images = feed.images(rows, max(low, run.radius), noise)
         at = time.perf_counter()
-        found = with_half_turn(encoder, images) if run.symmetrised else encoder(images)
+        found = run.encode(images)
         encode_s += time.perf_counter() - at
         at = time.perf_counter()
         equal = PosePosterior(found.R, found.t, torch.where(found.log_weight.isfinite(), 0.0, -torch.inf))

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.poses.encoder_file import to_bytes
+from cryoloom.inference.poses.encoder import PoseEncoder
+from cryoloom.inference.poses.encoder_file import TrainedEncoder, to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -165,8 +166,13 @@ def _start(
     state = run_recipe(wake_sleep, folder, progress, interrupts, seconds=seconds)
     with folder.timing("proposals"):
         poses = wake_sleep.proposals(state)
-    write_durably(folder.encoder, to_bytes(wake_sleep.encoder, symmetrised=False))
+    _write_encoder(folder, wake_sleep.encoder, False, feed)
     return replace(start, maps=(state.volume, state.volume), poses=poses, spread=True)
+
+
+def _write_encoder(folder: RunFolder, encoder: PoseEncoder, symmetrised: bool, feed: ImageFeed) -> None:
+    diameter = feed.source.preprocessing.particle_diameter_angstrom
+    write_durably(folder.encoder, to_bytes(TrainedEncoder(encoder, symmetrised, diameter)))
 
 
 def _amortized_start(
@@ -178,7 +184,7 @@ def _amortized_start(
     state = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
     with folder.timing("proposals"):
         poses = recipe.proposals(state)
-    write_durably(folder.encoder, to_bytes(recipe.encoder, settings.amortized.symmetrised))
+    _write_encoder(folder, recipe.encoder, settings.amortized.symmetrised, feed)
     volume = recipe.map(state)
     _write_abinit(folder.path / "abinit.mrc", volume, feed, settings.flip)
     sigma = max(float(poses.best()[1].square().mean().sqrt()), feed.pixel_size)

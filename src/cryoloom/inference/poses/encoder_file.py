@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 from safetensors import SafetensorError
 
-from cryoloom.inference.poses.encoder import PoseEncoder, VGGEncoder
+from cryoloom.inference.poses.encoder import PoseEncoder, VGGEncoder, with_half_turn
 from cryoloom.inference.poses.polar_encoder import PolarEncoder
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels.dispatch import Images
 
 KINDS: dict[str, type[PolarEncoder] | type[VGGEncoder]] = {"polar": PolarEncoder, "vgg": VGGEncoder}
 
@@ -19,16 +22,38 @@ class BadEncoderFile(ValueError):
     """A file that holds no encoder of ours."""
 
 
-def to_bytes(encoder: PoseEncoder, symmetrised: bool) -> bytes:
-    """The file's content. `symmetrised`: whether candidates of the half-turned image belong to its answer."""
+@dataclass(frozen=True, slots=True)
+class TrainedEncoder:
+    """An encoder, ready to be asked.
+
+    Attributes:
+        symmetrised: whether candidates of the half-turned image belong to its answer.
+        particle_diameter_angstrom: by which the images that it has learnt from were normalised.
+    """
+
+    encoder: PoseEncoder
+    symmetrised: bool
+    particle_diameter_angstrom: float
+
+    def __call__(self, images: Images) -> PosePosterior:
+        """Candidates of images."""
+        return with_half_turn(self.encoder, images) if self.symmetrised else self.encoder(images)
+
+
+def to_bytes(trained: TrainedEncoder) -> bytes:
+    """The file's content."""
+    encoder = trained.encoder
     kind = next(name for name, cls in KINDS.items() if type(encoder) is cls)
-    about = {"kind": kind, "symmetrised": symmetrised, "described": encoder.described}
+    about = {
+        "kind": kind, "described": encoder.described, "symmetrised": trained.symmetrised,
+        "particle_diameter_angstrom": trained.particle_diameter_angstrom,
+    }  # fmt: skip
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     return safetensors.torch.save(tensors, {"cryoloom": json.dumps(about)})
 
 
-def read_encoder(path: Path) -> tuple[PoseEncoder, bool]:
-    """The encoder, ready to be asked, and whether half-turned images belong to its answer.
+def read_encoder(path: Path) -> TrainedEncoder:
+    """The encoder of a file.
 
     Raises:
         BadEncoderFile: if the file is not one of ours, or damaged.
@@ -42,10 +67,10 @@ def read_encoder(path: Path) -> tuple[PoseEncoder, bool]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         encoder = KINDS[about["kind"]].of_description(about["described"])
         encoder.load_state_dict(tensors)
-        symmetrised = bool(about["symmetrised"])
+        encoder.eval()
+        return TrainedEncoder(encoder, bool(about["symmetrised"]), float(about["particle_diameter_angstrom"]))
     except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         raise BadEncoderFile(
             f"{path}: not an encoder that this version of cryoloom can read ({error})\n"
             "  what to do: train it again with cryoloom reconstruct --poses hybrid"
         ) from error
-    return encoder.eval(), symmetrised
