@@ -33,8 +33,10 @@ from bench import (
     machine,
     make_set,
     read_json,
+    read_star,
     run_measured,
     write_json,
+    write_star,
 )
 from cryoloom.inference.poses.encoder import PAPER, VGGEncoder, best_of_candidates_degrees
 from cryoloom.inference.poses.encoder_file import read_encoder
