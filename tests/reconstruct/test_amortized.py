@@ -16,7 +16,7 @@ from cryoloom.inference.poses.encoder import half_turned, with_half_turn
 from cryoloom.reconstruct.amortized import AmortizedRecipe
 from cryoloom.reconstruct.config import AmortizedSettings, WakeSleepSettings
 from cryoloom.reconstruct.feed import ImageFeed
-from cryoloom.reconstruct.infer import TrainedRun
+from cryoloom.reconstruct.infer import TrainedRun, march
 from cryoloom.reconstruct.interrupts import Interrupts
 from cryoloom.reconstruct.objective import misfit
 from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare, run
@@ -193,3 +193,9 @@ def test_images_of_another_field_of_view_are_refused(finished, tmp_path):
     other = open_input(replace(settings_for(tmp_path / "particles.star").input, pixel_size=9.9))
     with pytest.raises(ValueError, match="field of view"):
         TrainedRun(finished.path, torch.device("cpu")).check(other)
+
+
+def test_climbs_go_from_the_encoders_radius_to_the_maps():
+    assert march(8, 31) == [8, 12, 18, 27, 31]
+    assert march(8, 8) == [8]
+    assert march(8, 5) == [8]  # a map that ends below the encoder's radius is zero beyond

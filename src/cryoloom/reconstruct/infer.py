@@ -24,7 +24,9 @@ from cryoloom.physics.rotations import to_euler
 from cryoloom.reconstruct.feed import ImageFeed
 
 BATCH = 500  # images at once: the memory that a run of any length takes
-LOW_STEPS = 4  # of all candidates, at the encoder's radius
+LOW_STEPS = 4  # of all candidates, at the encoder's radius,
+KEPT = 3  # of which so many go on
+MARCH = 1.5  # by which the radius grows from climb to climb: from too far off, a fine map only misleads
 PIXEL_TOLERANCE = 0.005  # relative
 
 
@@ -67,7 +69,8 @@ class TrainedRun:
         self.encode.encoder.to(device)
         halves = [read_map(folder / name) for name in ("half1.mrc", "half2.mrc")]
         given = read_map(folder / "map.mrc")
-        self.map, self.pixel_size = given.data.float(), given.pixel_size
+        # noise around the molecule costs accuracy of the poses
+        self.map, self.pixel_size = given.data.float() * read_map(folder / "mask.mrc").data.float(), given.pixel_size
         self.box = self.map.shape[-1]
         self.radius = _resolved(*(h.data.float() for h in halves))
 
@@ -102,13 +105,13 @@ def infer(
     """Poses of all images of a feed, batch by batch, at a cost and in a memory that do not depend on their number.
 
     Args:
-        polish: steps of the climb at the map's resolution; with 0 candidates are weighed where they are.
+        polish: steps of each climb, up to the map's resolution; with 0 candidates are weighed where they are.
         say: told after each batch how many images are done, and images a second.
     """
     noise = feed.source.preprocessing.noise.float()
     low = int(run.encode.encoder.radius)
-    coarse = volume_to_half(rebox(run.map.to(feed.device), 2 * (low + 2)))
-    fine = volume_to_half(rebox(run.map.to(feed.device), 2 * (run.radius + 2)))
+    radii = march(low, run.radius) if polish else [low]
+    grids = [volume_to_half(rebox(run.map.to(feed.device), 2 * (r + 2))) for r in radii]
     sigma = 0.06 * feed.box * feed.pixel_size
     N = len(feed)
     R, t, weight, score = torch.empty(N, 3, 3), torch.empty(N, 2), torch.empty(N), torch.empty(N)
@@ -122,9 +125,9 @@ def infer(
         encode_s += time.perf_counter() - at
         at = time.perf_counter()
         equal = PosePosterior(found.R, found.t, torch.where(found.log_weight.isfinite(), 0.0, -torch.inf))
-        refined = refine_poses(coarse, images.prefix(low), equal, sigma, LOW_STEPS if polish else 0)
-        if polish:
-            refined = refine_poses(fine, images.prefix(run.radius), refined.posterior.top(2), sigma, polish)
+        refined = refine_poses(grids[0], images.prefix(low), equal, sigma, LOW_STEPS if polish else 0)
+        for grid, radius in zip(grids[1:], radii[1:], strict=True):
+            refined = refine_poses(grid, images.prefix(radius), refined.posterior.top(KEPT), sigma, polish)
         polish_s += time.perf_counter() - at
         best_R, best_t = refined.posterior.best()
         R[start : start + len(rows)], t[start : start + len(rows)] = best_R.cpu(), best_t.cpu()
@@ -133,6 +136,14 @@ def infer(
         latency = latency or time.perf_counter() - began
         say(start + len(rows), (start + len(rows)) / (time.perf_counter() - began))
     return Inferred(R, t, weight, score, encode_s, polish_s, latency)
+
+
+def march(low: int, high: int) -> list[int]:
+    """Radii of the climbs, from the encoder's to the map's."""
+    radii = [low]
+    while radii[-1] < high:
+        radii.append(min(high, round(MARCH * radii[-1])))
+    return radii
 
 
 def columns(found: Inferred) -> dict[str, np.ndarray]:
