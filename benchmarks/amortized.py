@@ -1,8 +1,9 @@
-"""Amortised inference, measured: amortized.py hybrid|cold|infer|volumes|table
+"""Amortised inference, measured: amortized.py hybrid|cold|infer|rates|volumes|table
 
 hybrid   --poses hybrid on ribosome, igg and adk beside --poses search; best of K candidates before the polish
 cold     cold starts on a 70S ribosome of 32 px: symmetrised loss or not, CryoPoseNet; clean and noisy
 infer    images that training never saw; images a second of both encoders; memory from 5,000 to 50,000 images
+rates    the encoders' images a second once more, on a quiet machine
 volumes  FourierNet and voxel grid fitted at known poses; memory and time an image at 64, 128, 256 px
 
 Results: results/amortized-WHAT.json and results/amortized.md. Needs ../shared/bench and RELION.
@@ -40,15 +41,17 @@ from bench import (
 )
 from cryoloom.inference.poses.encoder import PAPER, VGGEncoder, best_of_candidates_degrees
 from cryoloom.inference.poses.encoder_file import read_encoder
+from cryoloom.kernels.dispatch import Images
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation
 from cryoloom.maps.io import read_map
+from cryoloom.maps.mask import soft_sphere
 from cryoloom.physics.rotations import random_rotations
 from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
 from cryoloom.reconstruct.proposals import propose
 from cryoloom.volumes.fourier_net import FourierNet
-from cryoloom.volumes.interface import Volume, density, rotated_frequencies
+from cryoloom.volumes.interface import Volume, rotated_frequencies
 from cryoloom.volumes.voxel_grid import VoxelGrid
 from score_run import scores, stage_cpu_s
 
@@ -123,7 +126,6 @@ def infer(work: Path, sets: Path) -> dict:
     if not (run / "encoder.safetensors").exists():
         raise SystemExit("run amortized.py hybrid first: infer asks its ribosome run")
     out: dict = {"machine": machine(), "commit": commit(), "points": []}
-    encoder = read_encoder(run / "encoder.safetensors").encoder
     for name, folder in (("seen", trained), ("new", new)):
         for polish in (0, 5):
             star, log = work / f"infer-{name}.star", work / "infer.log"
@@ -136,22 +138,29 @@ def infer(work: Path, sets: Path) -> dict:
                 **{k: found[k] for k in ("rotation_median_deg", "rotation_mean_deg", "rotation_frac_below_10deg",
                                          "shift_median_px")},
             })  # fmt: skip
-    feed, noise = feed_of(new)
+    out["memory"] = [_memory(work, run, n) for n in (5000, 50000)]
+    return out | rates(work, sets)
+
+
+def rates(work: Path, sets: Path) -> dict:
+    """Images a second through both encoders at 64 px."""
+    feed, noise = feed_of(make_set("ribosome", 2, sets))
+    trained = read_encoder(work / "ribosome-s1-hybrid" / "encoder.safetensors").encoder
     paper = VGGEncoder(64, feed.pixel_size, 31, PAPER).eval()
-    for name, net, count in (("compact", encoder, 5000), ("paper", paper, 200)):
-        images = feed.images(np.arange(min(count, len(feed))), 31, noise)
+    out: dict = {}
+    for name, net, count in (("compact", trained, 5000), ("paper", paper, 300)):
+        images = feed.images(np.arange(count), net.radius, noise)
+        parts = [
+            Images(images.observed[i : i + 100], images.ctf[i : i + 100], images.variance, images.group[i : i + 100],
+                   images.disc) for i in range(0, count, 100)
+        ]  # fmt: skip
         at, cpu = time.perf_counter(), time.process_time()
         with torch.no_grad():
-            for start in range(0, len(images.observed), 100):
-                rows = slice(start, start + 100)
-                net(type(images)(images.observed[rows], images.ctf[rows], images.variance, images.group[rows],
-                                 images.disc))  # fmt: skip
+            for part in parts:
+                net(part)
         wall, cpu = time.perf_counter() - at, time.process_time() - cpu
-        n = len(images.observed)
-        out[f"{name}_images_per_second"] = n / wall
-        out[f"{name}_images_per_cpu_second"] = n / cpu
-        out[f"{name}_threads"] = torch.get_num_threads()
-    out["memory"] = [_memory(work, run, n) for n in (5000, 50000)]
+        out |= {f"{name}_images_per_second": count / wall, f"{name}_images_per_cpu_second": count / cpu,
+                f"{name}_threads": torch.get_num_threads()}  # fmt: skip
     return out
 
 
@@ -206,7 +215,8 @@ def fitted(make: Callable[[], Volume], rate: float, truth: torch.Tensor, pixel: 
         loss.backward()
         adam.step()
         updates += 1
-    fsc = fourier_shell_correlation(density(volume, (box - 1) // 2).double(), truth.double())
+    mask = soft_sphere(box, 0.4 * box, 3.0)
+    fsc = fourier_shell_correlation((volume.density_map((box - 1) // 2) * mask).double(), (truth * mask).double())
     return {"cpu_s": spent, "images": updates * 32, "fsc0.5_shell": float(crossing(fsc[: box // 2], 0.5)),
             "mean_fsc": float(fsc[1 : box // 2].mean())}  # fmt: skip
 
@@ -241,7 +251,7 @@ def volumes(work: Path) -> dict:
     }
     out: dict = {"machine": machine(), "commit": commit(), "fit": {}, "cost": {}}
     for name, (make, rate) in makers.items():
-        out["fit"][name] = fitted(lambda m=make: m(32, pixel), rate, truth, pixel, 240)
+        out["fit"][name] = fitted(lambda m=make: m(32, pixel), rate, truth, pixel, 150)
         out["cost"][name] = [cost(lambda m=make, b=b: m(b, 1.0), b) for b in (64, 128, 256)]
         print(name, out["fit"][name], out["cost"][name], flush=True)
     return out
@@ -377,7 +387,7 @@ def write_table() -> None:
 def main() -> None:
     """Measure what is asked for and write it down."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("hybrid", "cold", "infer", "volumes", "table"))
+    p.add_argument("what", choices=("hybrid", "cold", "infer", "rates", "volumes", "table"))
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("--presets", nargs="+", default=["cryoai-compact", "unsymmetrised", "cryoposenet"], help="of cold")
     p.add_argument("--snr", nargs="+", type=float, default=[1000.0], help="of cold; 1000 is clean")
@@ -398,6 +408,9 @@ def main() -> None:
             runs.append(hybrid(name, a.seeds[0], work, sets))
             write_json(RESULTS / "amortized-hybrid.json", {"runs": runs})
             print(json.dumps(runs[-1], indent=1), flush=True)
+    elif a.what == "rates":
+        target = RESULTS / "amortized-infer.json"
+        write_json(target, (read_json(target) or {}) | rates(work, sets))
     else:
         found = infer(work, sets) if a.what == "infer" else volumes(work)
         write_json(RESULTS / f"amortized-{a.what}.json", found)

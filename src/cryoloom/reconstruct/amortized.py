@@ -26,7 +26,7 @@ from cryoloom.reconstruct.progress import StepInfo
 from cryoloom.reconstruct.proposals import AT_ONCE, propose
 from cryoloom.reconstruct.training import Trainer, Weights, from_arrays, to_arrays
 from cryoloom.volumes.fourier_net import FourierNet
-from cryoloom.volumes.interface import Volume, density
+from cryoloom.volumes.interface import Volume
 from cryoloom.volumes.voxel_grid import RealVoxels, VoxelGrid
 
 STAGE_INDEX = 5
@@ -190,7 +190,7 @@ class AmortizedRecipe:
     def map(self, state: AmortizedState) -> Tensor:
         """The volume in the band-limited box of its radius, as refinement begins with."""
         self.trainer.restore(state.weights)
-        return rebox(density(self.volume, self.reach), 2 * (self.reach + 2)).contiguous()
+        return rebox(self.volume.density_map(self.reach), 2 * (self.reach + 2)).contiguous()
 
     def to_arrays(self, state: AmortizedState) -> Mapping[str, np.ndarray | Tensor]:
         """Flat arrays."""

@@ -33,23 +33,25 @@ class Volume(nn.Module, ABC):
         V(R k) predicts the coefficients of an image at pose R.
         """
 
+    @torch.no_grad()
+    def density_map(self, radius: float) -> Float[Tensor, "D D D"]:
+        """The real map of `box` voxels, band-limited to `radius` Fourier pixels: read out on the lattice."""
+        D, device = self.box, next(self.parameters()).device
+        inside, k = _lattice(D, self.pixel_size, radius, device)
+        values = torch.cat([self.slices(part) for part in k.split(POINTS_AT_ONCE)])
+        spectrum = torch.zeros(D, D, D, dtype=values.dtype, device=device)
+        spectrum[inside] = values
+        return ifft3(spectrum).real
+
 
 def rotated_frequencies(k: Float[Tensor, "P 2"], R: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b P 3"]:
     """R (kx, ky, 0): frequencies of an image in the volume's frame, 1/angstrom."""
     return torch.einsum("...ij,pj->...pi", R[..., :, :2], k)
 
 
-@torch.no_grad()
-def density(volume: Volume, radius: float) -> Float[Tensor, "D D D"]:
-    """The real map of `box` voxels that a volume stands for, band-limited to `radius` Fourier pixels."""
-    D = volume.box
-    device = next(volume.parameters()).device
+def _lattice(D: int, pixel_size: float, radius: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which points of the centred lattice [D, D, D] lie within `radius` (Nyquist left out), and their frequencies."""
     axis = torch.arange(D, device=device) - D // 2
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    n = (D - 1) // 2
-    inside = (x.square() + y.square() + z.square()) <= min(radius, n) ** 2
-    k = torch.stack([x[inside], y[inside], z[inside]], -1) / (D * volume.pixel_size)
-    values = torch.cat([volume.slices(part) for part in k.split(POINTS_AT_ONCE)])
-    spectrum = torch.zeros(D, D, D, dtype=values.dtype, device=device)
-    spectrum[inside] = values
-    return ifft3(spectrum).real
+    inside = (x.square() + y.square() + z.square()) <= min(radius, (D - 1) // 2) ** 2
+    return inside, torch.stack([x[inside], y[inside], z[inside]], -1) / (D * pixel_size)

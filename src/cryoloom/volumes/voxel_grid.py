@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from cryoloom.kernels.half_grid import GUARD, volume_to_half
-from cryoloom.physics.slicing import PADDING
+from cryoloom.kernels.half_grid import GUARD, half_to_volume, shell_of, volume_to_half
+from cryoloom.physics.slicing import PADDING, gridding_window
 from cryoloom.volumes.interface import Volume
 
 
@@ -33,6 +33,16 @@ class VoxelGrid(Volume):
         """See `Volume.slices`."""
         half = torch.view_as_complex(self.values) * self.scale
         return interpolate_half(half, k * (self.box * self.pixel_size * self.padding))
+
+    @torch.no_grad()
+    def density_map(self, radius: float) -> Float[Tensor, "D D D"]:
+        """See `Volume.density_map`. The grid's field of view is wider than the box: what has gathered outside of it is
+        cut off, where a readout on the lattice would fold it in."""
+        half = torch.view_as_complex(self.values) * self.scale
+        kept = torch.where(shell_of(half.shape[0], self.padding, half.device) <= radius, half, 0)
+        # what multiplies the density when the grid is interpolated
+        window = gridding_window(self.box, self.padding).to(half.device)
+        return half_to_volume(kept, self.padding) * window.square()
 
 
 class RealVoxels(Volume):
