@@ -245,8 +245,8 @@ def volumes(work: Path) -> dict:
     makers: dict[str, tuple[Callable[..., Volume], float]] = {
         "voxel": (lambda box, p: VoxelGrid(box, p, power), 3e-2),
         "fouriernet": (
-            lambda box, p: FourierNet(box, p, torch.full((box // 2 + 1,), power), 140.0 / 11.2 * p * box / 32, 128),
-            2e-3,
+            lambda box, p: FourierNet(box, p, torch.full((box // 2 + 1,), power), 46.0 / 11.2 * p * box / 32, 128),
+            3e-4,
         ),
     }
     out: dict = {"machine": machine(), "commit": commit(), "fit": {}, "cost": {}}
