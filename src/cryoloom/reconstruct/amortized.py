@@ -21,7 +21,7 @@ from cryoloom.physics.noise import shell_means
 from cryoloom.reconstruct.config import AmortizedSettings
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import numpy_generator
-from cryoloom.reconstruct.objective import branch_shares, misfit
+from cryoloom.reconstruct.objective import misfit
 from cryoloom.reconstruct.progress import StepInfo
 from cryoloom.reconstruct.proposals import AT_ONCE, propose
 from cryoloom.reconstruct.training import Trainer, Weights, from_arrays, to_arrays
@@ -133,8 +133,7 @@ class AmortizedRecipe:
             total += float(loss.detach()) / s.updates
             norms = {k: v + found[k] / s.updates for k, v in norms.items()}
             if s.symmetrised:
-                half = branch_shares(fit.branch, 2 * s.heads)[s.heads :].sum()
-                shares += float(half) / s.updates
+                shares += float((fit.branch >= s.heads).float().mean()) / s.updates
         explained = 1 - noise[:, 1 : radius + 1].mean(0).to(self.power) / self.power[0, 1 : radius + 1]
         metrics = [
             ("loss", total), ("explained", float(explained.mean())), ("radius", float(radius)),

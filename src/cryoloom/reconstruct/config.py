@@ -153,13 +153,12 @@ class AmortizedSettings:
     """Frequency of its sines."""
 
     net_reach: float = 0.33
-    """Of its first layer: the plane waves it begins with, in radii of the particle. From the whole radius, which the
-    transform's finest detail needs, cold starts converge more slowly."""
+    """Of its first layer: the plane waves it begins with, in radii of the particle. From the whole
+    radius volumes are learnt more slowly (docs/amortized.md)."""
 
     first_level: float = 5.0
-    """Radius at which training begins, Fourier pixels of a box as large as the particle. Lower, a map and its mirror
-    image can't be told apart, and images settle in either; higher, hardly anything is learnt (70S, clean images of 32
-    px after 64,000 images: median error 87 degrees from level 3, 75 from 4, 35 from 5, 124 from 6)."""
+    """Radius at which training begins, Fourier pixels of a box as large as the particle. Cold starts
+    from lower levels converged more slowly (docs/amortized.md)."""
 
     last_level: float = 8.0
     """Radius at which it ends."""
@@ -177,7 +176,7 @@ class AmortizedSettings:
     """Images a minibatch."""
 
     encoder_rate: float = 1e-3
-    """Learning rate of the encoder; at twice these rates it gets stuck."""
+    """Learning rate of the encoder."""
 
     volume_rate: float = 1e-3
     """Learning rate of the volume."""

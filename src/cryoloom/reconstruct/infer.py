@@ -21,6 +21,7 @@ from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import to_euler
+from cryoloom.reconstruct.abinit import FIRST_SIGMA
 from cryoloom.reconstruct.feed import ImageFeed
 
 BATCH = 500  # images at once: the memory that a run of any length takes
@@ -112,7 +113,7 @@ def infer(
     low = int(run.encode.encoder.radius)
     radii = march(low, run.radius) if polish else [low]
     grids = [volume_to_half(rebox(run.map.to(feed.device), 2 * (r + 2))) for r in radii]
-    sigma = 0.06 * feed.box * feed.pixel_size
+    sigma = FIRST_SIGMA * feed.box * feed.pixel_size
     N = len(feed)
     R, t, weight, score = torch.empty(N, 3, 3), torch.empty(N, 2), torch.empty(N), torch.empty(N)
     encode_s = polish_s = latency = 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -43,8 +42,3 @@ def misfit(volume: Volume, images: Images, poses: PosePosterior) -> Misfit:
     branch = loss.detach().argmin(1)
     row = torch.arange(len(loss), device=loss.device)
     return Misfit(loss[row, branch], branch, shell_means(residual.detach()[row, branch], disc))
-
-
-def branch_shares(branch: Tensor, candidates: int) -> Float[Tensor, " K"]:
-    """Share of images for which each candidate is the best."""
-    return torch.bincount(branch, minlength=candidates).float() / max(1, len(branch))
