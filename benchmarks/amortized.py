@@ -58,6 +58,18 @@ from score_run import scores, stage_cpu_s
 STRUCTURES = ("ribosome", "igg", "adk")
 MODEL = SHARED_BENCH.parent / "data" / "models" / "ribosome70S_5states" / "grp0.pdb.gz"
 CONVERGED = 10.0  # degrees, median
+# cryoai-compact with one thing changed
+VARIANTS: dict[str, dict] = {
+    "unsymmetrised": {"symmetrised": False},
+    "four-heads": {"heads": 4},
+    "one-filter": {"filters": 1},
+    "fixed-noise": {"noise_rate": 0.0},
+    "no-march": {"first_level": 8.0},
+    "from-level-3": {"first_level": 3.0},
+    "wide-first-layer": {"net_reach": 1.0},
+    "slow-volume": {"volume_rate": 3e-4},
+    "voxel-volume": {"volume": "voxel", "volume_rate": 3e-2},  # as fast as a grid wants it
+}
 
 
 def feed_of(folder: Path, **changes: object) -> tuple[ImageFeed, torch.Tensor]:
@@ -276,9 +288,8 @@ def cold_run(work: Path, preset: str, snr: float, seed: int) -> dict:
 
     folder = small_ribosome(work, snr, seed)
     settings = ReconstructSettings(InputSettings(str(folder / "particles.star")), seed=seed)
-    settings = with_preset(settings, "cryoai-compact" if preset == "unsymmetrised" else preset)
-    if preset == "unsymmetrised":
-        settings = replace(settings, amortized=replace(settings.amortized, symmetrised=False))
+    settings = with_preset(settings, "cryoai-compact" if preset in VARIANTS else preset)
+    settings = replace(settings, amortized=replace(settings.amortized, **VARIANTS.get(preset, {})))
     particles = open_input(settings.input)
     feed = make_feed(particles, prepare(particles, settings), settings)
     recipe = AmortizedRecipe(feed, settings.amortized, seed)
@@ -389,7 +400,12 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("what", choices=("hybrid", "cold", "infer", "rates", "volumes", "table"))
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    p.add_argument("--presets", nargs="+", default=["cryoai-compact", "unsymmetrised", "cryoposenet"], help="of cold")
+    p.add_argument(
+        "--presets",
+        nargs="+",
+        default=["cryoai-compact", "unsymmetrised", "cryoposenet"],
+        help="of cold: presets, or variants of cryoai-compact in which one thing is changed: " + ", ".join(VARIANTS),
+    )
     p.add_argument("--snr", nargs="+", type=float, default=[1000.0], help="of cold; 1000 is clean")
     p.add_argument("--workdir", type=Path, default=ROOT / "run-benchmarks")
     p.add_argument("--set-folder", type=Path, help="where the sets are or will be made (default: WORKDIR/sets)")

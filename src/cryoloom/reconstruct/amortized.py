@@ -30,7 +30,6 @@ from cryoloom.volumes.interface import Volume
 from cryoloom.volumes.voxel_grid import RealVoxels, VoxelGrid
 
 STAGE_INDEX = 5
-NOISE_RATE = 0.02  # of the learnt noise spectrum, an update
 SAMPLE = 1000  # images from which power spectra are measured
 
 
@@ -162,7 +161,7 @@ class AmortizedRecipe:
         out = noise.clone()
         for g in torch.unique(group).tolist():
             mine = residual[group == g]
-            rate = 1 - (1 - NOISE_RATE) ** (len(mine) / len(residual))
+            rate = 1 - (1 - self.settings.noise_rate) ** (len(mine) / len(residual))
             out[g, :n] = torch.lerp(out[g, :n], mine.mean(0), rate)
         return out
 

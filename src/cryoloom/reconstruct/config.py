@@ -181,6 +181,9 @@ class AmortizedSettings:
     volume_rate: float = 1e-3
     """Learning rate of the volume."""
 
+    noise_rate: float = 0.02
+    """Of the learnt noise spectrum, an update; with 0 all that the images hold counts as noise to the end."""
+
     polish: bool = False
     """Whether the poses that the encoder gives are refined afterwards."""
 
