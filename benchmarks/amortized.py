@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,12 @@ from cryoloom.maps.fsc import crossing, fourier_shell_correlation
 from cryoloom.maps.io import read_map
 from cryoloom.maps.mask import soft_sphere
 from cryoloom.physics.rotations import random_rotations
+from cryoloom.reconstruct.amortized import AmortizedRecipe, AmortizedState
 from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
 from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.objective import misfit
 from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
+from cryoloom.reconstruct.presets import with_preset
 from cryoloom.reconstruct.proposals import propose
 from cryoloom.volumes.fourier_net import FourierNet
 from cryoloom.volumes.interface import Volume, rotated_frequencies
@@ -279,13 +283,19 @@ def cold(work: Path, presets: list[str], snrs: list[float], seeds: list[int]) ->
             print({k: v for k, v in result.items() if k != "course"}, flush=True)
 
 
+@torch.no_grad()
+def likeliest_rotations(recipe: AmortizedRecipe, state: AmortizedState) -> torch.Tensor:
+    """R [N, 3, 3] of the candidate that explains each image best."""
+    poses, feed, radius = recipe.proposals(state), recipe.feed, recipe.radius(max(0, state.round - 1))
+    branches = []
+    for rows in torch.arange(len(feed)).split(500):
+        images = feed.images(rows.numpy(), radius, state.noise)
+        branches.append(misfit(recipe.volume, images, poses.rows(rows)).branch)
+    return poses.R[torch.arange(len(feed)), torch.cat(branches)]
+
+
 def cold_run(work: Path, preset: str, snr: float, seed: int) -> dict:
     """One run by the program itself, its poses scored from checkpoint to checkpoint by their weights."""
-    from dataclasses import replace
-
-    from cryoloom.reconstruct.amortized import AmortizedRecipe
-    from cryoloom.reconstruct.presets import with_preset
-
     folder = small_ribosome(work, snr, seed)
     settings = ReconstructSettings(InputSettings(str(folder / "particles.star")), seed=seed)
     settings = with_preset(settings, "cryoai-compact" if preset in VARIANTS else preset)
@@ -301,7 +311,7 @@ def cold_run(work: Path, preset: str, snr: float, seed: int) -> dict:
         state, info = recipe.step(state)
         spent += time.process_time() - began
         if state.round % 20 == 0 or recipe.finished(state):
-            R = recipe.likeliest(state)[0].double().numpy()
+            R = likeliest_rotations(recipe, state).double().numpy()
             error = e.common_frame(At, np.swapaxes(R, 1, 2), "C1")[2]
             course.append({"cpu_s": spent, "median_deg": float(np.median(error)),
                            "frac_below_10deg": float((error < 10).mean()),

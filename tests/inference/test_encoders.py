@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cryoloom.inference.poses.dreams import dream, hermitian_noise
+from cryoloom.inference.poses.dreams import dream
 from cryoloom.inference.poses.encoder import (
     PAPER,
     GaussianFilters,
@@ -25,7 +25,7 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.dispatch import Images
 from cryoloom.physics.ctf import CTFParameters
 from cryoloom.physics.image_model import predict
-from cryoloom.physics.noise import shell_means
+from cryoloom.physics.noise import sample_coefficients, shell_means
 from cryoloom.physics.rotations import exponential, geodesic_degrees, random_rotations
 from cryoloom.physics.slicing import volume_to_grid
 from inference.scene import BOX, PIXEL_SIZE, Phantom
@@ -223,7 +223,7 @@ def test_dreams_are_images_of_the_volume(phantom):
 def test_noise_of_dreams_is_that_of_real_images(phantom):
     disc = phantom.disc.prefix(6)
     variance = (1 + disc.radii).expand(4000, -1)
-    noise = hermitian_noise(variance, disc.index, torch.Generator().manual_seed(2))
+    noise = sample_coefficients(variance, disc, torch.Generator().manual_seed(2))
     power = shell_means(noise.abs().square(), disc).mean(0)
     torch.testing.assert_close(power, shell_means(variance[0], disc), rtol=0.05, atol=0)
     # real images have just these coefficients

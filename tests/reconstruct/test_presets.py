@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cryoloom.cli import reconstruct
+from cryoloom.cli.main import build_app
 from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
 from cryoloom.reconstruct.presets import names, preset_file, with_preset
 
@@ -59,3 +62,20 @@ def test_mistakes_are_named_with_the_file(tmp_path: Path, text: str, found: str)
 def test_a_preset_that_is_not_there():
     with pytest.raises(ValueError, match="cryoposenet"):
         with_preset(DEFAULT, "nonesuch")
+
+
+def test_the_command_line_comes_before_a_preset(tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text('poses = "hybrid"\n[abinit]\nrestarts = 7\nconsidered = 900\n')
+    begun = []
+    monkeypatch.setattr(reconstruct, "start_run", lambda settings, output, options: begun.append(settings))
+
+    def settings(*arguments):
+        given = ["reconstruct", "x.star", "-o", "run", "--preset", str(tmp_path / "mine.toml"), *arguments]
+        result = CliRunner().invoke(build_app(), given)
+        assert result.exit_code == 0, result.output
+        return begun[-1]
+
+    assert settings().abinit.restarts == 7
+    assert settings("--restarts", "2").abinit.restarts == 2
+    assert settings("--restarts", "2").abinit.considered == 900
+    assert settings("--poses", "search").poses == "search"

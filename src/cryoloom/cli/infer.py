@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cryoloom.cli.options import Device, DeviceName, Quiet, Threads
+from cryoloom.cli.options import Device, DeviceName, InputOptions, Quiet, Threads, taking
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="infer")(infer)
 
 
+@taking(InputOptions)
 def infer(
     run: Annotated[Path, typer.Argument(help="Finished run with an encoder.", metavar="RUN", show_default=False)],
     particles: Annotated[Path, typer.Argument(metavar="NEW.star", help="RELION STAR file.", show_default=False)],
@@ -23,11 +24,12 @@ def infer(
         Path, typer.Option("--output", "-o", metavar="OUT.star", help="Particles with poses.", show_default=False)
     ],
     polish: Annotated[int, typer.Option(min=0, help="Steps by which poses climb on the run's map; 0: none.")] = 5,
-    datadir: Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.star.")] = False,
     threads: Threads = None,
     device: Device = DeviceName.AUTO,
     quiet: Quiet = False,
+    *,
+    options: InputOptions,
 ) -> None:
     """Poses of images that a run has never seen: nothing is trained, the cost of an image is constant.
 
@@ -44,7 +46,7 @@ def infer(
         import torch
 
         from cryoloom.particles.particle_set import write_particles
-        from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+        from cryoloom.reconstruct.config import ReconstructSettings
         from cryoloom.reconstruct.infer import TrainedRun, columns
         from cryoloom.reconstruct.infer import infer as find_poses
         from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
@@ -55,7 +57,7 @@ def infer(
         chosen = choose_device(device.value, progress.say)
         trained = TrainedRun(run, chosen)
         settings = read_settings(run, ReconstructSettings)
-        given = InputSettings(str(particles.absolute()), None if datadir is None else str(datadir.absolute()))
+        given = options.input(particles)
         new = open_input(given)
         settings = replace(
             settings, input=given, box=trained.check(new), device=chosen.type, threads=count, cache_bytes=0,

@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from cryoloom.reconstruct.config import InputSettings
 
 
 class DeviceName(StrEnum):
@@ -31,6 +37,41 @@ Seed = Annotated[
     int, typer.Option("--seed", min=0, help="Seed of all randomness: same seed, same threads, same result on a CPU.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder that image names are relative to.", show_default="the STAR's own, or above")
+]
+PixelSize = Annotated[float | None, typer.Option(help="Angstrom, in place of the file's.", show_default="the file's")]
+Voltage = Annotated[float | None, typer.Option(help="kV.", show_default="the file's")]
+Aberration = Annotated[float | None, typer.Option("--cs", help="Spherical aberration, mm.", show_default="the file's")]
+Amplitude = Annotated[float | None, typer.Option("--amplitude-contrast", help="Share.", show_default="the file's")]
+NoCTF = Annotated[bool, typer.Option("--no-ctf", help="The images carry no CTF.")]
+OnBad = Annotated[Literal["error", "drop"], typer.Option(help="Images with NaN, infinities or no contrast.")]
+OnDuplicates = Annotated[Literal["error", "keep", "drop"], typer.Option(help="Rows that name the same image.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """What is said of the particles in place of their file."""
+
+    datadir: DataDir = None
+    pixel_size: PixelSize = None
+    voltage: Voltage = None
+    cs: Aberration = None
+    amplitude_contrast: Amplitude = None
+    no_ctf: NoCTF = False
+    on_bad: OnBad = "error"
+    on_duplicates: OnDuplicates = "error"
+
+    def input(self, particles: Path) -> InputSettings:
+        """Settings of an input with these options."""
+        from cryoloom.reconstruct.config import InputSettings
+
+        return InputSettings(
+            os.path.abspath(particles), None if self.datadir is None else os.path.abspath(self.datadir),
+            self.pixel_size, self.voltage, self.cs, self.amplitude_contrast, self.no_ctf, self.on_bad,
+            self.on_duplicates,
+        )  # fmt: skip
 
 
 def taking(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cryoloom.cli.options import Device, DeviceName, Quiet, Seed, Threads, taking
+from cryoloom.cli.options import Device, DeviceName, InputOptions, Quiet, Seed, Threads, taking
 
 if TYPE_CHECKING:
     from cryoloom.reconstruct.config import ReconstructSettings
@@ -23,7 +23,10 @@ Diameter = Annotated[
     typer.Option("--particle-diameter", min=1, help="Longest extent, angstrom.", show_default="estimated"),
 ]
 Box = Annotated[int | None, typer.Option(min=16, help="Working box, px.", show_default="that of the images")]
-Restarts = Annotated[int, typer.Option(min=1, max=50, help="Most random starts; two that agree are enough.")]
+Restarts = Annotated[
+    int | None,
+    typer.Option(min=1, max=50, help="Most random starts; two that agree are enough.", show_default="4"),
+]
 Poses = Annotated[
     Literal["search", "amortized", "hybrid"] | None,
     typer.Option(
@@ -51,16 +54,6 @@ Preset = Annotated[
 Symmetry = Annotated[str, typer.Option(help="C1, Cn, Dn, T, O or I; imposed after its axes are found.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Give the other hand.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in RUN.")]
-DataDir = Annotated[
-    Path | None, typer.Option(help="Folder that image names are relative to.", show_default="the STAR's own, or above")
-]
-PixelSize = Annotated[float | None, typer.Option(help="Angstrom, in place of the file's.", show_default="the file's")]
-Voltage = Annotated[float | None, typer.Option(help="kV.", show_default="the file's")]
-Aberration = Annotated[float | None, typer.Option("--cs", help="Spherical aberration, mm.", show_default="the file's")]
-Amplitude = Annotated[float | None, typer.Option("--amplitude-contrast", help="Share.", show_default="the file's")]
-NoCTF = Annotated[bool, typer.Option("--no-ctf", help="The images carry no CTF.")]
-OnBad = Annotated[Literal["error", "drop"], typer.Option(help="Images with NaN, infinities or no contrast.")]
-OnDuplicates = Annotated[Literal["error", "keep", "drop"], typer.Option(help="Rows that name the same image.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -71,21 +64,13 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(InputOptions):
     """What all three commands take."""
 
     particle_diameter: Diameter = None
     symmetry: Symmetry = "C1"
     box: Box = None
     flip: Flip = False
-    datadir: DataDir = None
-    pixel_size: PixelSize = None
-    voltage: Voltage = None
-    cs: Aberration = None
-    amplitude_contrast: Amplitude = None
-    no_ctf: NoCTF = False
-    on_bad: OnBad = "error"
-    on_duplicates: OnDuplicates = "error"
     seed: Seed = 1
     threads: Threads = None
     device: Device = DeviceName.AUTO
@@ -94,33 +79,29 @@ class RunOptions:
 
     def settings(self, job: Literal["reconstruct", "abinit", "refine"], particles: Path) -> ReconstructSettings:
         """Settings of a run with these options."""
-        from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
+        from cryoloom.reconstruct.config import ReconstructSettings
 
-        given = InputSettings(
-            _absolute(particles), _optional(self.datadir), self.pixel_size, self.voltage, self.cs,
-            self.amplitude_contrast, self.no_ctf, self.on_bad, self.on_duplicates,
-        )  # fmt: skip
         return ReconstructSettings(
-            given, job, symmetry=self.symmetry, particle_diameter_angstrom=self.particle_diameter, box=self.box,
-            seed=self.seed, flip=self.flip,
+            self.input(particles), job, symmetry=self.symmetry, particle_diameter_angstrom=self.particle_diameter,
+            box=self.box, seed=self.seed, flip=self.flip,
         )  # fmt: skip
 
 
 @taking(RunOptions)
 def reconstruct(
-    particles: Particles, output: Output, restarts: Restarts = 4, poses: Poses = None, volume: VolumeKind = None,
+    particles: Particles, output: Output, restarts: Restarts = None, poses: Poses = None, volume: VolumeKind = None,
     polish: Polish = None, preset: Preset = None, *, options: RunOptions,
 ) -> None:  # fmt: skip
     """The main job: particles in; poses, gold-standard map and verdict out. No starting model.
 
     Ab initio from random starts, then refinement with half sets apart; or, with --poses, networks that learn poses.
     """
-    from cryoloom.reconstruct.config import AbInitSettings
     from cryoloom.reconstruct.presets import with_preset
 
-    settings = replace(options.settings("reconstruct", particles), abinit=AbInitSettings(restarts=restarts))
+    settings = options.settings("reconstruct", particles)
     if preset is not None:
         settings = with_preset(settings, preset)
+    settings = _with_restarts(settings, restarts)
     if poses is not None:
         settings = replace(settings, poses=poses)
     if settings.poses != "amortized" and (volume is not None or polish is not None):
@@ -134,12 +115,9 @@ def reconstruct(
 
 
 @taking(RunOptions)
-def abinit(particles: Particles, output: Output, restarts: Restarts = 4, *, options: RunOptions) -> None:
+def abinit(particles: Particles, output: Output, restarts: Restarts = None, *, options: RunOptions) -> None:
     """A first map from random starts, without refinement."""
-    from cryoloom.reconstruct.config import AbInitSettings
-
-    settings = options.settings("abinit", particles)
-    start_run(replace(settings, abinit=AbInitSettings(restarts=restarts)), output, options)
+    start_run(_with_restarts(options.settings("abinit", particles), restarts), output, options)
 
 
 @taking(RunOptions)
@@ -158,7 +136,7 @@ def refine(
 ) -> None:
     """Refine from somebody else's poses or map: half sets apart, gold-standard map and verdict."""
     settings = options.settings("refine", particles)
-    given = start if start == "poses" else _absolute(Path(start))
+    given = start if start == "poses" else os.path.abspath(start)
     start_run(replace(settings, start=given, low_pass_angstrom=low_pass), output, options)
 
 
@@ -252,9 +230,6 @@ def _check_memory(settings: ReconstructSettings, box: int, count: int) -> None:
     check_memory(int(estimate), f"{count} particles in a box of {box} px")
 
 
-def _absolute(path: Path) -> str:
-    return os.path.abspath(path)
-
-
-def _optional(path: Path | None) -> str | None:
-    return None if path is None else _absolute(path)
+def _with_restarts(settings: ReconstructSettings, restarts: int | None) -> ReconstructSettings:
+    """What is said on the command line comes before a preset."""
+    return settings if restarts is None else replace(settings, abinit=replace(settings.abinit, restarts=restarts))

@@ -1,16 +1,17 @@
-"""Poses that come with the particles: the one door by which they come in."""
+"""Poses in particle files: the one door by which they come in, and the columns in which they go out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cryoloom.particles.errors import BadInput, listed
-from cryoloom.physics.rotations import nearest_rotation
+from cryoloom.physics.rotations import nearest_rotation, to_euler
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,12 @@ class InputPoses:
                     fix=fix,
                 )
         return InputPoses(nearest_rotation(R), t)
+
+
+def pose_columns(R: Float[Tensor, "N 3 3"], t: Float[Tensor, "N 2"]) -> dict[str, np.ndarray]:
+    """RELION's columns of poses: angles in degrees, origins in angstrom (the opposite of the shift t)."""
+    euler, origin = to_euler(R.double()).numpy(), -t.double().numpy()
+    return {
+        "rlnAngleRot": euler[:, 0], "rlnAngleTilt": euler[:, 1], "rlnAnglePsi": euler[:, 2],
+        "rlnOriginXAngst": origin[:, 0], "rlnOriginYAngst": origin[:, 1],
+    }  # fmt: skip

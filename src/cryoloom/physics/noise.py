@@ -52,3 +52,21 @@ def sample_noise(
     shell = torch.hypot(f[:, None], h[None]).round().long().clamp(max=len(spectrum) - 1)
     amplitude = spectrum[shell].sqrt() / box
     return torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, s=(box, box))
+
+
+def sample_coefficients(
+    variance: Float[Tensor, "B P"], disc: FourierDisc, generator: torch.Generator
+) -> Complex[Tensor, "B P"]:
+    """Coefficients on a disc of real Gaussian noise with E|n|^2 = variance: on the column kx = 0
+    both signs of ky are there and conjugate, at the origin the value is real."""
+    index = disc.index
+    pair = torch.randn(2, *variance.shape, generator=generator).to(variance.device)
+    noise = torch.complex(pair[0], pair[1]) * (variance / 2).sqrt()
+    column = torch.nonzero(index[:, 0] == 0)[:, 0]
+    ky = index[column, 1]
+    order = ky.argsort()
+    upper, lower = column[order[ky[order] > 0]], column[order[ky[order] < 0]].flip(0)
+    noise[:, lower] = noise[:, upper].conj()
+    origin = column[order[ky[order] == 0]]
+    noise[:, origin] = (noise[:, origin].real * 2**0.5).to(noise)
+    return noise

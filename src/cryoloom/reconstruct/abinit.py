@@ -27,11 +27,8 @@ from cryoloom.physics.rotations import random_rotations
 from cryoloom.reconstruct.backprojection import (
     Statistics,
     accumulate,
-    half_map_fsc,
     moved,
-    particle_mask,
-    solve,
-    ssnr_of_sum,
+    running_map,
 )
 from cryoloom.reconstruct.config import AbInitSettings
 from cryoloom.reconstruct.feed import ImageFeed
@@ -114,8 +111,7 @@ class AbInitRecipe:
 
     def radius(self, level: int) -> int:
         """Of a level, in Fourier pixels of the working box."""
-        limit = (self.feed.box - 1) // 2 - 1
-        return min(limit, max(3, round(self.levels[level] * self.feed.box / self.feed.diameter_px)))
+        return self.feed.radius_of(self.levels[level])
 
     def init(self) -> AbInitState:
         """Before the first start."""
@@ -187,13 +183,7 @@ class AbInitRecipe:
     def _volume(self, start: Start) -> tuple[Tensor, Tensor]:
         """The present map, masked, Wiener-filtered by the FSC of the two sets; and that FSC."""
         radius = self.radius(start.level)
-        mask = self._mask(radius)
-        fsc = half_map_fsc(start.first, start.second, radius, mask).clamp(min=0.05)
-        return solve(start.first + start.second, ssnr_of_sum(fsc), radius) * mask, fsc
-
-    def _mask(self, radius: int) -> Tensor:
-        box = 2 * (radius + 2)
-        return particle_mask(box, self.feed.diameter_px * box / self.feed.box, self.feed.device)
+        return running_map(start.first, start.second, radius, self.feed.mask(2 * (radius + 2)))
 
     def _em_step(self, start: Start, step: int) -> tuple[Start, Tensor, float]:
         level = start.level

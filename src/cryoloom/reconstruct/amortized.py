@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.poses.encoder import COMPACT, PAPER, PoseEncoder, VGGEncoder, with_half_turn
+from cryoloom.inference.poses.encoder import COMPACT, PAPER, PoseEncoder, VGGEncoder
+from cryoloom.inference.poses.encoder_file import TrainedEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Images
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.noise import shell_means
 from cryoloom.reconstruct.config import AmortizedSettings
@@ -23,7 +23,7 @@ from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import numpy_generator
 from cryoloom.reconstruct.objective import misfit
 from cryoloom.reconstruct.progress import StepInfo
-from cryoloom.reconstruct.proposals import AT_ONCE, propose
+from cryoloom.reconstruct.proposals import propose
 from cryoloom.reconstruct.training import Trainer, Weights, from_arrays, to_arrays
 from cryoloom.volumes.fourier_net import FourierNet
 from cryoloom.volumes.interface import Volume
@@ -49,22 +49,19 @@ class AmortizedRecipe:
 
     def __init__(self, feed: ImageFeed, settings: AmortizedSettings, seed: int) -> None:
         self.feed, self.settings, self.seed = feed, settings, seed
-        self.reach = self._radius(settings.last_level)
+        self.reach = feed.radius_of(settings.last_level)
         self.power = self._power()
         generator = numpy_generator(seed, STAGE_INDEX, 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator.integers(2**62)))
             self.encoder = self._make_encoder().to(feed.device)
             self.volume = self._make_volume().to(feed.device)
+        diameter = feed.source.preprocessing.particle_diameter_angstrom
+        self.encode = TrainedEncoder(self.encoder, settings.symmetrised, diameter)
         self.trainer = Trainer(
             {"encoder": self.encoder, "volume": self.volume},
             {"encoder": settings.encoder_rate, "volume": settings.volume_rate},
         )
-
-    def _radius(self, level: float) -> int:
-        """In Fourier pixels of the working box, of a level relative to the particle."""
-        limit = (self.feed.box - 1) // 2
-        return min(limit, max(3, round(level * self.feed.box / self.feed.diameter_px)))
 
     def _power(self) -> Tensor:
         """E|Y|^2 by shell of the images, [S], and E|V|^2 of the volume that explains what noise does not, [S]."""
@@ -111,7 +108,7 @@ class AmortizedRecipe:
         """The march: of the comparison in a round."""
         s = self.settings
         part = min(1.0, round_ / max(1.0, s.march * s.rounds))
-        return self._radius(s.first_level + part * (s.last_level - s.first_level))
+        return self.feed.radius_of(s.first_level + part * (s.last_level - s.first_level))
 
     def step(self, state: AmortizedState) -> tuple[AmortizedState, StepInfo]:
         """A round of minibatches."""
@@ -151,10 +148,6 @@ class AmortizedRecipe:
         left = (self.settings.rounds - round_) / (0.25 * self.settings.rounds)
         return float(min(1.0, max(0.05, left)))
 
-    def encode(self, images: Images) -> PosePosterior:
-        """The encoder's candidates: of the image, and of its half-turn where the loss is symmetrised."""
-        return with_half_turn(self.encoder, images) if self.settings.symmetrised else self.encoder(images)
-
     def _learnt_noise(self, noise: Tensor, group: Tensor, residual: Tensor) -> Tensor:
         """Spectra drawn towards the power of the residuals, group by group."""
         n = residual.shape[1]
@@ -170,20 +163,6 @@ class AmortizedRecipe:
         self.trainer.restore(state.weights)
         self.encoder.eval()
         return propose(self.encode, self.feed, self.reach, state.noise)
-
-    @torch.no_grad()
-    def likeliest(self, state: AmortizedState) -> tuple[Tensor, Tensor]:
-        """R [N, 3, 3] and t [N, 2] of the candidate that explains each image best, on the CPU."""
-        poses = self.proposals(state)
-        radius = self.radius(max(0, state.round - 1))
-        branches = []
-        for start in range(0, len(self.feed), AT_ONCE):
-            rows = np.arange(start, min(start + AT_ONCE, len(self.feed)))
-            images = self.feed.images(rows, radius, state.noise)
-            some = poses.rows(torch.from_numpy(rows)).to(self.feed.device)
-            branches.append(misfit(self.volume, images, some).branch.cpu())
-        row, branch = torch.arange(len(self.feed)), torch.cat(branches)
-        return poses.R[row, branch], poses.t[row, branch]
 
     def map(self, state: AmortizedState) -> Tensor:
         """The volume in the band-limited box of its radius, as refinement begins with."""

@@ -124,6 +124,17 @@ def half_map_fsc(
     return fourier_shell_correlation(a, b)[: int(radius) + 1]
 
 
+def running_map(
+    first: Statistics, second: Statistics, radius: float, mask: Float[Tensor, "D D D"]
+) -> tuple[Float[Tensor, "D D D"], Float[Tensor, " S"]]:
+    """The map of two sets that are fed in turn, masked and Wiener-filtered by their FSC; and that FSC.
+
+    Both sets are aligned to one map, so that their FSC is too high: good enough to weigh shells, not for a verdict.
+    """
+    fsc = half_map_fsc(first, second, radius, mask).clamp(min=0.05)
+    return solve(first + second, ssnr_of_sum(fsc), radius) * mask, fsc
+
+
 def moved(statistics: Statistics, offset_px: Float[Tensor, " 3"]) -> Statistics:
     """Statistics of the map whose content is moved by `offset_px` (x, y, z) voxels of the unpadded box M / 2."""
     side = statistics.side

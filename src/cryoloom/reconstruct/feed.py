@@ -12,6 +12,7 @@ from cryoloom.particles.batches import ParticleSource
 from cryoloom.physics.ctf import evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.noise import spread_shells
+from cryoloom.reconstruct.backprojection import particle_mask
 
 # a premultiplied image is divided by its CTF; next to the zeros nothing is to be had
 LEAST_CTF2 = 1e-3
@@ -31,6 +32,14 @@ class ImageFeed:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def radius_of(self, level: float) -> int:
+        """Radius in Fourier pixels of the working box of a level: Fourier pixels of a box as large as the particle."""
+        return min((self.box - 1) // 2, max(3, round(level * self.box / self.diameter_px)))
+
+    def mask(self, box: int) -> Float[Tensor, "D D D"]:
+        """Soft sphere around the particle in a box of the working box's field of view."""
+        return particle_mask(box, self.diameter_px * box / self.box, self.device)
 
     def prefix(self, radius: float) -> FourierDisc:
         """The disc of `radius` on the device."""

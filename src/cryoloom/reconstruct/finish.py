@@ -16,7 +16,6 @@ from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import symmetry_group, view_grid
 from cryoloom.reconstruct.backprojection import (
     Statistics,
-    particle_mask,
     solve,
     ssnr_of_sum,
 )
@@ -72,7 +71,7 @@ def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) ->
     halves = full_statistics(feed, state, group, radius, torch_generator(seed, STAGE_INDEX, 3))
     box, pixel = feed.box, feed.pixel_size
     raw = [_in_box(solve(h, None, radius), box) for h in halves]
-    sphere = particle_mask(box, feed.diameter_px)
+    sphere = feed.mask(box).cpu()
     generator = torch_generator(seed, STAGE_INDEX, 1)
     rough = gold_standard(raw[0], raw[1], sphere, pixel, generator)
     both = halves[0] + halves[1]

@@ -18,9 +18,9 @@ from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation
 from cryoloom.maps.io import read_map
 from cryoloom.particles.errors import BadInput
+from cryoloom.particles.input_poses import pose_columns
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.physics.fourier import rebox
-from cryoloom.physics.rotations import to_euler
 from cryoloom.reconstruct.abinit import FIRST_SIGMA
 from cryoloom.reconstruct.feed import ImageFeed
 
@@ -149,10 +149,8 @@ def march(low: int, high: int) -> list[int]:
 
 def columns(found: Inferred) -> dict[str, np.ndarray]:
     """Of the particle file that is written."""
-    euler, t = to_euler(found.R.double()).numpy(), found.t.double().numpy()
     return {
-        "rlnAngleRot": euler[:, 0], "rlnAngleTilt": euler[:, 1], "rlnAnglePsi": euler[:, 2],
-        "rlnOriginXAngst": -t[:, 0], "rlnOriginYAngst": -t[:, 1],
+        **pose_columns(found.R, found.t),
         "rlnLogLikeliContribution": found.score.double().numpy(),
         "rlnMaxValueProbDistribution": found.weight.double().numpy(),
     }  # fmt: skip

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.poses.encoder import PoseEncoder
-from cryoloom.inference.poses.encoder_file import TrainedEncoder, to_bytes
+from cryoloom.inference.poses.encoder_file import to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -21,11 +20,12 @@ from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.maps.symmetry import find_axes, impose
 from cryoloom.particles.batches import ParticleSource
 from cryoloom.particles.errors import BadInput
+from cryoloom.particles.input_poses import pose_columns
 from cryoloom.particles.particle_set import ParticleSet, open_particles, write_particles
 from cryoloom.particles.preprocess import Preprocessing, measure
 from cryoloom.physics.fourier import pad_real, rebox, resize_real
 from cryoloom.physics.frequencies import FourierDisc
-from cryoloom.physics.rotations import symmetry_group, to_euler
+from cryoloom.physics.rotations import symmetry_group
 from cryoloom.reconstruct.abinit import FIRST_SIGMA, AbInitRecipe, AbInitResult
 from cryoloom.reconstruct.amortized import AmortizedRecipe
 from cryoloom.reconstruct.backprojection import particle_mask
@@ -166,13 +166,8 @@ def _start(
     state = run_recipe(wake_sleep, folder, progress, interrupts, seconds=seconds)
     with folder.timing("proposals"):
         poses = wake_sleep.proposals(state)
-    _write_encoder(folder, wake_sleep.encoder, False, feed)
+    write_durably(folder.encoder, to_bytes(wake_sleep.encode))
     return replace(start, maps=(state.volume, state.volume), poses=poses, spread=True)
-
-
-def _write_encoder(folder: RunFolder, encoder: PoseEncoder, symmetrised: bool, feed: ImageFeed) -> None:
-    diameter = feed.source.preprocessing.particle_diameter_angstrom
-    write_durably(folder.encoder, to_bytes(TrainedEncoder(encoder, symmetrised, diameter)))
 
 
 def _amortized_start(
@@ -184,7 +179,7 @@ def _amortized_start(
     state = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
     with folder.timing("proposals"):
         poses = recipe.proposals(state)
-    _write_encoder(folder, recipe.encoder, settings.amortized.symmetrised, feed)
+    write_durably(folder.encoder, to_bytes(recipe.encode))
     volume = recipe.map(state)
     _write_abinit(folder.path / "abinit.mrc", volume, feed, settings.flip)
     sigma = max(float(poses.best()[1].square().mean().sqrt()), feed.pixel_size)
@@ -305,11 +300,8 @@ def particle_columns(state: RefineState, flip: bool = False) -> dict[str, np.nda
     R = state.poses.R[:, 0].double()
     if flip:
         R = R @ HALF_TURN.double()
-    euler = to_euler(R).numpy()
-    t = state.poses.t[:, 0].double().numpy()
     return {
-        "rlnAngleRot": euler[:, 0], "rlnAngleTilt": euler[:, 1], "rlnAnglePsi": euler[:, 2],
-        "rlnOriginXAngst": -t[:, 0], "rlnOriginYAngst": -t[:, 1],
+        **pose_columns(R, state.poses.t[:, 0]),
         "rlnRandomSubset": state.half.astype(np.int64) + 1,
         "rlnLogLikeliContribution": state.score.double().numpy(),
         "rlnMaxValueProbDistribution": state.poses.log_weight[:, 0].exp().double().numpy(),

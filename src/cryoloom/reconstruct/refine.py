@@ -30,7 +30,6 @@ from cryoloom.reconstruct.backprojection import (
     Statistics,
     accumulate,
     half_map_fsc,
-    particle_mask,
     solve,
     ssnr_of_half,
     ssnr_of_sum,
@@ -137,10 +136,6 @@ class RefineRecipe:
         self.half = half
         self.spread = poses is None if spread is None else spread
         self.limit = (feed.box - 1) // 2
-
-    def level_radius(self, level: float) -> int:
-        """Radius in Fourier pixels of the working box of a level relative to the particle."""
-        return min(self.limit, max(4, round(level * self.feed.box / self.feed.diameter_px)))
 
     def init(self) -> RefineState:
         """No poses yet (or the given ones), half sets drawn."""
@@ -267,7 +262,7 @@ class RefineRecipe:
     def _search_radius(self, state: RefineState) -> int:
         """Of the next global search: as far as the maps are worth it."""
         levels = self.settings.fine_levels
-        level = self.level_radius(levels[min(max(state.searches, 0), len(levels) - 1)])
+        level = self.feed.radius_of(levels[min(max(state.searches, 0), len(levels) - 1)])
         trusted = state.radius if state.iteration == 0 else max(5, int(crossing(state.fsc, 0.3)))
         return min(level, trusted)
 
@@ -307,7 +302,7 @@ class RefineRecipe:
         start. Noise around the molecule costs accuracy: on adenylate kinase (5,000 images, SNR 0.1) the median error of
         the poses falls from 2.2 to 1.9 degrees.
         """
-        mask = self._mask(insertion)
+        mask = self.feed.mask(2 * (insertion + 2))
         fsc = half_map_fsc(*halves, insertion, mask)
         shell = crossing(torch.cat([fsc, torch.zeros(1)]), 0.143)
         if shell < TIGHT * (self.start[0].shape[-1] // 2 - 2):
@@ -318,13 +313,9 @@ class RefineRecipe:
         mask = mask * automatic_mask(joint, side / joint.shape[-1], diameter, side / shell)
         return mask, half_map_fsc(*halves, insertion, mask)
 
-    def _mask(self, radius: int) -> Tensor:
-        box = 2 * (radius + 2)
-        return particle_mask(box, self.feed.diameter_px * box / self.feed.box, self.feed.device)
-
     def _references(self, volume: Tensor, radius: int) -> tuple[Reference, Reference]:
         """Coarse and fine slices for a global search."""
-        coarse = min(radius, self.level_radius(self.settings.coarse_level))
+        coarse = min(radius, self.feed.radius_of(self.settings.coarse_level))
         return (
             slice_reference(
                 volume_to_half(rebox(volume, 2 * (coarse + 2))),
@@ -379,7 +370,7 @@ class RefineRecipe:
     def _climb(self, grid: Tensor, images: Images, candidates: PosePosterior, sigma: float, radius: int) -> Refined:
         """From coarse to full radius, candidates that fall behind dropped on the way."""
         start = candidates
-        low = self.level_radius(self.settings.fine_levels[0])
+        low = self.feed.radius_of(self.settings.fine_levels[0])
         if start.log_weight.shape[1] > self.settings.candidates and radius > 1.3 * low:
             start = refine_poses(grid, images.prefix(low), start, sigma, LOW_STEPS, group=self.group).posterior
             start = start.top(self.settings.candidates)
@@ -458,8 +449,7 @@ def maps_of_poses(
     halves = half_statistics(
         feed, poses, half, noise, symmetry_group(symmetry).float().to(feed.device), radius, generator
     )
-    box = 2 * (radius + 2)
-    mask = particle_mask(box, feed.diameter_px * box / feed.box, feed.device)
+    mask = feed.mask(2 * (radius + 2))
     fsc = half_map_fsc(halves[0], halves[1], radius, mask)
     last = min(radius, max(4, int(crossing(torch.cat([fsc, torch.zeros(1)]), 0.143))))
     small = 2 * (last + 2)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cryoloom.inference.poses.dreams import dream
 from cryoloom.inference.poses.encoder import PoseEncoder, best_of_candidates_degrees
+from cryoloom.inference.poses.encoder_file import TrainedEncoder
 from cryoloom.inference.poses.polar_encoder import PolarEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
@@ -25,7 +26,7 @@ from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.physics.noise import shell_means
 from cryoloom.physics.rotations import random_rotations
-from cryoloom.reconstruct.backprojection import Statistics, accumulate, half_map_fsc, particle_mask, solve, ssnr_of_sum
+from cryoloom.reconstruct.backprojection import Statistics, accumulate, running_map
 from cryoloom.reconstruct.config import WakeSleepSettings
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import numpy_generator, torch_generator
@@ -69,6 +70,7 @@ class WakeSleepRecipe:
         self.radius = volume.shape[-1] // 2 - 2
         self.volume = volume
         self.encoder = make_encoder(feed, settings, seed, volume, sigma_angstrom)
+        self.encode = TrainedEncoder(self.encoder, False, feed.source.preprocessing.particle_diameter_angstrom)
         self.trainer = Trainer({"encoder": self.encoder}, {"encoder": settings.learning_rate})
 
     def init(self) -> WakeSleepState:
@@ -132,7 +134,7 @@ class WakeSleepRecipe:
         images = self.feed.images(rows, self.radius, self.noise)
         grid = volume_to_half(state.volume)
         with torch.no_grad():
-            found = self.encoder(images)
+            found = self.encode(images)
         equal = PosePosterior(found.R, found.t, torch.zeros_like(found.log_weight))
         climbed = refine_poses(grid, images, equal, self.sigma, 3).posterior
         newest = accumulate(images, posterior_samples(climbed, generator), 4 * (self.radius + 2))
@@ -143,10 +145,7 @@ class WakeSleepRecipe:
             first = newest if first is None else first.blended(newest, s.wake_rate)
         volume = state.volume
         if first is not None and second is not None:
-            box = 2 * (self.radius + 2)
-            mask = particle_mask(box, self.feed.diameter_px * box / self.feed.box, self.feed.device)
-            fsc = half_map_fsc(first, second, self.radius, mask).clamp(min=0.05)
-            volume = solve(first + second, ssnr_of_sum(fsc), self.radius) * mask
+            volume = running_map(first, second, self.radius, self.feed.mask(2 * (self.radius + 2)))[0]
         return WakeSleepState(state.round, state.weights, first, second, volume)
 
     def to_arrays(self, state: WakeSleepState) -> Mapping[str, np.ndarray | Tensor]:
@@ -178,7 +177,7 @@ class WakeSleepRecipe:
         """The trained encoder's candidates for all images, on the CPU."""
         self.trainer.restore(state.weights)
         self.encoder.eval()
-        return propose(self.encoder, self.feed, self.encoder.radius, self.noise)
+        return propose(self.encode, self.feed, self.encoder.radius, self.noise)
 
 
 def make_encoder(

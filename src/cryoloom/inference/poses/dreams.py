@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Images
 from cryoloom.physics.image_model import shift_ramp
+from cryoloom.physics.noise import sample_coefficients
 from cryoloom.physics.rotations import random_rotations
 
 
@@ -39,22 +40,5 @@ def dream(
     R = random_rotations(B, generator).float().to(device)
     t = (torch.randn(B, 2, generator=generator) * shift_sigma_angstrom).to(device)
     clean = dispatch.slices(half_grid, R, disc) * shift_ramp(disc.k, t) * like.ctf
-    noise = hermitian_noise(like.variance[like.group], disc.index, generator)
+    noise = sample_coefficients(like.variance[like.group], disc, generator)
     return Dream(Images(clean + noise, like.ctf, like.variance, like.group, disc), R, t)
-
-
-def hermitian_noise(
-    variance: Float[Tensor, "B P"], index: Tensor, generator: torch.Generator
-) -> Complex[Tensor, "B P"]:
-    """Coefficients of real noise with E|n|^2 = variance: on the column kx = 0 both signs of ky are there and conjugate,
-    at the origin the value is real."""
-    pair = torch.randn(2, *variance.shape, generator=generator).to(variance.device)
-    noise = torch.complex(pair[0], pair[1]) * (variance / 2).sqrt()
-    column = torch.nonzero(index[:, 0] == 0)[:, 0]
-    ky = index[column, 1]
-    order = ky.argsort()
-    upper, lower = column[order[ky[order] > 0]], column[order[ky[order] < 0]].flip(0)
-    noise[:, lower] = noise[:, upper].conj()
-    origin = column[order[ky[order] == 0]]
-    noise[:, origin] = (noise[:, origin].real * 2**0.5).to(noise)
-    return noise

@@ -24,7 +24,7 @@ class BadEncoderFile(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TrainedEncoder:
-    """An encoder, ready to be asked.
+    """An encoder as it is asked: with what its answer is made of, and what its images looked like.
 
     Attributes:
         symmetrised: whether candidates of the half-turned image belong to its answer.
