@@ -252,3 +252,130 @@ class ReconstructSettings:
     refine: RefineSettings = field(default_factory=RefineSettings)
     amortized: AmortizedSettings = field(default_factory=AmortizedSettings)
     wake_sleep: WakeSleepSettings = field(default_factory=WakeSleepSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class SubspaceSettings:
+    """Conformations as a mean and a few directions around it: `--method pca`."""
+
+    components: int | None = None
+    """Directions that are kept; chosen by the likelihood of held-out images when None."""
+
+    most_components: int = 8
+    """At most so many are looked for."""
+
+    iterations: int = 15
+    """Of EM over all images, in either half."""
+
+    first_level: float = 6.0
+    """Radius of the first iterations, Fourier pixels of a box as large as the particle."""
+
+    last_level: float = 24.0
+    """Radius of the last ones: what moves is seen at low resolution first of all."""
+
+    contrast_sigma: float = 0.15
+    """Prior s.d. of the images' contrast around 1; 0: all alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """Conformations by a network in Fourier space: `--method vae` and `--method autodecoder`."""
+
+    latent: int = 8
+    """Z: coordinates of a conformation."""
+
+    encoder: Literal["mlp", "cnn"] = "mlp"
+    """Of images to latents (vae)."""
+
+    encoder_width: int = 256
+    """Of its layers (1024 in `paper`)."""
+
+    encoder_layers: int = 3
+    """Their number."""
+
+    decoder_width: int = 128
+    """Of the decoder's residual layers (1024 in `paper`)."""
+
+    decoder_layers: int = 3
+    """Their number."""
+
+    frequencies: Literal["gaussian", "geometric"] = "gaussian"
+    """Of the positional encoding: random, normally distributed; or those of cryoDRGN's equation."""
+
+    level: float = 16.0
+    """Radius to which images are compared, Fourier pixels of a box as large as the particle."""
+
+    epochs: int = 20
+    """Passes over the images."""
+
+    batch: int = 32
+    """Images an update."""
+
+    rate: float = 1e-3
+    """Learning rate of Adam (1e-4 in `paper`)."""
+
+    beta: float = 1.0
+    """Weight of the divergence from the prior; 1 is the evidence's lower bound."""
+
+    warm_up: float = 0.1
+    """Share of the epochs over which beta grows from 0."""
+
+    refine_poses: bool = False
+    """Whether poses are learnt along, image by image."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassesSettings:
+    """Conformations as K volumes: `--method classes`."""
+
+    classes: int = 3
+    """K."""
+
+    iterations: int = 30
+    """Of EM over all images."""
+
+    first_level: float = 6.0
+    """Radius of the first iterations, Fourier pixels of a box as large as the particle."""
+
+    last_level: float = 24.0
+    """Radius of the last ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeteroSettings:
+    """A run of `cryoloom hetero`."""
+
+    input: InputSettings
+
+    method: Literal["pca", "vae", "classes", "autodecoder"] = "pca"
+    """How conformations are found."""
+
+    poses: Literal["given", "search"] = "given"
+    """Those of the STAR file (or of the run that it belongs to), or found first, without a starting model."""
+
+    mask: str | None = None
+    """Map (absolute path) of 0 to 1 within which conformations may differ; found from the mean when None."""
+
+    particle_diameter_angstrom: float | None = None
+    """Longest extent of the particle; estimated when None."""
+
+    box: int | None = None
+    """Working box in pixels; that of the images when None."""
+
+    seed: int = 1
+    """Of all randomness."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it is computed."""
+
+    threads: int = 1
+    """Results are the same, bit by bit, for the same number of threads only."""
+
+    cache_bytes: int = 384 << 20
+    """Memory for images kept as coefficients; the rest is read again in every pass."""
+
+    subspace: SubspaceSettings = field(default_factory=SubspaceSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    classes: ClassesSettings = field(default_factory=ClassesSettings)
+    abinit: AbInitSettings = field(default_factory=AbInitSettings)
+    refine: RefineSettings = field(default_factory=RefineSettings)

@@ -1,8 +1,9 @@
-"""What every trainable volume offers, and the map of density that any of them stands for."""
+"""What every volume and every family of volumes offers, and the maps of density that they stand for."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Complex, Float
@@ -36,12 +37,43 @@ class Volume(nn.Module, ABC):
     @torch.no_grad()
     def density_map(self, radius: float) -> Float[Tensor, "D D D"]:
         """The real map of `box` voxels, band-limited to `radius` Fourier pixels: read out on the lattice."""
-        D, device = self.box, next(self.parameters()).device
-        inside, k = _lattice(D, self.pixel_size, radius, device)
-        values = torch.cat([self.slices(part) for part in k.split(POINTS_AT_ONCE)])
-        spectrum = torch.zeros(D, D, D, dtype=values.dtype, device=device)
-        spectrum[inside] = values
-        return ifft3(spectrum).real
+        return read_out(self.slices, self.box, self.pixel_size, radius, next(self.parameters()).device)
+
+
+class ConformationVolume(nn.Module, ABC):
+    """A family of densities over Z latent coordinates, each asked for like a `Volume`.
+
+    Attributes:
+        box, pixel_size: as those of `Volume`; latent: Z.
+    """
+
+    def __init__(self, box: int, pixel_size: float, latent: int) -> None:
+        super().__init__()
+        self.box = box
+        self.pixel_size = pixel_size
+        self.latent = latent
+
+    @abstractmethod
+    def slices(self, k: Float[Tensor, "B P 3"], z: Float[Tensor, "B Z"]) -> Complex[Tensor, "B P"]:
+        """Fourier coefficients V(k, z) of one conformation an image; see `Volume.slices`."""
+
+    @torch.no_grad()
+    def density_map(self, z: Float[Tensor, " Z"], radius: float) -> Float[Tensor, "D D D"]:
+        """The real map of one conformation; see `Volume.density_map`."""
+        device = z.device
+        return read_out(lambda k: self.slices(k[None], z[None])[0], self.box, self.pixel_size, radius, device)
+
+
+def read_out(
+    slices: Callable[[Float[Tensor, "P 3"]], Complex[Tensor, " P"]], box: int, pixel_size: float, radius: float,
+    device: torch.device,
+) -> Float[Tensor, "D D D"]:  # fmt: skip
+    """The real map that a function of frequency (1/angstrom) gives on the lattice within `radius` Fourier pixels."""
+    inside, k = _lattice(box, pixel_size, radius, device)
+    values = torch.cat([slices(part) for part in k.split(POINTS_AT_ONCE)])
+    spectrum = torch.zeros(box, box, box, dtype=values.dtype, device=device)
+    spectrum[inside] = values
+    return ifft3(spectrum).real
 
 
 def rotated_frequencies(k: Float[Tensor, "P 2"], R: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b P 3"]:

@@ -1,0 +1,1 @@
+"""The space of conformations: its axes, density, clusters and ways through it."""

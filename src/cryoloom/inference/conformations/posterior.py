@@ -1,0 +1,59 @@
+"""What conformation methods return: a Gaussian over latent coordinates, or weights of classes, for every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LatentPosterior:
+    """Where B images lie in a space of Z latent coordinates, and how surely.
+
+    Attributes:
+        mean: [B, Z]; covariance: [B, Z, Z].
+        contrast: [B], expected scale of the particle in the image (1: as the rest), 1 where it is not inferred.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    contrast: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @staticmethod
+    def diagonal(mean: Float[Tensor, "B Z"], log_variance: Float[Tensor, "B Z"]) -> LatentPosterior:
+        """Independent coordinates, as variational encoders give them; contrast 1."""
+        return LatentPosterior(mean, torch.diag_embed(log_variance.exp()), mean.new_ones(len(mean)))
+
+    def rows(self, index: Tensor) -> LatentPosterior:
+        """Those of some images."""
+        return LatentPosterior(self.mean[index], self.covariance[index], self.contrast[index])
+
+    @staticmethod
+    def joined(parts: list[LatentPosterior]) -> LatentPosterior:
+        """Of several batches, one after the other."""
+        mean, covariance, contrast = (torch.cat([getattr(p, n) for p in parts]) for n in LatentPosterior.__slots__)
+        return LatentPosterior(mean, covariance, contrast)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPosterior:
+    """How likely each of K classes is for each of B images: log_weight [B, K], normalised over K."""
+
+    log_weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.log_weight)
+
+    def best(self) -> Int[Tensor, " B"]:
+        """The likeliest class."""
+        return self.log_weight.argmax(1)
+
+    def shares(self) -> Float[Tensor, " K"]:
+        """Expected share of the images in each class."""
+        return self.log_weight.exp().mean(0)
