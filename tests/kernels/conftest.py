@@ -26,6 +26,7 @@ class Kernels:
 
     slices: Callable
     insert: Callable
+    insert_moments: Callable
     normal_equations: Callable
     residual_power: Callable
     grid_posterior: Callable
@@ -40,13 +41,23 @@ def _torch_insert(images, samples, side, padding=2):
     return fold(num), fold(den)
 
 
+def _torch_insert_moments(images, R, t, first, second, side, padding=2):
+    found = gpu.insert_moments(images, R, t, first, second, side, padding, _step(images.disc))
+    for half in found:
+        for channel in half.unbind(-1):
+            fold(channel)
+    return found
+
+
 NUMBA = Kernels(
-    dispatch.slices, dispatch.insert, dispatch.normal_equations, dispatch.residual_power, dispatch.grid_posterior
-)
+    dispatch.slices, dispatch.insert, dispatch.insert_moments, dispatch.normal_equations, dispatch.residual_power,
+    dispatch.grid_posterior,
+)  # fmt: skip
 # what dispatch does with tensors on a GPU, with tensors on the CPU
 TORCH = Kernels(
     lambda grid, R, disc, padding=2: gpu.slices(grid, R, disc.index, padding),
     _torch_insert,
+    _torch_insert_moments,
     lambda grid, images, image, R, t, padding=2: gpu.normal_equations(
         grid, images, image, R, t, padding, _step(images.disc)
     ),

@@ -78,6 +78,14 @@ def make_scene(box: int, generator: torch.Generator, count: int = 12) -> Scene:
     return Scene(box, volume_to_half(volume), reference, disc, ctf, images, samples)
 
 
+def random_moments(count: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+    """First [count, Q] and second moments (upper triangle) of random mixtures."""
+    generator = torch.Generator().manual_seed(7)
+    a = torch.randn(count, channels, generator=generator)
+    i, j = torch.triu_indices(channels, channels)
+    return a, a[:, i] * a[:, j] + (i == j)
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """|found - expected| / |expected| over all entries."""
     return float((found - expected).norm() / expected.norm())

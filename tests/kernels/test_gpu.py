@@ -9,23 +9,25 @@ from cryoloom.kernels import dispatch, gpu
 from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.physics.frequencies import FourierDisc
 from kernels.conftest import NUMBA, TORCH, Kernels
-from kernels.scene import Scene, relative_error
+from kernels.scene import Scene, random_moments, relative_error
 
 
 def everything(kernels: Kernels, scene: Scene, device: str = "cpu") -> list[torch.Tensor]:
-    """The outputs of all five kernels, on the CPU."""
+    """The outputs of all six kernels, on the CPU."""
     im, s, d = scene.images, scene.samples, scene.disc
     disc = FourierDisc.create(d.box, d.pixel_size, device=device)
     images = Images(im.observed.to(device), im.ctf.to(device), im.variance.to(device), im.group.to(device), disc)
     samples = Samples(s.image.to(device), s.R.to(device), s.t.to(device), s.weight.to(device))
     grid = scene.grid.to(device)
     generator = torch.Generator().manual_seed(5)
+    R, t = samples.R[: len(im.observed)], samples.t[: len(im.observed)]
     shapes = (9, 4, 700), (9, 700), (9, 4)
     cross, norm, prior = (2 * torch.randn(shape, generator=generator).to(device) for shape in shapes)
     posterior = kernels.grid_posterior(cross, norm, prior, torch.rand(9, generator=generator).to(device), 6, 3)
     outputs = [
         kernels.slices(grid, samples.R, disc),
         *kernels.insert(images, samples, scene.side),
+        *kernels.insert_moments(images, R, t, *(m.to(device) for m in random_moments(len(t))), scene.side),
         *kernels.normal_equations(grid, images, samples.image, samples.R, samples.t),
         *kernels.residual_power(grid, images, samples),
         posterior.picks, posterior.best, posterior.best_score, posterior.log_evidence,
@@ -133,6 +135,11 @@ def test_no_samples_at_all(scene):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_dispatch_on_a_gpu_agrees_with_the_cpu(scene):
     on_gpu = Kernels(
-        dispatch.slices, dispatch.insert, dispatch.normal_equations, dispatch.residual_power, dispatch.grid_posterior
+        dispatch.slices,
+        dispatch.insert,
+        dispatch.insert_moments,
+        dispatch.normal_equations,
+        dispatch.residual_power,
+        dispatch.grid_posterior,
     )
     assert_alike(everything(on_gpu, scene, "cuda"), everything(NUMBA, scene), tolerance=1e-5)

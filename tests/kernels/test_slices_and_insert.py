@@ -10,7 +10,7 @@ from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import shift_ramp
 from cryoloom.physics.rotations import random_rotations
 from cryoloom.physics.slicing import extract_slices, insert_slices, symmetrise_hermitian, volume_to_grid
-from kernels.scene import relative_error
+from kernels.scene import random_moments, relative_error
 
 ALONG_Z = torch.tensor([[[0.0, 0, -1], [0, 1, 0], [1, 0, 0]]])  # takes the image's x to z: the rim to the last plane
 
@@ -81,6 +81,24 @@ def test_insertion_is_the_references(scene, kernels):
     assert relative_error(den[..., :n], expected_den) < 3e-6
     assert num[..., n:].abs().max() == 0
     assert den[..., n:].abs().max() == 0
+
+
+def test_insertion_of_moments_is_one_insertion_a_channel(scene, kernels):
+    """Each channel is what `insert` gives with the channel's moment as the weight of the image."""
+    s, B = scene.samples, len(scene.images.observed)
+    first, second = random_moments(B)
+    num, den = kernels.insert_moments(scene.images, s.R[:B], s.t[:B], first, second, scene.side)
+    for moments, found, part in ((first, num, 0), (second, den, 1)):
+        assert found.shape[-1] == moments.shape[1]
+        for q in range(moments.shape[1]):
+            samples = Samples(s.image[:B], s.R[:B], s.t[:B], moments[:, q].contiguous())
+            assert relative_error(found[..., q], dispatch.insert(scene.images, samples, scene.side)[part]) < 3e-6
+
+
+def test_moments_that_do_not_belong_together_are_refused(scene):
+    s, B = scene.samples, len(scene.images.observed)
+    with pytest.raises(ValueError, match="expected 6"):
+        dispatch.insert_moments(scene.images, s.R[:B], s.t[:B], torch.ones(B, 3), torch.ones(B, 5), scene.side)
 
 
 def test_samples_without_weight_are_left_out_whatever_they_hold(scene, kernels):

@@ -145,6 +145,59 @@ def insert(
                     den[thread, iz + dz, iy + dy, ix + 1] += w1 * d
 
 
+@threaded
+def insert_moments(
+    thread, observed, ctf, variance, group, R, t, first, second, index, hermitian, step, scale, threads, num, den
+):
+    """Accumulate images, each with Q first and T second moments, into half grids whose channels lie side by side.
+
+    num [threads, M, M, H, 2 Q] float32: pairs of real and imaginary parts of w C Y e^{+2 pi i k.t} first[b];
+    den [threads, M, M, H, T] float32: w C^2 second[b]; w = hermitian / 2 / variance[group].
+    """
+    half = num.shape[1] // 2
+    B, P, Q, T = R.shape[0], index.shape[0], first.shape[1], second.shape[1]
+    n = 0
+    for p in range(P):
+        n = max(n, abs(index[p, 0]), abs(index[p, 1]))
+    cx, sx = np.empty(n + 1, np.float32), np.empty(n + 1, np.float32)
+    cy, sy = np.empty(2 * n + 1, np.float32), np.empty(2 * n + 1, np.float32)
+    pair, square = np.empty(2 * Q, np.float32), np.empty(T, np.float32)
+    for b in range(thread * B // threads, (thread + 1) * B // threads):
+        g = group[b]
+        _ramps(t[b, 0], t[b, 1], n, step, cx, sx, cy, sy)
+        xx, xy = np.float32(R[b, 0, 0] * scale), np.float32(R[b, 0, 1] * scale)
+        yx, yy = np.float32(R[b, 1, 0] * scale), np.float32(R[b, 1, 1] * scale)
+        zx, zy = np.float32(R[b, 2, 0] * scale), np.float32(R[b, 2, 1] * scale)
+        for p in range(P):
+            i, j = index[p, 0], index[p, 1]
+            wc = np.float32(0.5) * hermitian[p] / variance[g, p] * ctf[b, p]
+            er = cx[i] * cy[n + j] - sx[i] * sy[n + j]
+            ei = cx[i] * sy[n + j] + sx[i] * cy[n + j]
+            y = observed[b, p]
+            vr = wc * (y.real * er - y.imag * ei)
+            vi = wc * (y.real * ei + y.imag * er)
+            d = wc * ctf[b, p]
+            a, e = np.float32(i), np.float32(j)
+            sign, ix, iy, iz, fx, fy, fz = _locate(xx * a + xy * e, yx * a + yy * e, zx * a + zy * e, half)
+            vi *= sign
+            for q in range(Q):
+                pair[2 * q], pair[2 * q + 1] = vr * first[b, q], vi * first[b, q]
+            for q in range(T):
+                square[q] = d * second[b, q]
+            for dz in range(2):
+                wz = fz if dz else np.float32(1) - fz
+                for dy in range(2):
+                    wy = wz * (fy if dy else np.float32(1) - fy)
+                    for dx in range(2):
+                        w = wy * (fx if dx else np.float32(1) - fx)
+                        into = num[thread, iz + dz, iy + dy, ix + dx]
+                        for q in range(2 * Q):
+                            into[q] += w * pair[q]
+                        into = den[thread, iz + dz, iy + dy, ix + dx]
+                        for q in range(T):
+                            into[q] += w * square[q]
+
+
 @njit(**FAST)
 def _value_and_gradient(grid, x, y, z, half):
     """Trilinear value and its gradient with respect to (x, y, z) in grid pixels, as eight floats."""

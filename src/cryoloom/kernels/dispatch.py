@@ -119,6 +119,46 @@ def insert(
     return fold(num), fold(den)
 
 
+def insert_moments(
+    images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"], first: Float[Tensor, "B Q"],
+    second: Float[Tensor, "B T"], side: int, padding: int = PADDING,
+) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:  # fmt: skip
+    """Normal equations of Q volumes of which every image shows its own mixture.
+
+    With E[a] = first and E[a a^T] = second (upper triangle, row by row: T = Q (Q + 1) / 2) of an image's mixture a:
+    num = sum w C Y e^{+2 pi i k.t} E[a], den = sum w C^2 E[a a^T], w as in `insert`; Friedel mates folded in. All
+    images are inserted, once each, at their poses.
+    """
+    _check(side, images.disc, padding)
+    d, Q, T = images.disc, first.shape[1], second.shape[1]
+    if T != Q * (Q + 1) // 2:
+        raise ValueError(f"{T} second moments for {Q} first ones: expected {Q * (Q + 1) // 2}")
+    if images.observed.is_cuda:
+        from cryoloom.kernels import gpu
+
+        num, den = gpu.insert_moments(images, R, t, first, second, side, padding, _step(d))
+    else:
+        from cryoloom.kernels import cpu
+
+        threads = _threads()
+        shape = (threads, side, side, side // 2 + GUARD)
+        nums, dens = np.zeros((*shape, 2 * Q), np.float32), np.zeros((*shape, T), np.float32)
+        cpu.insert_moments(
+            images.observed.numpy(), images.ctf.numpy(), images.variance.numpy(), images.group.numpy(), R.numpy(),
+            t.numpy(), first.numpy(), second.numpy(), d.index.numpy(), d.weight.numpy(), _step(d), float(padding),
+            threads, nums, dens,
+        )  # fmt: skip
+        for i in range(1, threads):
+            nums[0] += nums[i]
+            dens[0] += dens[i]
+        num, den = torch.view_as_complex(torch.from_numpy(nums[0]).unflatten(-1, (Q, 2))), torch.from_numpy(dens[0])
+    for q in range(Q):
+        fold(num[..., q])
+    for q in range(T):
+        fold(den[..., q])
+    return num, den
+
+
 def normal_equations(
     grid: Complex[Tensor, "M M H"],
     images: Images,

@@ -190,6 +190,38 @@ def insert(
     return torch.complex(total[:, 0], total[:, 1]).reshape(shape), total[:, 2].clone().reshape(shape)
 
 
+def insert_moments(
+    images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"], first: Float[Tensor, "B Q"],
+    second: Float[Tensor, "B T"], side: int, padding: int, step: float,
+) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:  # fmt: skip
+    """Normal equations of several volumes before the mates are folded in; see `dispatch.insert_moments`."""
+    disc, width = images.disc, side // 2 + GUARD
+    device = images.observed.device
+    Q, T = first.shape[1], second.shape[1]
+    precision = 0.5 * disc.weight / images.variance
+    total = torch.zeros(side * side * width, 2 * Q + T, device=device)
+    corners = [((dz * side + dy) * width + dx, dz, dy, dx) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
+
+    def work(rows: slice) -> None:
+        ctf = images.ctf[rows]
+        wc = precision[images.group[rows]] * ctf
+        value = wc * _moved_back(images.observed[rows], t[rows], disc.index, step)
+        cells = _locate(R[rows], disc.index, side, padding)
+        value = torch.stack([value.real, value.imag * cells.sign], -1)
+        pair = (first[rows, None, :, None] * value[:, :, None, :]).flatten(-2)
+        columns = torch.cat([pair, second[rows, None] * (wc * ctf)[..., None]], -1)
+        parts = []
+        for offset, *ends in corners:
+            z, y, x = (f if end else 1 - f for f, end in zip((cells.fz, cells.fy, cells.fx), ends, strict=True))
+            parts.append((cells.base + offset, columns * (x * y * z)[..., None]))
+        index, source = (torch.cat([p[i].flatten(0, 1) for p in parts]) for i in (0, 1))
+        total.index_add_(0, index, source)
+
+    _in_chunks(work, len(R), (INSERT_BYTES + 72 * (2 * Q + T)) * len(disc.index), device)
+    total = total.reshape(side, side, width, 2 * Q + T)
+    return torch.view_as_complex(total[..., : 2 * Q].unflatten(-1, (Q, 2)).contiguous()), total[..., 2 * Q :].clone()
+
+
 def normal_equations(
     grid: Complex[Tensor, "M M H"],
     images: Images,
