@@ -34,6 +34,10 @@ class LatentPosterior:
         """Those of some images."""
         return LatentPosterior(self.mean[index], self.covariance[index], self.contrast[index])
 
+    def to(self, device: torch.device) -> LatentPosterior:
+        """Moved to a device."""
+        return LatentPosterior(self.mean.to(device), self.covariance.to(device), self.contrast.to(device))
+
     @staticmethod
     def joined(parts: list[LatentPosterior]) -> LatentPosterior:
         """Of several batches, one after the other."""

@@ -1,0 +1,412 @@
+"""Conformations as a linear family: probabilistic PCA by EM on Fourier voxels, half sets apart.
+
+Each half has its own mean and components and learns from its own images. The halves share the FSC of each component
+alone, by which it is regularised. At the end every image is judged by the model of the half that it does not belong to:
+components are kept as long as they make such images more likely. What is kept is then fitted to all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.inference.conformations.posterior import LatentPosterior
+from cryoloom.inference.conformations.subspace import Inferred, contrast_prior, infer_latents, products
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.half_grid import half_to_volume, shell_of, volume_to_half
+from cryoloom.maps.fsc import crossing, fourier_shell_correlation
+from cryoloom.physics.fourier import rebox
+from cryoloom.reconstruct.backprojection import FLOOR, half_shells, shell_means, ssnr_of_half, ssnr_of_sum
+from cryoloom.reconstruct.config import SubspaceSettings
+from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.loop import torch_generator
+from cryoloom.reconstruct.progress import StepInfo
+
+STAGE_INDEX = 6
+BATCH = 500  # images at once
+FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
+JOINT = 3  # iterations over all images once the number of components is known
+LEAST_GAIN = 0.02  # nats an image that a component must add for images that it was not learnt from,
+SURE = 3.0  # ... and so many standard errors of that gain
+VOXELS_AT_ONCE = 1 << 17
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Normal equations of V_0 .. V_Z over some images: num [M, M, H, Q], den [M, M, H, Q (Q + 1) / 2], Q = Z + 1."""
+
+    num: Tensor
+    den: Tensor
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.num + other.num, self.den + other.den)
+
+
+@dataclass(frozen=True)
+class SubspaceState:
+    """Carried from iteration to iteration.
+
+    Attributes:
+        iteration: done so far, over the halves, the judgement, and all images.
+        halves: volumes of either half, [Z + 1, m, m, m], mean first, band-limited boxes m = 2 (radius + 2).
+        fsc: [Z + 1, S], of the halves' volumes, by shell.
+        gains, errors: [Z + 1], nats an image that 0 .. Z components add for held-out images, and standard errors;
+            empty before the judgement.
+        volumes: [z + 1, m, m, m] fitted to all images, z the number of components kept; empty before.
+    """
+
+    iteration: int
+    halves: tuple[Tensor, Tensor]
+    fsc: Tensor
+    gains: Tensor
+    errors: Tensor
+    volumes: Tensor
+
+    @property
+    def components(self) -> int:
+        """How many are kept; -1 before they are judged."""
+        return len(self.volumes) - 1
+
+
+class SubspaceRecipe:
+    """The stage `pca`: from posed images to a mean, components, and every image's coordinates."""
+
+    name = "pca"
+
+    def __init__(
+        self, feed: ImageFeed, settings: SubspaceSettings, seed: int, poses: PosePosterior, half: np.ndarray,
+        noise: Tensor, mask: Float[Tensor, "D D D"] | None = None,
+    ) -> None:  # fmt: skip
+        """Args:
+        poses: of all N images; the likeliest candidate of each is taken. half: [N] of 0 and 1.
+        noise: [G, S]; mask: 0 to 1 in the working box, within which the particle lies; its sphere when None.
+        """
+        self.feed, self.settings, self.seed, self.half, self.noise = feed, settings, seed, half, noise
+        self.R, self.t = (x.float() for x in poses.best())
+        self.mask = feed.mask(feed.box).cpu() if mask is None else mask
+        self.contrast, self.log_prior = contrast_prior(settings.contrast_sigma)
+        self.most = settings.most_components if settings.components is None else settings.components
+
+    def radius(self, iteration: int) -> int:
+        """The march: linear over the first half of the iterations."""
+        s = self.settings
+        part = min(1.0, iteration / max(1.0, 0.5 * s.iterations))
+        return self.feed.radius_of(s.first_level + part * (s.last_level - s.first_level))
+
+    def init(self) -> SubspaceState:
+        """Means of both halves, and random components that are the same for both."""
+        radius = self.radius(0)
+        totals = [self._pass(None, h, radius)[0] for h in (0, 1)]
+        means = [self._mean_only(m, radius) for m in totals]
+        generator = torch_generator(self.seed, STAGE_INDEX, 0)
+        random = [self._random_like(means[0] + means[1], radius, generator) for _ in range(self.most)]
+        halves = [torch.stack([mean, *random]) for mean in means]
+        nothing = torch.zeros(0)
+        fsc = torch.zeros(self.most + 1, radius + 1)
+        return SubspaceState(0, (halves[0], halves[1]), fsc, nothing, nothing, torch.zeros(0, 1, 1, 1))
+
+    def finished(self, state: SubspaceState) -> bool:
+        """Whether the kept components have been fitted to all images."""
+        return state.components == 0 or state.iteration > self.settings.iterations + JOINT
+
+    def end_early(self, state: SubspaceState) -> SubspaceState:
+        """The components as they are, judged and joined."""
+        while not self.finished(state):
+            iteration = max(state.iteration, self.settings.iterations)
+            state, _ = self.step(replace(state, iteration=iteration))
+        return state
+
+    def step(self, state: SubspaceState) -> tuple[SubspaceState, StepInfo]:
+        """One iteration of both halves; or the judgement; or one iteration over all images."""
+        if state.iteration < self.settings.iterations:
+            following, metrics, message = self._step_halves(state)
+        elif state.components < 0:
+            following, metrics, message = self._judge(state)
+        else:
+            following, metrics, message = self._step_joint(state)
+        radius = self.radius(state.iteration)
+        side = self.feed.box * self.feed.pixel_size
+        total = self.settings.iterations + JOINT + 1
+        info = StepInfo(self.name, state.iteration + 1, total, side / radius, (("radius", float(radius)), *metrics),
+                        message)  # fmt: skip
+        return following, info
+
+    def latents(self, state: SubspaceState) -> LatentPosterior:
+        """Of all images, on the CPU; without coordinates where no component was kept."""
+        radius = self.radius(self.settings.iterations)
+        grids = [volume_to_half(v.to(self.feed.device)) for v in state.volumes]
+        parts = []
+        for rows in np.array_split(np.arange(len(self.feed)), max(1, len(self.feed) // BATCH)):
+            parts.append(self._infer(grids, rows, radius).latents.to(torch.device("cpu")))
+        return LatentPosterior.joined(
+            [LatentPosterior(p.mean.cpu(), p.covariance.cpu(), p.contrast.cpu()) for p in parts]
+        )
+
+    def _step_halves(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
+        radius = self.radius(state.iteration)
+        found, evidence = [], 0.0
+        for h in (0, 1):
+            moments, population, nats = self._pass(self._boxed(state.halves[h], radius), h, radius)
+            found.append((moments, population))
+            evidence += nats / len(self.feed)
+        mask = self._mask(radius)
+        raw = [_solve(m, None, radius) * mask for m, _ in found]
+        fsc = _fsc(raw[0], raw[1], radius)
+        halves = []
+        for moments, population in found:
+            volumes = _solve(moments, ssnr_of_half(fsc), radius) * mask
+            halves.append(_standardised(volumes, population))
+        halves = _aligned(halves[0], halves[1])
+        following = replace(state, iteration=state.iteration + 1, halves=halves, fsc=fsc)
+        power = _sizes(halves[0])
+        metrics = (
+            ("evidence", evidence), ("fsc_mean", float(fsc[0, 1:].mean())),
+            *((f"fsc_{j}", float(fsc[j, 1:].mean())) for j in range(1, len(fsc))),
+            *((f"size_{j}", float(power[j] / power[0])) for j in range(1, len(power))),
+        )  # fmt: skip
+        return following, metrics, None
+
+    def _judge(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
+        """Every image by the other half's model, with 0 to Z of its components."""
+        radius = self.radius(self.settings.iterations)
+        evidence = torch.zeros(len(self.feed), self.most + 1, dtype=torch.float64)
+        for h in (0, 1):
+            grids = [volume_to_half(v) for v in self._boxed(state.halves[1 - h], radius)]
+            for rows in _batches(np.flatnonzero(self.half == h)):
+                images, R, t = self._images(rows, radius)
+                found = products(grids, images, R, t)
+                for q in range(self.most + 1):
+                    judged = infer_latents(found.truncated(q), self.contrast, self.log_prior)
+                    evidence[torch.from_numpy(rows), q] = judged.log_evidence.cpu()
+        gain = evidence - evidence[:, :1]
+        gains, errors = gain.mean(0), gain.std(0) / len(gain) ** 0.5
+        kept = self.settings.components
+        if kept is None:
+            kept = _worth_keeping(evidence)
+        joined = _joined(*(self._boxed(v, radius) for v in state.halves))[: kept + 1]
+        following = replace(
+            state, iteration=max(state.iteration, self.settings.iterations) + 1, gains=gains, errors=errors,
+            volumes=joined, fsc=state.fsc[: kept + 1],
+        )  # fmt: skip
+        said = ", ".join(f"{float(g):.2f}" for g in gains[1:])
+        message = f"held-out images: 1 to {self.most} components add {said} nats an image; {kept} kept"
+        return following, tuple((f"gain_{j}", float(g)) for j, g in enumerate(gains)), message
+
+    def _step_joint(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
+        radius = self.radius(self.settings.iterations)
+        volumes = self._boxed(state.volumes, radius)
+        total, population, evidence = None, None, 0.0
+        for h in (0, 1):
+            moments, some, nats = self._pass(volumes, h, radius)
+            total = moments if total is None else total + moments
+            population = some if population is None else population + some
+            evidence += nats / len(self.feed)
+        assert total is not None
+        assert population is not None
+        solved = _solve(total, ssnr_of_sum(state.fsc), radius) * self._mask(radius)
+        volumes = _principal(_standardised(solved, population))
+        power = _sizes(volumes)
+        metrics = (("evidence", evidence), *((f"size_{j}", float(power[j] / power[0])) for j in range(1, len(power))))
+        return replace(state, iteration=state.iteration + 1, volumes=volumes), metrics, None
+
+    def _pass(self, volumes: Tensor | None, half: int, radius: int) -> tuple[Moments, Population, float]:
+        """E-step and sums over the images of a half; without volumes every image shows the mean as it is."""
+        side = 4 * (radius + 2)
+        total, population, evidence = None, Population.empty(0 if volumes is None else len(volumes) - 1), 0.0
+        grids = None if volumes is None else [volume_to_half(v) for v in volumes]
+        for rows in _batches(np.flatnonzero(self.half == half)):
+            images, R, t = self._images(rows, radius)
+            if grids is None:
+                ones = torch.ones(len(rows), 1, device=R.device)
+                newest = Moments(*dispatch.insert_moments(images, R, t, ones, ones, side))
+            else:
+                found = infer_latents(products(grids, images, R, t), self.contrast, self.log_prior)
+                newest = Moments(*dispatch.insert_moments(images, R, t, found.first, found.second, side))
+                population = population + Population.of(found.latents)
+                evidence += float(found.log_evidence.sum())
+            total = newest if total is None else total + newest
+        if total is None:
+            raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")
+        return total, population, evidence
+
+    def _infer(self, grids: list[Tensor], rows: np.ndarray, radius: int) -> Inferred:
+        images, R, t = self._images(rows, radius)
+        return infer_latents(products(grids, images, R, t), self.contrast, self.log_prior)
+
+    def _images(self, rows: np.ndarray, radius: int) -> tuple[dispatch.Images, Tensor, Tensor]:
+        index = torch.from_numpy(rows)
+        device = self.feed.device
+        images = self.feed.images(rows, radius, self.noise)
+        return images, self.R[index].to(device).contiguous(), self.t[index].to(device).contiguous()
+
+    def _mask(self, radius: int) -> Tensor:
+        """The mask in the band-limited box of a radius."""
+        small = rebox(self.mask, 2 * (radius + 2)) * (2 * (radius + 2) / self.feed.box) ** 3
+        return small.clamp(0, 1).to(self.feed.device)
+
+    def _mean_only(self, moments: Moments, radius: int) -> Tensor:
+        flat = torch.full((1, radius + 1), 10.0)
+        return _solve(moments, flat, radius)[0] * self._mask(radius)
+
+    def _random_like(self, mean: Tensor, radius: int, generator: torch.Generator) -> Tensor:
+        """A random map within the mask with a share of the mean's power in every shell."""
+        box = mean.shape[-1]
+        white = torch.randn(box, box, box, generator=generator).to(mean)
+        spectrum = torch.fft.rfftn(white) * torch.fft.rfftn(mean).abs()
+        random = torch.fft.irfftn(spectrum, s=mean.shape) * self._mask(radius)
+        return random * (FIRST_SHARE * mean.norm() / random.norm().clamp(min=1e-20))
+
+    def _boxed(self, volumes: Tensor, radius: int) -> Tensor:
+        return torch.stack([rebox(v, 2 * (radius + 2)).contiguous() for v in volumes])
+
+    def to_arrays(self, state: SubspaceState) -> Mapping[str, np.ndarray | Tensor]:
+        """Flat arrays."""
+        return {
+            "iteration": np.array(state.iteration), "first": state.halves[0].cpu(), "second": state.halves[1].cpu(),
+            "fsc": state.fsc, "gains": state.gains, "errors": state.errors, "volumes": state.volumes.cpu(),
+        }  # fmt: skip
+
+    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> SubspaceState:
+        """The inverse of `to_arrays`."""
+        device = self.feed.device
+        first, second, volumes = (torch.as_tensor(arrays[n]).to(device) for n in ("first", "second", "volumes"))
+        fsc, gains, errors = (torch.as_tensor(arrays[n]) for n in ("fsc", "gains", "errors"))
+        return SubspaceState(int(np.asarray(arrays["iteration"])), (first, second), fsc, gains, errors, volumes)
+
+
+@dataclass(frozen=True)
+class Population:
+    """Sums over images of E[z] [Z] and E[z z^T] [Z, Z], their number, and their contrasts."""
+
+    count: int
+    z: Tensor
+    zz: Tensor
+    contrast: tuple[Tensor, ...]
+
+    @staticmethod
+    def empty(components: int) -> Population:
+        """Of no images."""
+        return Population(0, torch.zeros(components).double(), torch.zeros(components, components).double(), ())
+
+    @staticmethod
+    def of(latents: LatentPosterior) -> Population:
+        """Of some images."""
+        mean = latents.mean.double().cpu()
+        square = latents.covariance.double().cpu().sum(0) + mean.T @ mean
+        return Population(len(mean), mean.sum(0), square, (latents.contrast.cpu(),))
+
+    def __add__(self, other: Population) -> Population:
+        return Population(
+            self.count + other.count, self.z + other.z, self.zz + other.zz, (*self.contrast, *other.contrast)
+        )
+
+
+def _batches(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+
+
+def _solve(moments: Moments, ssnr: Tensor | None, radius: float) -> Float[Tensor, "Q m m m"]:
+    """Volumes from their coupled normal equations, one small system a voxel, each Wiener-filtered by its own
+    signal-to-noise ratio [Q, S] (see `backprojection.solve`, of which this is the case of several volumes)."""
+    num, den = moments.num, moments.den
+    side, Q = num.shape[0], num.shape[-1]
+    last = int(radius) + 2
+    shells = half_shells(side, last, num.device)
+    i, j = torch.triu_indices(Q, Q)
+    diagonal = [int(c) for c in torch.nonzero(i == j)[:, 0]]
+    means = torch.stack([shell_means(den[..., c], shells, last + 1) for c in diagonal], 1)
+    if ssnr is None:
+        prior = FLOOR * means
+    else:
+        extended = torch.cat([ssnr, ssnr[:, -1:].expand(-1, max(0, last + 1 - ssnr.shape[1]))], 1)[:, : last + 1]
+        prior = means / extended.T.to(means)
+    prior = prior + 1e-9 * means.max()
+    inside = torch.nonzero((shell_of(side, device=num.device) <= radius + 0.5).reshape(-1))[:, 0]
+    flat_num, flat_den, flat_shells = num.reshape(-1, Q), den.reshape(-1, len(i)), shells.reshape(-1)
+    out = torch.zeros(num.numel() // Q, Q, dtype=num.dtype, device=num.device)
+    for part in inside.split(VOXELS_AT_ONCE):
+        matrix = torch.zeros(len(part), Q, Q, device=num.device)
+        matrix[:, i, j] = flat_den[part]
+        matrix[:, j, i] = flat_den[part]
+        matrix.diagonal(dim1=1, dim2=2).add_(prior[flat_shells[part]])
+        right = torch.view_as_real(flat_num[part])
+        factor = torch.linalg.cholesky_ex(matrix)[0]
+        out[part] = torch.view_as_complex(torch.cholesky_solve(right, factor).contiguous())
+    out = out.reshape(num.shape)
+    return torch.stack([half_to_volume(out[..., q].contiguous()) for q in range(Q)])
+
+
+def _fsc(first: Tensor, second: Tensor, radius: int) -> Tensor:
+    """[Q, S] of volumes by pairs."""
+    return torch.stack(
+        [fourier_shell_correlation(a, b)[: radius + 1].float().cpu() for a, b in zip(first, second, strict=True)]
+    )
+
+
+def _standardised(volumes: Tensor, population: Population) -> Tensor:
+    """The same family in coordinates whose population has mean 0 and covariance 1, and contrasts around 1.
+
+    EM alone comes there slowly; the step is that of parameter-expanded EM (Liu, Rubin & Wu 1998).
+    """
+    mean = population.z / population.count
+    spread = population.zz / population.count - mean[:, None] * mean
+    root = torch.linalg.cholesky(spread + 1e-9 * torch.eye(len(mean)).double()).to(volumes)
+    base, components = volumes[0], volumes[1:]
+    scale = float(torch.cat(population.contrast).median())
+    base = base + torch.einsum("j,jzyx->zyx", mean.to(volumes), components)
+    return scale * torch.cat([base[None], torch.einsum("ji,jzyx->izyx", root, components)])
+
+
+def _principal(volumes: Tensor) -> Tensor:
+    """The same family with orthogonal components, largest first."""
+    flat = volumes[1:].flatten(1)
+    if len(flat) == 0:
+        return volumes
+    _, U = torch.linalg.eigh((flat @ flat.T).double())
+    turned = U.flip(1).T.to(flat) @ flat
+    return torch.cat([volumes[:1], turned.reshape(volumes[1:].shape)])
+
+
+def _aligned(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both families with the first's principal components in order, the second's turned to agree with them."""
+    first = _principal(first)
+    if len(first) == 1:
+        return first, second
+    overlap = first[1:].flatten(1) @ second[1:].flatten(1).T
+    U, _, Vt = torch.linalg.svd(overlap.double())
+    turned = (U @ Vt).to(second) @ second[1:].flatten(1)
+    return first, torch.cat([second[:1], turned.reshape(second[1:].shape)])
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    """The mean of two aligned families."""
+    return 0.5 * (first + second)
+
+
+def _sizes(volumes: Tensor) -> Tensor:
+    return volumes.flatten(1).norm(dim=1)
+
+
+def _worth_keeping(evidence: Float[Tensor, "N Q"]) -> int:
+    """How many components held-out images ask for: up to the last that adds more than could be chance."""
+    kept = 0
+    for q in range(1, evidence.shape[1]):
+        gain = evidence[:, q] - evidence[:, kept]
+        if float(gain.mean()) > max(LEAST_GAIN, SURE * float(gain.std()) / len(gain) ** 0.5):
+            kept = q
+    return kept
+
+
+def component_resolutions(state: SubspaceState, side_angstrom: float) -> list[float | None]:
+    """Angstrom at which each component's halves agree to 0.143, mean first; None where they never do."""
+    out = []
+    for curve in state.fsc:
+        shell = float(crossing(torch.cat([curve.double(), torch.zeros(1).double()]), 0.143))
+        out.append(side_angstrom / shell if shell >= 1 else None)
+    return out
