@@ -32,8 +32,9 @@ STAGE_INDEX = 6
 BATCH = 500  # images at once
 FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
 JOINT = 3  # iterations over all images once the number of components is known
-LEAST_GAIN = 0.02  # nats an image that a component must add for images that it was not learnt from,
+LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,
 SURE = 3.0  # ... and so many standard errors of that gain
+BLIND = 1e4  # times the variance of the sum over an image
 VOXELS_AT_ONCE = 1 << 17
 
 
@@ -87,7 +88,10 @@ class SubspaceRecipe:
         poses: of all N images; the likeliest candidate of each is taken. half: [N] of 0 and 1.
         noise: [G, S]; mask: 0 to 1 in the working box, within which the particle lies; its sphere when None.
         """
-        self.feed, self.settings, self.seed, self.half, self.noise = feed, settings, seed, half, noise
+        self.feed, self.settings, self.seed, self.half = feed, settings, seed, half
+        self.noise = noise.clone()
+        # each image's own background has been subtracted with an error, which must not pass for a change of density
+        self.noise[:, 0] *= BLIND
         self.R, self.t = (x.float() for x in poses.best())
         self.mask = feed.mask(feed.box).cpu() if mask is None else mask
         self.contrast, self.log_prior = contrast_prior(settings.contrast_sigma)
