@@ -104,6 +104,11 @@ def test_homogeneous_runs_are_scored_as_ever(tmp_path: Path) -> None:
     np.save(tmp_path / "z.npy", np.zeros((rows, 2)))
     assert _json(*run) == plain
     assert "conformations" not in _invoke(*run).output
+    # the map of a single state can be scored like those of several; the run's latent has nothing to follow
+    one = _json(*run, "--maps", tmp_path / "est.mrc", "--truth-maps", tmp_path / "truth_001.mrc")
+    assert one["fsc_auc_image_mean"] == pytest.approx(one["fsc_auc_mean"])
+    assert 0.2 < one["fsc_auc_mean"] < 0.5
+    assert "spearman_best_direction" not in one
     assert "two states; found" in _message(*run, "--latent", tmp_path / "z.npy")
 
 

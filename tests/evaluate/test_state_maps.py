@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cryoloom.evaluate.map_error import score_map, soft_sphere
 from cryoloom.evaluate.pose_error import CommonFrame, score_poses
 from cryoloom.evaluate.pose_table import read_poses
 from cryoloom.evaluate.state_maps import StateMapScores, auc_matrix, fsc_auc
@@ -87,6 +88,10 @@ def test_maps_in_another_frame_and_hand_agree_best_with_their_own_truth(folder: 
     scores = StateMapScores.in_order(auc)
     assert scores.share_best() == 1.0
     assert scores.own.min() > 0.25  # noise of 0.3 s.d. hides the outer shells
+    moved = [score_map(t, e, _frame(folder)).moved for t, e in zip(truths, estimates, strict=True)]
+    mask = soft_sphere(32, 0.45 * 32)  # laid on both
+    expected = [[fsc_auc(m, t.data.double(), mask) for t in truths] for m in moved]
+    np.testing.assert_allclose(auc, expected, atol=1e-6)
     between = np.array([[fsc_auc(a.data, b.data) for b in truths] for a in truths])
     # what the states have in common is seen through the noise: the far state is the worse match
     assert (np.diff(auc[0]) < 0).all()
@@ -118,6 +123,8 @@ def test_senseless_maps_are_refused(folder: Path) -> None:
         auc_matrix([], truths, frame)
     with pytest.raises(ValueError, match="differ in grid"):
         auc_matrix(truths, [truths[0], replace(truths[1], pixel_size=8.0)], frame)
+    with pytest.raises(ValueError, match="mask has shape"):
+        auc_matrix(truths, truths, frame, mask=torch.ones(8, 8, 8))
     with pytest.raises(ValueError, match="stands for state 2; there are 1"):
         auc_matrix(truths, truths[:1], frame)
 

@@ -86,15 +86,15 @@ def auc_matrix(
                 f"{truth.data.shape[0]} of {truth.pixel_size:.4g} A; expected the states of one set"
             )
     soft = soft_sphere(box, radius_voxels or DEFAULT_RADIUS * box) if mask is None else mask
+    if soft.shape != truths[0].data.shape:
+        raise ValueError(f"the mask has shape {tuple(soft.shape)}; expected that of the truths, {(box,) * 3}")
     wanted = torch.stack([_area_vector(truth.data, soft) for truth in truths])
     rows = []
     for k, estimate in enumerate(estimates):
         s = k if own is None else own[k]
         if not 0 <= s < len(truths):
             raise ValueError(f"estimated map {k + 1} stands for state {s + 1}; there are {len(truths)} true maps")
-        moved = score_map(
-            truths[s], estimate, frame, symmetry=symmetry, radius_voxels=radius_voxels, mask=mask
-        ).moved  # fmt: skip
+        moved = score_map(truths[s], estimate, frame, symmetry=symmetry, mask=soft).moved
         rows.append((wanted @ _area_vector(moved, soft)).numpy())
     if not rows:
         raise ValueError("FSC-AUC needs at least one estimated map; found none")
