@@ -48,16 +48,44 @@ def make(case: Case, folder: Path, seed: int = 0, count: int = 300) -> None:
     from cryoloom.maps.io import read_map, write_map
 
     rng = np.random.default_rng(seed)
-    atoms = AtomicModel(rng.normal(0, 9, (60, 3)).clip(-20, 20), np.full(60, 6, np.uint8), "cloud")
-    geometry = StateGeometry(
-        box=case.box, pixel_size=PIXEL, b_factor_angstrom2=600.0, symmetry=case.symmetry, radius_angstrom=22.0
-    )
-    settings = SimulationSettings(count=count, snr=1.0, junk=case.junk, images_per_micrograph=50)
-    simulate_dataset((model_state(atoms, geometry),), settings, folder)
+    positions = rng.normal(0, 9, (60, 3)).clip(-20, 20)
+    _simulate(case, folder, [positions], count)
     truth = read_map(folder / "truth_001.mrc")
     Q = Rotation.from_rotvec(case.turn).as_matrix()
     _write_estimated_poses(case, folder, Q, rng)
     write_map(folder / "est.mrc", _estimated_map(case, truth, Q, rng))
+
+
+def make_states(case: Case, folder: Path, seed: int = 0, count: int = 300, states: int = 3) -> None:
+    """Writes a set of several states along a path, and estimates of them, into a folder.
+
+    truth.star and truth_NNN.mrc; particles.star with classes, a tenth of them drawn at random, in which state s is
+    class s % states + 1; class_NNN.mrc; z.npy, two coordinates whose difference, but neither alone, follows the state.
+    """
+    from cryoloom.maps.io import read_map, write_map
+
+    rng = np.random.default_rng(seed)
+    positions = rng.normal(0, 9, (60, 3)).clip(-20, 20)
+    arm = np.zeros_like(positions)
+    arm[:20, 0] = 5.0
+    _simulate(case, folder, [positions + s * arm for s in range(states)], count)
+    Q = Rotation.from_rotvec(case.turn).as_matrix()
+    state = _write_estimated_poses(case, folder, Q, rng, states, "particles.star")
+    for s in range(1, states + 1):
+        estimate = _estimated_map(case, read_map(folder / f"truth_{s:03d}.mrc"), Q, rng)
+        write_map(folder / f"class_{s % states + 1:03d}.mrc", estimate)
+    common = 3 * rng.standard_normal(len(state))
+    z = np.stack([state + common + 0.3 * rng.standard_normal(len(state)), common], -1)
+    np.save(folder / "z.npy", z.astype(np.float32))
+
+
+def _simulate(case: Case, folder: Path, positions: list[np.ndarray], count: int) -> None:
+    geometry = StateGeometry(
+        box=case.box, pixel_size=PIXEL, b_factor_angstrom2=600.0, symmetry=case.symmetry, radius_angstrom=22.0
+    )
+    settings = SimulationSettings(count=count, snr=1.0, junk=case.junk, images_per_micrograph=50)
+    models = [AtomicModel(p, np.full(len(p), 6, np.uint8), "cloud") for p in positions]
+    simulate_dataset(tuple(model_state(model, geometry) for model in models), settings, folder)
 
 
 def _estimated_map(case: Case, truth: DensityMap, Q: np.ndarray, rng: np.random.Generator) -> DensityMap:
@@ -76,7 +104,10 @@ def _estimated_map(case: Case, truth: DensityMap, Q: np.ndarray, rng: np.random.
     return replace(truth, data=resized.float(), pixel_size=PIXEL * case.box / case.estimate_box)
 
 
-def _write_estimated_poses(case: Case, folder: Path, Q: np.ndarray, rng: np.random.Generator) -> None:
+def _write_estimated_poses(
+    case: Case, folder: Path, Q: np.ndarray, rng: np.random.Generator, classes: int = 0, name: str = "est.star"
+) -> np.ndarray:
+    """Writes them, with classes if there are any; the true states of the rows written."""
     lines = (folder / "truth.star").read_text().splitlines()
     tags = [line.split()[0][1:] for line in lines[lines.index("data_particles") :] if line.startswith("_")]
     rows = [line.split() for line in lines if "@" in line]
@@ -98,12 +129,19 @@ def _write_estimated_poses(case: Case, folder: Path, Q: np.ndarray, rng: np.rand
     if case.hand:
         R_est = R_est * np.array([-1.0, -1.0, 1.0])
     angles = to_euler(torch.from_numpy(R_est)).numpy()
-    score = np.where(column["rlnClassNumber"].astype(int) > 0, 1.0, 0.0) + 0.7 * rng.standard_normal(n)
+    state = column["rlnClassNumber"].astype(int)
+    score = np.where(state > 0, 1.0, 0.0) + 0.7 * rng.standard_normal(n)
     keep = rng.permutation(np.flatnonzero(rng.random(n) >= case.dropped))
-    with (folder / "est.star").open("w") as file:
-        names = ["rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst",
-                 "rlnLogLikeliContribution"]  # fmt: skip
-        file.write("data_particles\n\nloop_\n" + "".join(f"_{name}\n" for name in names))
+    tags = ["rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst",
+            "rlnLogLikeliContribution"]  # fmt: skip
+    rows = [[*angles[i], *(-t_est[i]), score[i]] for i in range(n)]
+    if classes:
+        tags.append("rlnClassNumber")
+        label = np.where((state == 0) | (rng.random(n) < 0.1), rng.integers(classes, size=n), state % classes) + 1
+        rows = [[*row, label[i]] for i, row in enumerate(rows)]
+    with (folder / name).open("w") as file:
+        file.write("data_particles\n\nloop_\n" + "".join(f"_{tag}\n" for tag in tags))
         for i in keep:
-            numbers = [*angles[i], *(-t_est[i]), score[i]]
-            file.write(column["rlnImageName"][i] + "".join(f" {x:.8f}" for x in numbers) + "\n")
+            numbers = "".join(f" {x:.8f}" if isinstance(x, float) else f" {x}" for x in rows[i])
+            file.write(column["rlnImageName"][i] + numbers + "\n")
+    return state[keep]

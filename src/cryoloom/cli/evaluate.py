@@ -1,4 +1,4 @@
-"""cryoloom evaluate: poses and map of a run against the truth."""
+"""cryoloom evaluate: poses, map and conformations of a run against the truth."""
 
 from __future__ import annotations
 
@@ -42,47 +42,87 @@ def evaluate(
         float | None, typer.Option(min=1, help="Of the soft sphere of the FSC, voxels (default: 0.45 of the box).")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Soft mask in the truth's frame, in place of the sphere.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole FSC.")] = False,
+    latent: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="Z.npy", help="Latent coordinates, rows as in the estimated STAR.", show_default="RUN/z.npy, if any"
+        ),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--maps",
+            metavar="FILES",
+            help="Estimated maps, one a true state, in order: paths joined by commas, or a pattern in quotes "
+            "('state_*.mrc', taken in the order of their numbers); may be repeated.",
+            show_default="RUN/class_*.mrc, if any, each for the state it shares most images with",
+        ),
+    ] = None,
+    truth_maps: Annotated[
+        list[str] | None,
+        typer.Option("--truth-maps", metavar="FILES", help="True maps, one a state, in order; given like --maps."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole curves and matrices.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Scores poses and map against the truth.
+    """Scores poses, map and conformations against the truth.
 
-    The motion (and hand) that brings most poses together is found first; rotations, shifts and the map are compared in
+    The motion (and hand) that brings most poses together is found first; rotations, shifts and maps are compared in
     that frame. A molecule that the run left out counts as 180 degrees wrong; junk (class 0 in the truth) is left out.
+
+    Where the truth has several states: classes are compared with them by the adjusted Rand index, the latent by its
+    rank correlation with the number of the state, and maps by the area under their FSC with the true ones (FSC-AUC).
     """
     from cryoloom.cli.device import set_threads
 
     set_threads(threads)
 
+    from cryoloom.cli.conformation_scores import (
+        ConformationFiles,
+        conformations_as_json,
+        conformations_tables,
+        map_files,
+        score_conformations,
+    )
     from cryoloom.evaluate.map_error import score_map
     from cryoloom.evaluate.pose_error import score_poses
     from cryoloom.evaluate.pose_table import read_poses
     from cryoloom.maps.io import read_map
 
-    particles = _chosen(particles, run, "particles.star", "--particles")
-    poses = score_poses(read_poses(truth), read_poses(particles), symmetry)
-    maps = None
+    # what else a run holds has the rows of its own particles
+    files = ConformationFiles(
+        run if particles is None else None, latent, map_files(maps, "--maps"), map_files(truth_maps, "--truth-maps")
+    )
+    if truth_map is None and (estimated_map is not None or (mask is not None and not files.truth_maps)):
+        raise ValueError("--est-map and --mask need the true map: give it with --map")
+    true, found = read_poses(truth), read_poses(_chosen(particles, run, "particles.star", "--particles"))
+    poses = score_poses(true, found, symmetry)
+    soft = None if mask is None else read_map(mask).data
+    one_map = None
     if truth_map is not None:
         estimate = _chosen(estimated_map, run, "map.mrc", "--est-map")
-        soft = None if mask is None else read_map(mask).data
-        maps = score_map(
+        one_map = score_map(
             read_map(truth_map), read_map(estimate), poses.frame, symmetry=symmetry, radius_voxels=radius, mask=soft
         )
-    elif estimated_map is not None or mask is not None:
-        raise ValueError("--est-map and --mask need the true map: give it with --map")
+    conformations = score_conformations(
+        true, found, poses.frame, files, symmetry=symmetry, radius_voxels=radius, mask=soft
+    )
     verdict = None if run is None else _verdict(run)
     if as_json:
         import json
 
-        typer.echo(json.dumps(scores_as_json(poses, maps) | ({} if verdict is None else {"verdict": verdict})))
+        out = scores_as_json(poses, one_map) | ({} if conformations is None else conformations_as_json(conformations))
+        typer.echo(json.dumps(out | ({} if verdict is None else {"verdict": verdict})))
         return
     from rich.console import Console
 
     console = Console()
-    console.print(scores_table(poses, maps))
+    console.print(scores_table(poses, one_map))
+    for table in [] if conformations is None else conformations_tables(conformations):
+        console.print(table)
     if verdict is not None:
         console.print(_claims(verdict))
-        sentence = compare_with_claim(verdict, maps)
+        sentence = compare_with_claim(verdict, one_map)
         if sentence is not None:
             console.print(sentence, soft_wrap=True)
 

@@ -1,1 +1,1 @@
-"""Comparisons with the truth: poses and maps. Nothing that infers may import this room."""
+"""Comparisons with the truth: poses, maps and conformations. Nothing that infers may import this room."""
