@@ -15,7 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.conformations.image_encoder import CNNEncoder, ImageEncoder, MLPEncoder
+from cryoloom.inference.conformations.image_encoder import (
+    FIRST_LOG_VARIANCE,
+    CNNEncoder,
+    ImageEncoder,
+    MLPEncoder,
+)
 from cryoloom.inference.conformations.posterior import DiagonalGaussian, LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.dispatch import Images
@@ -34,7 +39,6 @@ from cryoloom.volumes.positional_mlp import PositionalMLP
 STAGE_INDEX, ORDER_INDEX = 8, 9  # of what is drawn in a step, and of the order of images in an epoch
 STEP_IMAGES = 2000  # about so many images a step
 DEVIATION = 0.3  # unit of what the decoder learns, in r.m.s. amplitudes of the mean by shell
-FIRST_LOG_VARIANCE = -1.0  # of an image in a table
 LEVEL_RATE = 0.5  # share of the updates over which the learning rate falls
 LAST_RATE = 0.03  # and to which part of itself
 READ = 500  # images at once when latents are read out

@@ -16,6 +16,8 @@ from cryoloom.kernels.dispatch import Images
 from cryoloom.physics.image_model import shift_ramp
 
 LEAST_LOG_VARIANCE = -12.0
+# small: in samples as wide as the prior what the first latents tell drowns, and the decoder learns it late or never
+FIRST_LOG_VARIANCE = -4.0
 
 
 class ImageEncoder(nn.Module, ABC):
@@ -65,7 +67,7 @@ class ImageEncoder(nn.Module, ABC):
 
 
 class Heads(nn.Module):
-    """Mean and log-variance from features; the mean small and the variance near the prior's to begin with."""
+    """Mean and log-variance from features."""
 
     def __init__(self, features: int, latent: int) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class Heads(nn.Module):
         self.log_variance = nn.Linear(features, latent)
         with torch.no_grad():
             self.log_variance.weight.mul_(0.1)
-            self.log_variance.bias.fill_(-1.0)
+            self.log_variance.bias.fill_(FIRST_LOG_VARIANCE)
 
     def forward(self, h: Float[Tensor, "B F"]) -> DiagonalGaussian:
         """q(z|X)."""
