@@ -293,6 +293,9 @@ class NetworkSettings:
     encoder_layers: int = 3
     """Their number."""
 
+    encoder_level: float = 8.0
+    """Radius of what it sees, Fourier pixels of a box as large as the particle."""
+
     decoder_width: int = 128
     """Of the decoder's residual layers (1024 in `paper`)."""
 
@@ -302,8 +305,14 @@ class NetworkSettings:
     frequencies: Literal["gaussian", "geometric"] = "gaussian"
     """Of the positional encoding: random, normally distributed; or those of cryoDRGN's equation."""
 
-    level: float = 16.0
+    reach: float = 0.4
+    """S.d. along each axis of the points whose plane waves the random frequencies are, in radii of the particle."""
+
+    level: float = 10.0
     """Radius to which images are compared, Fourier pixels of a box as large as the particle."""
+
+    coefficients: int = 200
+    """Of an image in an update, drawn anew each time (all where there are fewer)."""
 
     epochs: int = 20
     """Passes over the images."""
@@ -313,6 +322,15 @@ class NetworkSettings:
 
     rate: float = 1e-3
     """Learning rate of Adam (1e-4 in `paper`)."""
+
+    table_rate: float = 0.1
+    """Of the latents of single images (autodecoder)."""
+
+    pose_rate: float = 0.05
+    """Of poses where they are learnt along, pixels at the particle's rim."""
+
+    noise_rate: float = 0.1
+    """Of the noise spectrum, learnt from the residuals of 2000 images at a time; 0: it stays as it is given."""
 
     beta: float = 1.0
     """Weight of the divergence from the prior; 1 is the evidence's lower bound."""

@@ -85,3 +85,56 @@ def from_arrays(arrays: Mapping[str, np.ndarray | Tensor], prefix: str) -> Weigh
     return Weights(
         {name[len(prefix) :]: torch.as_tensor(value) for name, value in arrays.items() if name.startswith(prefix)}
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """C parameters for each of N images, with an Adam of its own for every row: an image counts its own updates.
+
+    One Adam over the whole table would move rows by the momentum of long ago, and correct for a start that they had
+    not had (an image comes up once in a pass over the set).
+
+    Attributes:
+        values, first, second: [N, C], parameters and Adam's moments; steps: [N], updates so far.
+    """
+
+    values: Tensor
+    first: Tensor
+    second: Tensor
+    steps: Tensor
+
+    @staticmethod
+    def create(values: Tensor) -> Table:
+        """A table that begins with these values [N, C]."""
+        zeros = torch.zeros_like(values)
+        return Table(values.clone(), zeros, zeros.clone(), values.new_zeros(len(values)))
+
+    def copy(self) -> Table:
+        """One that may be updated in place of this."""
+        return Table(self.values.clone(), self.first.clone(), self.second.clone(), self.steps.clone())
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Parameters of some images as a leaf of the graph: its gradient is what `update` takes."""
+        return self.values[index].requires_grad_()
+
+    def update(self, index: Tensor, gradient: Tensor, rate: float, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+        """A step of Adam on some rows, in place; a short memory, as rows are seldom updated.
+
+        Args:
+            gradient: of each row's own loss, [B, C]; index: [B], without repetition.
+        """
+        steps = self.steps[index] + 1
+        first = torch.lerp(self.first[index], gradient, 1 - betas[0])
+        second = torch.lerp(self.second[index], gradient.square(), 1 - betas[1])
+        unbiased = [m / (1 - b**steps)[:, None] for m, b in ((first, betas[0]), (second, betas[1]))]
+        self.values[index] -= rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+        self.first[index], self.second[index], self.steps[index] = first, second, steps
+
+    def to_arrays(self, prefix: str) -> dict[str, Tensor]:
+        """Flat arrays for a checkpoint."""
+        return {prefix + name: getattr(self, name).cpu() for name in Table.__slots__}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, np.ndarray | Tensor], prefix: str, device: torch.device) -> Table:
+        """The inverse of `to_arrays`."""
+        return Table(*(torch.as_tensor(arrays[prefix + name]).to(device) for name in Table.__slots__))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from cryoloom.volumes.interface import Volume
+from cryoloom.volumes.interface import Volume, in_other_half
 
 
 class Siren(nn.Module):
@@ -79,8 +79,7 @@ class FourierNet(Volume):
         """See `Volume.slices`."""
         q = 2 * self.pixel_size * k
         x, y, z = q.unbind(-1)
-        mate = (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))
-        sign = torch.where(mate, -1.0, 1.0).to(q.dtype)
+        sign = torch.where(in_other_half(x, y, z), -1.0, 1.0).to(q.dtype)
         q = q * sign[..., None]
         level = self.amplitude(q)[..., 0] + self._spectrum_at(q)
         real, imaginary = self.phase(q).unbind(-1)

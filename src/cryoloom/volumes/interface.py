@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
 from cryoloom.physics.fourier import ifft3
@@ -79,6 +79,13 @@ def read_out(
 def rotated_frequencies(k: Float[Tensor, "P 2"], R: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b P 3"]:
     """R (kx, ky, 0): frequencies of an image in the volume's frame, 1/angstrom."""
     return torch.einsum("...ij,pj->...pi", R[..., :, :2], k)
+
+
+def in_other_half(x: Float[Tensor, "*b"], y: Float[Tensor, "*b"], z: Float[Tensor, "*b"]) -> Bool[Tensor, "*b"]:
+    """Where a point is the Friedel mate of one in the half-space that represents a Hermitian function; the origin is
+    not. Of the plane x = 0, which holds both members of each pair, one half belongs to it, and so on: no pair is held
+    twice."""
+    return (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))
 
 
 def _lattice(D: int, pixel_size: float, radius: float, device: torch.device) -> tuple[Tensor, Tensor]:

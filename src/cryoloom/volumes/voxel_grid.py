@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cryoloom.kernels.half_grid import GUARD, half_to_volume, shell_of, volume_to_half
 from cryoloom.physics.slicing import PADDING, gridding_window
-from cryoloom.volumes.interface import Volume
+from cryoloom.volumes.interface import Volume, in_other_half
 
 
 class VoxelGrid(Volume):
@@ -68,7 +68,7 @@ def interpolate_half(half: Complex[Tensor, "M M H"], points: Float[Tensor, "*b P
     side, width = half.shape[0], half.shape[2]
     c = side // 2
     x, y, z = points.unbind(-1)
-    sign = torch.where(_in_other_half(x, y, z), -1.0, 1.0).to(points.dtype)
+    sign = torch.where(in_other_half(x, y, z), -1.0, 1.0).to(points.dtype)
     x, y, z = x * sign, y * sign, z * sign
     inside = (x < width - 1) & (y.abs() < c - 1) & (z.abs() < c - 1)
     x0, y0, z0 = (torch.floor(v.detach()).clamp(-c + 1, c - 2) for v in (x, y, z))
@@ -82,7 +82,7 @@ def interpolate_half(half: Complex[Tensor, "M M H"], points: Float[Tensor, "*b P
             for dx in (0, 1):
                 w = (fx if dx else 1 - fx) * (fy if dy else 1 - fy) * (fz if dz else 1 - fz)
                 jx, jy, jz = ix + dx, iy + dy, iz + dz
-                mirror = torch.where(_in_other_half(jx, jy, jz), -1, 1)
+                mirror = torch.where(in_other_half(jx, jy, jz), -1, 1)
                 index = ((jz * mirror + c) * side + jy * mirror + c) * width + jx
                 part = flat[index]
                 origin = (jx == 0) & (jy == 0) & (jz == 0)
@@ -92,8 +92,3 @@ def interpolate_half(half: Complex[Tensor, "M M H"], points: Float[Tensor, "*b P
     assert total is not None
     total = total * inside[..., None]
     return torch.complex(total[..., 0], total[..., 1] * sign)
-
-
-def _in_other_half(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """Where a point is the Friedel mate of one in the half-space that is kept; the origin is not."""
-    return (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))

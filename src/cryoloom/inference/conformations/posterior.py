@@ -46,6 +46,27 @@ class LatentPosterior:
 
 
 @dataclass(frozen=True, slots=True)
+class DiagonalGaussian:
+    """q(z|X) of B images as variational methods learn it: mean and log_variance, [B, Z] each, differentiable."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, normal: Float[Tensor, "B Z"]) -> Float[Tensor, "B Z"]:
+        """mean + s.d. times standard normal numbers (Kingma and Welling 2014)."""
+        return self.mean + (0.5 * self.log_variance).exp() * normal
+
+    def divergence(self) -> Float[Tensor, " B"]:
+        """KL(q || N(0, I)) in nats."""
+        excess = self.log_variance.exp() + self.mean.square() - 1 - self.log_variance
+        return 0.5 * excess.sum(1)
+
+    def posterior(self) -> LatentPosterior:
+        """As other methods give it."""
+        return LatentPosterior.diagonal(self.mean.detach(), self.log_variance.detach())
+
+
+@dataclass(frozen=True, slots=True)
 class ClassPosterior:
     """How likely each of K classes is for each of B images: log_weight [B, K], normalised over K."""
 

@@ -1,0 +1,85 @@
+"""What variational methods maximise: a lower bound of the log evidence of images (Kingma and Welling 2014), in nats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cryoloom.inference.conformations.posterior import DiagonalGaussian
+from cryoloom.kernels.dispatch import Images
+from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.image_model import shift_ramp
+from cryoloom.physics.noise import log_likelihood
+from cryoloom.volumes.interface import ConformationVolume, rotated_frequencies
+from cryoloom.volumes.positional_mlp import PositionalMLP
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceBound:
+    """Of B images.
+
+    Attributes:
+        log_likelihood: [B], log p(X|z) of one z drawn from q for each, nats; without the normalisation of the noise,
+            which depends on its variance alone (`physics.noise.log_likelihood`).
+        divergence: [B], KL(q(z|X) || N(0, I)), nats.
+        residual: [B, P], |Y - X|^2 of each coefficient, detached.
+    """
+
+    log_likelihood: Tensor
+    divergence: Tensor
+    residual: Tensor
+
+    def loss(self, beta: float) -> Float[Tensor, " B"]:
+        """What is minimised, nats: with beta = 1 the bound's negative; less weighs the prior less."""
+        return beta * self.divergence - self.log_likelihood
+
+
+def predicted_images(
+    volume: ConformationVolume, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"],
+    z: Float[Tensor, "B Z"],
+) -> Complex[Tensor, "B P"]:  # fmt: skip
+    """C e^{-2 pi i k.t} V(R k, z), t in angstrom."""
+    disc = images.disc
+    return images.ctf * shift_ramp(disc.k, t) * volume.slices(rotated_frequencies(disc.k, R), z)
+
+
+def predicted_mean(
+    volume: PositionalMLP, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]
+) -> Complex[Tensor, "B P"]:
+    """C e^{-2 pi i k.t} mean(R k), what is known before any conformation is."""
+    disc = images.disc
+    return images.ctf * shift_ramp(disc.k, t) * volume.mean_slices(rotated_frequencies(disc.k, R))
+
+
+def evidence_bound(
+    volume: ConformationVolume, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"],
+    q: DiagonalGaussian, normal: Float[Tensor, "B Z"],
+) -> EvidenceBound:  # fmt: skip
+    """The bound by one sample of z an image, made of standard normal numbers; differentiable in all that is learnt.
+
+    Its mean over `normal` is E_q[log p(X|z)] - KL: the log evidence where q is the posterior.
+    """
+    predicted = predicted_images(volume, images, R, t, q.sample(normal))
+    fit = log_likelihood(images.observed, predicted, images.variance[images.group], images.disc.weight)
+    residual = (images.observed - predicted).detach().abs().square()
+    return EvidenceBound(fit, q.divergence(), residual)
+
+
+def some_coefficients(images: Images, count: int, generator: torch.Generator) -> Images:
+    """The same images at `count` frequencies drawn anew, weighted so that sums over them keep their expectation.
+
+    Neighbouring coefficients tell a network much the same: more images at fewer frequencies each are the better use
+    of the same time.
+    """
+    disc = images.disc
+    P = len(disc.weight)
+    if count >= P:
+        return images
+    kept = torch.randperm(P, generator=generator)[:count].sort().values.to(disc.k.device)
+    smaller = FourierDisc(
+        disc.box, disc.pixel_size, disc.radius, disc.index[kept], disc.k[kept], disc.weight[kept] * (P / count)
+    )
+    return Images(images.observed[:, kept], images.ctf[:, kept], images.variance[:, kept], images.group, smaller)
