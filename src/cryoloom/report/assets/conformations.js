@@ -51,7 +51,7 @@
     if (way) {
       way.add(new Option("none", "-1"));
       strips.forEach(function (strip, i) {
-        if (panels.some(function (p) { return p.paths[i]; })) way.add(new Option(strip.querySelector("h3").textContent, String(i)));
+        if (panels.some(function (p) { return p.paths[i]; })) way.add(new Option(strip.dataset.name, String(i)));
       });
       way.parentElement.hidden = way.options.length === 1;
       if (way.options.length > 1) way.selectedIndex = 1;
