@@ -100,9 +100,11 @@ def read_conformations(folder: Path) -> Conformations | None:
     if z is None and not classes and not any(s.name == "class" for s in series):
         return None
     names, given = _particles(folder / "particles.star")
-    labels = _array(inner / "labels.npy", 1)
-    labels = given if labels is None else labels.astype(np.int64)
+    clusters = _array(inner / "labels.npy", 1)
+    labels = None if clusters is None else clusters.astype(np.int64)
     if z is None:
+        # beside a latent, classes in the file are what another program left there
+        labels = given if labels is None else labels
         count = len(names) if names is not None else sum(row.particles for row in classes)
         return Conformations(count, labels=labels, classes=classes, series=series, names=names)
     try:
