@@ -16,7 +16,7 @@ from cryoloom.physics.fourier import resize_real
 from cryoloom.physics.rotations import random_rotations, to_euler
 from cryoloom.report.figures import local_resolution_row
 from cryoloom.report.map_views import MapView, resample, view_map
-from cryoloom.report.png import VIRIDIS, colourise, hex_colour, png_bytes, window
+from cryoloom.report.png import VIRIDIS, colourise, hex_colour, png_bytes, shaded_png_bytes, window
 from cryoloom.report.spheres import FINE_TO_COARSE, direction_map
 from cryoloom.report.spheres import view_map as view_directions
 from cryoloom.report.surface import VIEWER_SIDE, cut_out, draw_surface, viewer_file
@@ -25,21 +25,27 @@ from cryoloom.report.surface import VIEWER_SIDE, cut_out, draw_surface, viewer_f
 def decode(png: bytes) -> np.ndarray:
     """Pixels of a PNG, by the standard and without the package."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    at, data, header = 8, b"", b""
+    at, data, header, palette = 8, b"", b"", b""
     while at < len(png):
         size, kind = struct.unpack(">I4s", png[at : at + 8])
         body = png[at + 8 : at + 8 + size]
         assert struct.unpack(">I", png[at + 8 + size : at + 12 + size])[0] == zlib.crc32(kind + body)
         header, data = (body if kind == b"IHDR" else header), data + (body if kind == b"IDAT" else b"")
+        palette = body if kind == b"PLTE" else palette
         at += 12 + size
     width, height, depth, colour, *_ = struct.unpack(">IIBBBBB", header)
-    channels = {0: 1, 2: 3, 6: 4}[colour]
+    channels = {0: 1, 2: 3, 3: 1, 6: 4}[colour]
     assert depth == 8
     rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, 1 + width * channels)
     out = np.zeros((height, width * channels), np.uint8)
     for i, row in enumerate(rows):
-        assert row[0] == 2
-        out[i] = row[1:] + (out[i - 1] if i else 0)
+        assert row[0] == (0 if palette else 2)
+        out[i] = row[1:] + (out[i - 1] if i and not palette else 0)
+    if palette:  # index 0 is transparent
+        colours = np.concatenate(
+            [np.frombuffer(palette, np.uint8).reshape(-1, 3)[out], np.where(out, 255, 0)[..., None]], -1
+        )
+        return colours.astype(np.uint8)
     return out.reshape(height, width, channels)
 
 
@@ -47,6 +53,24 @@ def decode(png: bytes) -> np.ndarray:
 def test_png_gives_its_pixels_back(shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
     np.testing.assert_array_equal(decode(png_bytes(pixels)).reshape(shape), pixels)
+
+
+def test_a_palette_keeps_a_shaded_body() -> None:
+    """What is empty stays so, and shades of one colour come back within half a step of brightness."""
+    light = np.linspace(0.1, 1, 600).reshape(20, 30)
+    pixels = np.zeros((20, 30, 4), np.uint8)
+    pixels[..., :3] = (light[..., None] * [150, 190, 230]).astype(np.uint8)
+    pixels[..., 3] = np.where(np.arange(30) % 7 == 0, 0, 255)
+    found = decode(shaded_png_bytes(pixels, shades=40))
+    np.testing.assert_array_equal(found[..., 3], pixels[..., 3])
+    seen = pixels[..., 3] > 0
+    assert np.abs(found[seen].astype(int) - pixels[seen]).max() <= 0.9 * 230 / 40 / 2 + 1
+    assert not found[~seen].any()
+    empty = np.zeros((4, 5, 4), np.uint8)
+    np.testing.assert_array_equal(decode(shaded_png_bytes(empty)), empty)
+    for bad, shades in ((np.zeros((3, 3, 3), np.uint8), 40), (empty, 256)):
+        with pytest.raises(ValueError, match="expected"):
+            shaded_png_bytes(bad, shades)
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 3)), np.zeros((3, 3, 2), np.uint8), np.zeros((0, 3), np.uint8)])

@@ -50,6 +50,20 @@ class FinalMaps:
     coverage: OrientationCoverage
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredMaps:
+    """Maps of two half sets on the working box D and how well they agree.
+
+    Attributes:
+        combined: Wiener-filtered map of both halves; halves: unfiltered; mask: soft; gold: gold-standard FSC in it.
+    """
+
+    combined: Tensor
+    halves: tuple[Tensor, Tensor]
+    mask: Tensor
+    gold: GoldStandard
+
+
 def full_statistics(
     feed: ImageFeed, state: RefineState, group: Tensor, radius: int, generator: torch.Generator
 ) -> tuple[Statistics, Statistics]:
@@ -64,22 +78,39 @@ def _in_box(volume: Tensor, box: int) -> Tensor:
     return rebox(volume, box).contiguous().cpu()
 
 
+def scored_maps(
+    feed: ImageFeed, halves: tuple[Statistics, Statistics], rough: torch.Generator, final: torch.Generator,
+    mask: Tensor | None = None,
+) -> ScoredMaps:  # fmt: skip
+    """Maps of two halves at full radius and their FSC.
+
+    Args:
+        rough, final: generators of the random phases of the FSC within the sphere, and within the mask.
+        mask: [D, D, D]; found from the map where it is left out.
+    """
+    radius = (feed.box - 1) // 2
+    box, pixel = feed.box, feed.pixel_size
+    one, two = (_in_box(solve(h, None, radius), box) for h in halves)
+    both = halves[0] + halves[1]
+    if mask is None:
+        sphere = feed.mask(box).cpu()
+        within = gold_standard(one, two, sphere, pixel, rough)
+        first = _in_box(solve(both, ssnr_of_sum(within.corrected[: radius + 1]), radius), box) * sphere
+        diameter = feed.source.preprocessing.particle_diameter_angstrom
+        mask = automatic_mask(first, pixel, diameter, within.resolution_angstrom) * sphere
+    gold = gold_standard(one, two, mask, pixel, final)
+    combined = _in_box(solve(both, ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
+    return ScoredMaps(combined, (one, two), mask, gold)
+
+
 def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) -> FinalMaps:
     """Reconstruct, mask, filter, sharpen and score."""
     group = symmetry_group(symmetry).float().to(feed.device)
     radius = (feed.box - 1) // 2
     halves = full_statistics(feed, state, group, radius, torch_generator(seed, STAGE_INDEX, 3))
     box, pixel = feed.box, feed.pixel_size
-    raw = [_in_box(solve(h, None, radius), box) for h in halves]
-    sphere = feed.mask(box).cpu()
-    generator = torch_generator(seed, STAGE_INDEX, 1)
-    rough = gold_standard(raw[0], raw[1], sphere, pixel, generator)
-    both = halves[0] + halves[1]
-    first = _in_box(solve(both, ssnr_of_sum(rough.corrected[: radius + 1]), radius), box) * sphere
-    diameter = feed.source.preprocessing.particle_diameter_angstrom
-    mask = automatic_mask(first, pixel, diameter, rough.resolution_angstrom) * sphere
-    gold = gold_standard(raw[0], raw[1], mask, pixel, torch_generator(seed, STAGE_INDEX, 2))
-    combined = _in_box(solve(both, ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
+    scored = scored_maps(feed, halves, torch_generator(seed, STAGE_INDEX, 1), torch_generator(seed, STAGE_INDEX, 2))
+    raw, mask, gold, both = scored.halves, scored.mask, scored.gold, halves[0] + halves[1]
     # unfiltered: the fit and the sharpening weigh by the FSC themselves
     unfiltered = _in_box(solve(both, None, radius), box) * mask
     guinier = guinier_b_factor(unfiltered, gold.corrected, pixel)
@@ -89,7 +120,7 @@ def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) ->
     directional = directional_fsc(raw[0], raw[1], mask, pixel, views)
     directions = torch.cat([views, directional.resolution_angstrom[:, None].float()], 1)
     coverage = orientation_coverage(state.poses.R[:, 0], symmetry=symmetry)
-    return FinalMaps(combined, sharp, (raw[0], raw[1]), mask, local, gold, guinier, directions, coverage)
+    return FinalMaps(scored.combined, sharp, (raw[0], raw[1]), mask, local, gold, guinier, directions, coverage)
 
 
 def view_vectors(nside: int) -> Tensor:

@@ -106,6 +106,11 @@ def draw(chart: Chart) -> Markup:
     return _svg(chart.title, parts)
 
 
+def draw_marks(chart: Chart, marks: Sequence[str]) -> Markup:
+    """The chart's axes around marks that the caller drew, with their texts escaped, in its coordinates."""
+    return _svg(chart.title, [_frame(chart), *marks, *(_dot(chart, dot) for dot in chart.dots)])
+
+
 def histogram(
     values: np.ndarray,
     label: str,
@@ -147,6 +152,11 @@ def histogram(
     side = "start" if x.fraction(median) < 0.6 else "end"
     mark = Rule(median, f"median {median:.3g}{unit}", vertical=True, style="median", anchor=side)
     return _svg(title, [_frame(chart), *bars, _rule(chart, mark)])
+
+
+def plot_area() -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what the axes enclose, in units of the drawing."""
+    return _LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM
 
 
 def nice_ticks(low: float, high: float, count: int = 6) -> tuple[tuple[float, str], ...]:

@@ -18,6 +18,8 @@ from cryoloom.reconstruct.durable import write_durably
 from cryoloom.reconstruct.metrics_log import LoggedStep
 from cryoloom.reconstruct.run_record import RunRecord, read_record
 from cryoloom.report import figures
+from cryoloom.report.conformation_section import conformation_section
+from cryoloom.report.conformations import Conformations, read_conformations
 from cryoloom.report.map_section import map_section
 from cryoloom.report.map_views import PLANES, MapView
 from cryoloom.report.particle_section import particle_section
@@ -47,6 +49,9 @@ _FILES = (
     ("mask.mrc", "soft mask of the molecule"),
     ("local_resolution.mrc", "local resolution in angstrom"),
     ("particles.star", "particles with poses (RELION 3.1)"),
+    ("z.npy", "latent coordinates, one row a particle"),
+    ("z_covariance.npy", "their covariances"),
+    ("classes.csv", "classes with shares and resolutions"),
     ("encoder.safetensors", "the trained encoder: cryoloom infer asks it for poses of new images"),
     ("fsc.csv", "Fourier shell correlation"),
     ("open.cxc", "opens the maps in ChimeraX"),
@@ -56,10 +61,13 @@ _FILES = (
 )
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, conformations: Conformations | None = None) -> Path:
     """Write report.html into a run's folder and return its path; what is absent there is said on the page.
 
     Reads each map once; costs about 1 CPU-s at 5,000 particles of 64 pixels, and one parse of particles.star.
+
+    Args:
+        conformations: of the run; read from its folder where they are left out.
 
     Raises:
         BadRunFolder: when `folder` is no run.
@@ -68,20 +76,24 @@ def write_report(folder: Path) -> Path:
     folder = Path(folder)
     record = read_record(folder)
     path = folder / "report.html"
-    write_durably(path, render(folder, record).encode("utf-8"))
+    write_durably(path, render(folder, record, conformations).encode("utf-8"))
     return path
 
 
-def render(folder: Path, record: RunRecord) -> str:
-    """The page as text: a function of the folder's contents alone."""
+def render(folder: Path, record: RunRecord, conformations: Conformations | None = None) -> str:
+    """The page as text: a function of the folder's contents, and of conformations that are not read from there."""
     verdict = read_verdict(record, str(folder / "run.json"))
     steps = read_steps(folder / "metrics.jsonl")
     fsc = read_fsc(folder / "fsc.csv")
     absent: dict[str, Any] = {}
     maps = map_section(folder, absent)
     particles = particle_section(folder, record, verdict, maps.view, absent)
-    scripts = {"viewer_script": _asset("3Dmol-min.js"), "page_script": _asset("page.js")}
-    used = [text for name, text in scripts.items() if maps.surface is not None or name == "page_script"]
+    found = conformations if conformations is not None else read_conformations(folder)
+    shown = None if found is None else conformation_section(folder, found).context
+    scripts = {"viewer_script": _asset("3Dmol-min.js"), "page_script": _asset("page.js"),
+               "conformation_script": _asset("conformations.js")}  # fmt: skip
+    needed = {"viewer_script": maps.surface is not None, "page_script": True, "conformation_script": shown is not None}
+    used = [text for name, text in scripts.items() if needed[name]]
     return _template().render(
         **_verdict_part(record, verdict),
         **_resolution_part(verdict, fsc, steps, absent),
@@ -94,6 +106,8 @@ def render(folder: Path, record: RunRecord) -> str:
         plane_names=PLANES,
         angstrom=angstrom,
         css=Markup(_asset("page.css")),
+        conformations=shown,
+        conformation_css=Markup(_asset("conformations.css")),
         viewer_licence=_asset("3Dmol-LICENSE.txt"),
         # a script that came in through a name would not run even if it got past the escaping
         script_hashes=Markup(" ".join(_source_hash(text) for text in used)),
@@ -105,6 +119,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda v: plain(v) if isinstance(v, str) and not isinstance(v, Markup) else v,
+        loader=jinja2.FunctionLoader(_asset),
     )  # fmt: skip
     return environment.from_string(_asset("page.html"))
 

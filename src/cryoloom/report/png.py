@@ -35,13 +35,56 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 
+def shaded_png_bytes(pixels: np.ndarray, shades: int = 48) -> bytes:
+    """PNG file of a shaded body, uint8 RGBA [H, W, 4] opaque or empty, in a palette of its own: an eighth of the size.
+
+    Colours of equal brightness are taken for one, which is true of one body under one light.
+
+    Raises:
+        ValueError: for another shape or dtype, or more shades than a palette holds.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4 or 0 in pixels.shape:
+        raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype}; expected uint8 [H, W, 4]")
+    if not 1 <= shades <= 255:
+        raise ValueError(f"{shades} shades; expected 1 to 255")
+    seen = pixels[..., 3] > 127
+    rgb = pixels[..., :3].astype(np.float64)
+    bright = rgb.sum(-1)
+    low, high = (float(bright[seen].min()), float(bright[seen].max())) if seen.any() else (0.0, 0.0)
+    level = 1 + np.minimum(shades - 1, ((bright - low) / max(high - low, 1e-9) * shades).astype(np.int64))
+    index = np.where(seen, level, 0)
+    count = np.bincount(index.ravel(), minlength=shades + 1).clip(min=1)
+    palette = np.stack([np.bincount(index.ravel(), rgb[..., c].ravel(), shades + 1) / count for c in range(3)], -1)
+    palette[0] = 0
+    height, width = index.shape
+    lines = np.zeros((height, 1 + width), dtype=np.uint8)
+    lines[:, 1:] = index
+    return (
+        _SIGNATURE
+        + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+        + _chunk(b"PLTE", (palette + 0.5).astype(np.uint8).tobytes())
+        + _chunk(b"tRNS", b"\0")
+        + _chunk(b"IDAT", zlib.compress(lines.tobytes(), 9))
+        + _chunk(b"IEND", b"")
+    )
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def data_uri(pixels: np.ndarray) -> str:
     """`png_bytes` as a data: address for the src of an image."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode("ascii")
+    return _address(png_bytes(pixels))
+
+
+def shaded_uri(pixels: np.ndarray) -> str:
+    """`shaded_png_bytes` as a data: address."""
+    return _address(shaded_png_bytes(pixels))
+
+
+def _address(file: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(file).decode("ascii")
 
 
 def window(values: np.ndarray, low: float, high: float) -> np.ndarray:

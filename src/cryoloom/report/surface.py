@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoloom.maps.io import DensityMap, write_map
@@ -52,17 +52,21 @@ def cut_out(small: Float[Tensor, "m m m"], mask: Float[Tensor, "m m m"] | None, 
     solid = torch.nonzero(inside > 0.05)
     if len(solid) == 0 or not float(values.max()) > 0:
         return None
-    box = small.shape[0]
-    low, high = solid.min(0).values, solid.max(0).values
+    cube = values[cube_around(solid, small.shape[0])].contiguous()
+    level = contour_level(values[inside > 0.5] if mask is not None else values.flatten())
+    return Surface(resample(cube, VIEWER_SIDE, 3), pixel_size * cube.shape[0] / VIEWER_SIDE, level)
+
+
+def cube_around(voxels: Int[Tensor, "n 3"], box: int) -> tuple[slice, slice, slice]:
+    """The cube within the box that holds some voxels (z, y, x), with a margin."""
+    low, high = voxels.min(0).values, voxels.max(0).values
     side = min(box, int((high - low).max()) + 1 + 2 * _MARGIN)
     start = [min(max(0, int(c) - side // 2), box - side) for c in (low + high + 1) // 2]
     z, y, x = (slice(s, s + side) for s in start)
-    cube = values[z, y, x].contiguous()
-    level = _level(values[inside > 0.5] if mask is not None else values.flatten())
-    return Surface(resample(cube, VIEWER_SIDE, 3), pixel_size * side / VIEWER_SIDE, level)
+    return z, y, x
 
 
-def _level(values: Tensor) -> float:
+def contour_level(values: Tensor) -> float:
     """The threshold that parts molecule from solvent within the mask: largest variance between two classes (Otsu)."""
     ordered = values.double().flatten().sort().values
     n = len(ordered)
@@ -86,14 +90,18 @@ def viewer_file(surface: Surface) -> str:
 
 def draw_surface(surface: Surface) -> list[np.ndarray]:
     """The surface as seen from +z (x right, y up), -y (x right, z up) and +x (y right, z up); RGBA uint8 [h, h, 4]."""
+    return [draw_view(surface, plane) for plane in range(3)]
+
+
+def draw_view(surface: Surface, plane: int, side: int = _DRAWN_SIDE) -> np.ndarray:
+    """One of the views of `draw_surface`, by the plane that is seen (0: XY, 1: XZ, 2: YZ); uint8 [side, side, 4]."""
     data = surface.data
     # axes become depth (towards the viewer), up, right
-    views = (data, data.permute(1, 0, 2).flip(0), data.permute(2, 0, 1))
-    return [_shade(view, surface.level) for view in views]
+    view = (data, data.permute(1, 0, 2).flip(0), data.permute(2, 0, 1))[plane]
+    return _shade(view, surface.level, side)
 
 
-def _shade(view: Float[Tensor, "m m m"], level: float) -> np.ndarray:
-    side = _DRAWN_SIDE
+def _shade(view: Float[Tensor, "m m m"], level: float, side: int) -> np.ndarray:
     fine = resample(view, side, 2)
     deep = resample(fine.permute(1, 2, 0), 2 * view.shape[0], 1)  # up, right, depth
     depth = deep.shape[-1]

@@ -1,0 +1,208 @@
+"""How densely images fill the latent space: kernel density estimates, their modes, and what is known of their blur."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import ndimage
+
+BINS = 64, 400  # a side, fewest and most
+BIN = 0.5  # bandwidths
+FAINTEST = 1e-4  # of the highest density: what is below belongs to no mode
+MARGIN = 4.0  # bandwidths beyond the outermost images
+MOST_REFERENCES = 4000  # images whose kernels make up the estimate at every image
+JUDGES = 1500  # images by whose likelihood the kernels' width is chosen
+FACTORS = (0.25, 0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2)  # of Scott's rule
+OUTLIERS = 0.02  # share of the least likely images that have no say in it
+AT_ONCE = 1 << 22  # kernel values held at a time
+# s.d. of the estimate by which a mode rises above the pass to a higher one: both heights are uncertain, and there are
+# many places at which chance could make a peak
+SIGNIFICANCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A local maximum of the density: place (PC1, PC2), density there, and the share of the images on its slopes."""
+
+    place: tuple[float, float]
+    density: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class DensityMap2D:
+    """Density of images over the first two principal coordinates.
+
+    Attributes:
+        x, y: [G] middles of the bins along PC1 and PC2; density: [G, G], rows along y, integrates to the share of
+            the images within the frame (1 but for far outliers).
+        bandwidth: (PC1, PC2), s.d. of the kernel.
+        blur: (PC1, PC2), r.m.s. posterior s.d. of the images, None if not known. Where it exceeds the width of a
+            feature, the feature's true shape can't be told.
+        modes: highest first.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    density: np.ndarray
+    bandwidth: tuple[float, float]
+    blur: tuple[float, float] | None
+    modes: tuple[Mode, ...]
+
+
+def bandwidth(coordinates: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " C"]:
+    """Kernel s.d. along each coordinate: Scott's rule s n^(-1/(C+4)) (Multivariate Density Estimation, 1992) times a
+    common factor, that of the highest leave-one-out likelihood (Duin, IEEE Trans. Comput. C-25 (1976) 1175).
+
+    s is the smaller of the s.d. and the interquartile range over 1.35. Scott's rule alone is right for one Gaussian; on
+    a bent or parted cloud it blurs what is thin, and leaves peaks where a bend happens to run along an axis.
+
+    Raises:
+        ValueError: where all images share a coordinate.
+    """
+    upper, lower = np.percentile(coordinates, (75, 25), axis=0)
+    sd = coordinates.std(0, ddof=1)
+    robust = (upper - lower) / 1.349
+    scale = np.where(robust > 0, np.minimum(sd, robust), sd)
+    if not (scale > 0).all():
+        flat = int(np.flatnonzero(~(scale > 0))[0])
+        raise ValueError(f"all images share coordinate {flat + 1}: there is no density along it; leave it out")
+    n, dims = coordinates.shape
+    some = coordinates[np.unique(np.linspace(0, n - 1, min(n, JUDGES)).astype(int))]
+    # the factor is found at the rule's width for so many images, and kept where the width shrinks with more
+    return scale * _likeliest_factor(some / (scale * len(some) ** (-1 / (dims + 4)))) * n ** (-1 / (dims + 4))
+
+
+def _likeliest_factor(scaled: Float[np.ndarray, "m C"]) -> float:
+    """Of FACTORS, the kernel s.d. of the highest mean log density that each image has by the others.
+
+    The least likely images are left out: outliers must not widen the kernels of all.
+    """
+    m, dims = scaled.shape
+    squared = _squared_distances(scaled, scaled)
+    np.fill_diagonal(squared, np.inf)
+    nearest = squared.min(1)
+    scores = []
+    for factor in FACTORS:
+        terms = np.exp(-0.5 * (squared - nearest[:, None]) / factor**2).sum(1)
+        values = np.log(terms) - 0.5 * nearest / factor**2 - dims * math.log(factor)
+        scores.append(np.sort(values)[int(OUTLIERS * m) :].mean())
+    return FACTORS[int(np.argmax(scores))]
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clip(min=0)
+
+
+def log_density(coordinates: Float[np.ndarray, "N C"], seed: int) -> Float[np.ndarray, " N"]:
+    """Natural log of the density at every image, by Gaussian kernels of `bandwidth` about the other images.
+
+    Kernels of at most 4000 images, drawn at random, stand for all; an image's own kernel is left out, so that lonely
+    images are seen to be lonely. Density in more than about four coordinates says little with any number of images.
+
+    Raises:
+        ValueError: for fewer than 3 images, and see `bandwidth`.
+    """
+    n, dims = coordinates.shape
+    if n < 3:
+        raise ValueError(f"the density of {n} images; expected at least 3")
+    widths = bandwidth(coordinates)
+    scaled = coordinates / widths
+    chosen = np.arange(n)
+    if n > MOST_REFERENCES:
+        chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_REFERENCES, replace=False))
+    reference = scaled[chosen]
+    place = np.full(n, -1)
+    place[chosen] = np.arange(len(chosen))
+    out = np.empty(n)
+    step = max(1, AT_ONCE // len(reference))
+    for start in range(0, n, step):
+        rows = np.arange(start, min(n, start + step))
+        squared = _squared_distances(scaled[rows], reference)
+        own = place[rows]
+        squared[own >= 0, own[own >= 0]] = np.inf
+        nearest = squared.min(1)
+        total = np.log(np.exp(-0.5 * (squared - nearest[:, None])).sum(1)) - 0.5 * nearest
+        out[rows] = total - np.log(len(reference) - (own >= 0))
+    return out - 0.5 * dims * math.log(2 * math.pi) - float(np.log(widths).sum())
+
+
+def density_map(
+    coordinates: Float[np.ndarray, "N 2"], covariance: Float[np.ndarray, "N 2 2"] | None = None
+) -> DensityMap2D:
+    """Density over two principal coordinates, on a grid: images are binned, bins smoothed; cost grows with N alone.
+
+    Args:
+        covariance: of each image's coordinates, for `blur`.
+
+    Raises:
+        ValueError: for other than two coordinates, and see `bandwidth`.
+    """
+    if coordinates.ndim != 2 or coordinates.shape[1] != 2:
+        raise ValueError(f"coordinates of shape {coordinates.shape}; expected [N, 2]")
+    widths = bandwidth(coordinates)
+    edges = [_edges(values, float(width)) for values, width in zip(coordinates.T, widths, strict=True)]
+    counts, _, _ = np.histogram2d(coordinates[:, 1], coordinates[:, 0], bins=(edges[1], edges[0]))
+    steps = np.array([e[1] - e[0] for e in edges])
+    smooth = ndimage.gaussian_filter(counts, (widths / steps)[::-1], mode="constant", truncate=6.0)
+    density = smooth / (len(coordinates) * steps.prod())
+    x, y = ((e[1:] + e[:-1]) / 2 for e in edges)
+    blur = None
+    if covariance is not None:
+        spread = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2).mean(0).clip(min=0))
+        blur = (float(spread[0]), float(spread[1]))
+    kernel = 4 * math.pi * float(widths.prod())
+    modes = _modes(x, y, density, counts, len(coordinates) * kernel)
+    return DensityMap2D(x, y, density, (float(widths[0]), float(widths[1])), blur, modes)
+
+
+def _edges(values: np.ndarray, width: float) -> np.ndarray:
+    """Of bins over all images, but no farther from the median than so many bins reach: outliers fall off."""
+    middle, reach = float(np.median(values)), 0.5 * BINS[1] * BIN * width
+    low = max(float(values.min()) - MARGIN * width, middle - reach)
+    high = min(float(values.max()) + MARGIN * width, middle + reach)
+    return np.linspace(low, high, int(np.clip(math.ceil((high - low) / (BIN * width)), *BINS)) + 1)
+
+
+def _modes(x: np.ndarray, y: np.ndarray, density: np.ndarray, counts: np.ndarray, scale: float) -> tuple[Mode, ...]:
+    """Maxima that rise above the pass to a higher one by more than chance.
+
+    Bins are taken from the densest down and joined to the summit that they touch. Where two summits meet, the lower is
+    given up unless it is higher than the pass by SIGNIFICANCE times sqrt(f / (n 4 pi h1 h2)), the s.d. of the estimate.
+    """
+    owner = np.full(density.shape, -1)
+    parent: list[int] = []
+    peak: list[tuple[int, int]] = []
+
+    def top(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    order = np.argsort(density, axis=None)[::-1]
+    for flat in order[: int((density > FAINTEST * density.max()).sum())]:
+        at = divmod(int(flat), density.shape[1])
+        block = owner[max(0, at[0] - 1) : at[0] + 2, max(0, at[1] - 1) : at[1] + 2]
+        around = sorted({top(int(i)) for i in block[block >= 0]}, key=lambda i: -density[peak[i]])
+        if not around:
+            parent.append(len(peak))
+            peak.append(at)
+            owner[at] = len(peak) - 1
+            continue
+        owner[at] = around[0]
+        for other in around[1:]:
+            summit = float(density[peak[other]])
+            if summit - float(density[at]) <= SIGNIFICANCE * math.sqrt(summit / scale):
+                parent[other] = around[0]
+    roots = np.array([top(i) for i in range(len(peak))])
+    inside = owner >= 0
+    weight = np.bincount(roots[owner[inside]], counts[inside], minlength=len(peak)) / max(1.0, counts.sum())
+    kept = [i for i in range(len(peak)) if roots[i] == i and density[peak[i]] > SIGNIFICANCE**2 / scale]
+    found = [
+        Mode((float(x[peak[i][1]]), float(y[peak[i][0]])), float(density[peak[i]]), float(weight[i])) for i in kept
+    ]
+    return tuple(sorted(found, key=lambda m: -m.density))

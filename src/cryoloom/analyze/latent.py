@@ -1,0 +1,113 @@
+"""The latent space of a set of images: its principal axes, and how surely each image's place in it is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+FEWEST = 3  # images without which a latent space has no shape
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalAxes:
+    """Principal axes of the latent coordinates of N images, in order of their share; C = min(Z, N - 1).
+
+    Attributes:
+        mean: [Z]; axes: [C, Z], orthonormal rows; in each, the largest entry is positive.
+        variance: [C] of the images along each axis; share: [C] of all variance, sums to 1 (0 where there is none).
+        coordinates: [N, C] of the images.
+    """
+
+    mean: np.ndarray
+    axes: np.ndarray
+    variance: np.ndarray
+    share: np.ndarray
+    coordinates: np.ndarray
+
+    def project(self, points: Float[np.ndarray, "M Z"]) -> Float[np.ndarray, "M C"]:
+        """Principal coordinates of latent points."""
+        return (points - self.mean) @ self.axes.T
+
+    def latent(self, coordinates: Float[np.ndarray, "M C"]) -> Float[np.ndarray, "M Z"]:
+        """Latent points of principal coordinates: the inverse of `project` within the span of the axes."""
+        return self.mean + coordinates @ self.axes
+
+    def covariance(self, covariance: Float[np.ndarray, "N Z Z"], components: int) -> Float[np.ndarray, "N c c"]:
+        """Covariances along the first `components` axes."""
+        some = self.axes[:components]
+        return np.einsum("ai,nij,bj->nab", some, covariance, some, optimize=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """How surely each image's latent coordinates are known.
+
+    Attributes:
+        relative: [N], expected (r.m.s.) distance of the true place from the given one, in units of the population's
+            s.d.: 0 is exact, about 1 means that the image says nothing of its place.
+        reliability: share of the population's variance that the given places show: 1 is exact, 0 nothing.
+    """
+
+    relative: np.ndarray
+    reliability: float
+
+
+def check_latent(z: np.ndarray, covariance: np.ndarray | None = None) -> None:
+    """Raises:
+    ValueError: for coordinates that are not [N, Z] of finite numbers with N >= 3, or covariances not [N, Z, Z].
+    """
+    if z.ndim != 2 or z.shape[1] == 0:
+        raise ValueError(f"latent coordinates of shape {z.shape}; expected one row an image, [N, Z]")
+    if len(z) < FEWEST:
+        raise ValueError(f"latent coordinates of {len(z)} images; expected at least {FEWEST}")
+    if not np.isfinite(z).all():
+        row = int(np.flatnonzero(~np.isfinite(z).all(1))[0])
+        raise ValueError(f"latent coordinates of row {row + 1} are not finite: the run that wrote them went wrong")
+    wanted = (*z.shape, z.shape[1])
+    if covariance is not None and covariance.shape != wanted:
+        raise ValueError(f"latent covariances of shape {covariance.shape}; expected {wanted}, one matrix an image")
+    if covariance is not None and not np.isfinite(covariance).all():
+        row = int(np.flatnonzero(~np.isfinite(covariance).all((1, 2)))[0])
+        raise ValueError(f"latent covariance of row {row + 1} is not finite: the run that wrote it went wrong")
+
+
+def principal_axes(z: Float[np.ndarray, "N Z"]) -> PrincipalAxes:
+    """Principal component analysis of latent coordinates, in float64.
+
+    Raises:
+        ValueError: see `check_latent`.
+    """
+    check_latent(z)
+    values = z.astype(np.float64)
+    mean = values.mean(0)
+    centred = values - mean
+    count = min(z.shape[1], len(z) - 1)
+    # the covariance is Z x Z and small: cheaper than the SVD of all images, and memory does not grow with them
+    variance, vectors = np.linalg.eigh(centred.T @ centred / (len(z) - 1))
+    variance, axes = variance[::-1][:count].clip(min=0), vectors.T[::-1][:count]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1)
+    axes = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0))
+    total = float(variance.sum())
+    share = variance / total if total > 0 else np.zeros(count)
+    return PrincipalAxes(mean, axes, variance, share, centred @ axes.T)
+
+
+def uncertainty(z: Float[np.ndarray, "N Z"], covariance: Float[np.ndarray, "N Z Z"]) -> Uncertainty:
+    """Posterior widths in units of the population's s.d.
+
+    The population's variance is that of the posterior means plus the mean posterior variance (law of total variance),
+    so that images which say nothing, whose posterior is the prior, get about 1. Traces are compared, not matrices: an
+    axis along which nothing varies then weighs nothing.
+
+    Raises:
+        ValueError: see `check_latent`.
+    """
+    check_latent(z, covariance)
+    own = np.trace(covariance, axis1=1, axis2=2).astype(np.float64).clip(min=0)
+    between = float(z.astype(np.float64).var(0, ddof=1).sum())
+    total = between + float(own.mean())
+    if total == 0:
+        return Uncertainty(np.zeros(len(z)), 1.0)
+    return Uncertainty(np.sqrt(own / total), between / total)
