@@ -51,12 +51,16 @@ class StateMap:
 
 
 def latent_distance(latents: LatentPosterior, z: Float[Tensor, " Z"]) -> Float[Tensor, " N"]:
-    """Squared distance of each image from a point of the latent space, in units of the image's own uncertainty."""
-    offset = latents.mean.double() - z.double()
-    covariance = latents.covariance.double()
-    floor = 1e-6 * covariance.diagonal(dim1=1, dim2=2).mean() + 1e-12
-    whitened = torch.linalg.solve(covariance + floor * torch.eye(len(z)).double(), offset[..., None])[..., 0]
-    return (offset * whitened).sum(1)
+    """Expected squared distance of each image from a point of the latent space, in units of the usual uncertainty.
+
+    Images of which little is known (junk, say) are far from everywhere.
+    """
+    offset, covariance = latents.mean.double() - z.double(), latents.covariance.double()
+    usual = covariance.median(0).values
+    usual = 0.5 * (usual + usual.T)
+    values, vectors = torch.linalg.eigh(usual)
+    metric = (vectors / values.clamp(min=1e-6 * float(values.max()) + 1e-12)) @ vectors.T
+    return torch.einsum("ni,ij,nj->n", offset, metric, offset) + torch.einsum("ij,nji->n", metric, covariance)
 
 
 def state_map(

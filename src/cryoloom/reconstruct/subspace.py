@@ -19,11 +19,12 @@ from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.conformations.subspace import Inferred, contrast_prior, infer_latents, products
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.half_grid import half_to_volume, shell_of, volume_to_half
-from cryoloom.maps.fsc import crossing, fourier_shell_correlation
+from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.fsc import crossing
 from cryoloom.physics.fourier import rebox
-from cryoloom.reconstruct.backprojection import FLOOR, half_shells, shell_means, ssnr_of_half, ssnr_of_sum
+from cryoloom.reconstruct.backprojection import ssnr_of_half, ssnr_of_sum
 from cryoloom.reconstruct.config import SubspaceSettings
+from cryoloom.reconstruct.coupled import Moments, fsc_of_pairs, mask_in_box, solve_coupled
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import torch_generator
 from cryoloom.reconstruct.progress import StepInfo
@@ -35,18 +36,6 @@ JOINT = 3  # iterations over all images once the number of components is known
 LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,
 SURE = 3.0  # ... and so many standard errors of that gain
 BLIND = 1e4  # times the variance of the sum over an image
-VOXELS_AT_ONCE = 1 << 17
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Normal equations of V_0 .. V_Z over some images: num [M, M, H, Q], den [M, M, H, Q (Q + 1) / 2], Q = Z + 1."""
-
-    num: Tensor
-    den: Tensor
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.num + other.num, self.den + other.den)
 
 
 @dataclass(frozen=True)
@@ -159,12 +148,12 @@ class SubspaceRecipe:
             moments, population, nats = self._pass(self._boxed(state.halves[h], radius), h, radius)
             found.append((moments, population))
             evidence += nats / len(self.feed)
-        mask = self._mask(radius)
-        raw = [_solve(m, None, radius) * mask for m, _ in found]
-        fsc = _fsc(raw[0], raw[1], radius)
+        mask = mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
+        raw = [solve_coupled(m, None, radius) * mask for m, _ in found]
+        fsc = fsc_of_pairs(raw[0], raw[1], radius)
         halves = []
         for moments, population in found:
-            volumes = _solve(moments, ssnr_of_half(fsc), radius) * mask
+            volumes = solve_coupled(moments, ssnr_of_half(fsc), radius) * mask
             halves.append(_standardised(volumes, population))
         halves = _aligned(halves[0], halves[1])
         following = replace(state, iteration=state.iteration + 1, halves=halves, fsc=fsc)
@@ -213,7 +202,9 @@ class SubspaceRecipe:
             evidence += nats / len(self.feed)
         assert total is not None
         assert population is not None
-        solved = _solve(total, ssnr_of_sum(state.fsc), radius) * self._mask(radius)
+        solved = solve_coupled(total, ssnr_of_sum(state.fsc), radius) * mask_in_box(self.mask, 2 * (radius + 2)).to(
+            self.feed.device
+        )
         volumes = _principal(_standardised(solved, population))
         power = _sizes(volumes)
         metrics = (("evidence", evidence), *((f"size_{j}", float(power[j] / power[0])) for j in range(1, len(power))))
@@ -249,21 +240,18 @@ class SubspaceRecipe:
         images = self.feed.images(rows, radius, self.noise)
         return images, self.R[index].to(device).contiguous(), self.t[index].to(device).contiguous()
 
-    def _mask(self, radius: int) -> Tensor:
-        """The mask in the band-limited box of a radius."""
-        small = rebox(self.mask, 2 * (radius + 2)) * (2 * (radius + 2) / self.feed.box) ** 3
-        return small.clamp(0, 1).to(self.feed.device)
-
     def _mean_only(self, moments: Moments, radius: int) -> Tensor:
         flat = torch.full((1, radius + 1), 10.0)
-        return _solve(moments, flat, radius)[0] * self._mask(radius)
+        return solve_coupled(moments, flat, radius)[0] * mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
 
     def _random_like(self, mean: Tensor, radius: int, generator: torch.Generator) -> Tensor:
         """A random map within the mask with a share of the mean's power in every shell."""
         box = mean.shape[-1]
         white = torch.randn(box, box, box, generator=generator).to(mean)
         spectrum = torch.fft.rfftn(white) * torch.fft.rfftn(mean).abs()
-        random = torch.fft.irfftn(spectrum, s=mean.shape) * self._mask(radius)
+        random = torch.fft.irfftn(spectrum, s=mean.shape) * mask_in_box(self.mask, 2 * (radius + 2)).to(
+            self.feed.device
+        )
         return random * (FIRST_SHARE * mean.norm() / random.norm().clamp(min=1e-20))
 
     def _boxed(self, volumes: Tensor, radius: int) -> Tensor:
@@ -313,44 +301,6 @@ class Population:
 
 def _batches(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-
-
-def _solve(moments: Moments, ssnr: Tensor | None, radius: float) -> Float[Tensor, "Q m m m"]:
-    """Volumes from their coupled normal equations, one small system a voxel, each Wiener-filtered by its own
-    signal-to-noise ratio [Q, S] (see `backprojection.solve`, of which this is the case of several volumes)."""
-    num, den = moments.num, moments.den
-    side, Q = num.shape[0], num.shape[-1]
-    last = int(radius) + 2
-    shells = half_shells(side, last, num.device)
-    i, j = torch.triu_indices(Q, Q)
-    diagonal = [int(c) for c in torch.nonzero(i == j)[:, 0]]
-    means = torch.stack([shell_means(den[..., c], shells, last + 1) for c in diagonal], 1)
-    if ssnr is None:
-        prior = FLOOR * means
-    else:
-        extended = torch.cat([ssnr, ssnr[:, -1:].expand(-1, max(0, last + 1 - ssnr.shape[1]))], 1)[:, : last + 1]
-        prior = means / extended.T.to(means)
-    prior = prior + 1e-9 * means.max()
-    inside = torch.nonzero((shell_of(side, device=num.device) <= radius + 0.5).reshape(-1))[:, 0]
-    flat_num, flat_den, flat_shells = num.reshape(-1, Q), den.reshape(-1, len(i)), shells.reshape(-1)
-    out = torch.zeros(num.numel() // Q, Q, dtype=num.dtype, device=num.device)
-    for part in inside.split(VOXELS_AT_ONCE):
-        matrix = torch.zeros(len(part), Q, Q, device=num.device)
-        matrix[:, i, j] = flat_den[part]
-        matrix[:, j, i] = flat_den[part]
-        matrix.diagonal(dim1=1, dim2=2).add_(prior[flat_shells[part]])
-        right = torch.view_as_real(flat_num[part])
-        factor = torch.linalg.cholesky_ex(matrix)[0]
-        out[part] = torch.view_as_complex(torch.cholesky_solve(right, factor).contiguous())
-    out = out.reshape(num.shape)
-    return torch.stack([half_to_volume(out[..., q].contiguous()) for q in range(Q)])
-
-
-def _fsc(first: Tensor, second: Tensor, radius: int) -> Tensor:
-    """[Q, S] of volumes by pairs."""
-    return torch.stack(
-        [fourier_shell_correlation(a, b)[: radius + 1].float().cpu() for a, b in zip(first, second, strict=True)]
-    )
 
 
 def _standardised(volumes: Tensor, population: Population) -> Tensor:

@@ -10,10 +10,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from cryoloom.volumes.interface import ConformationVolume
+from cryoloom.volumes.linear_family import LinearFamily
 from cryoloom.volumes.positional_mlp import PositionalMLP
 
 # a kind has `described`, `tensors()` and the class method `of_file(described, tensors)`
-KINDS: dict[str, type[PositionalMLP]] = {"positional_mlp": PositionalMLP}
+KINDS: dict[str, type[PositionalMLP] | type[LinearFamily]] = {
+    "positional_mlp": PositionalMLP,
+    "linear": LinearFamily,
+}
 
 
 class BadConformationFile(ValueError):
