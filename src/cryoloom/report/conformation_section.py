@@ -62,7 +62,7 @@ def _latent_remark(found: Conformations, drawn: list[Panel]) -> str:
     if found.density is not None:
         modes = found.density.modes
         if len(modes) == 1:
-            said.append("Over PC1 and PC2 their density has one peak.")
+            said.append("Over PC1 and PC2 their density has one peak that chance can not explain.")
         else:
             shares = ", ".join(f"{100 * m.share:.0f}\u202f%" for m in modes)
             said.append(
