@@ -62,11 +62,11 @@ def _latent_remark(found: Conformations, drawn: list[Panel]) -> str:
     if found.density is not None:
         modes = found.density.modes
         if len(modes) == 1:
-            said.append("Over PC1 and PC2 their density has one peak.")
+            said.append("Over PC1 and PC2 their density has one peak beyond chance.")
         else:
             shares = ", ".join(f"{100 * m.share:.0f}\u202f%" for m in modes)
             said.append(
-                f"Over PC1 and PC2 their density has {len(modes)} peaks, marked, with {shares} of the particles."
+                f"Over PC1 and PC2 their density has {len(modes)} peaks beyond chance (dots) with {shares} of them."
             )
     beyond = max((p.beyond for p in drawn), default=0)
     if beyond:
