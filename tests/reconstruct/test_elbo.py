@@ -14,7 +14,7 @@ from cryoloom.kernels.dispatch import Images
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import shift_ramp
 from cryoloom.physics.rotations import random_rotations
-from cryoloom.reconstruct.elbo import evidence_bound, predicted_images, some_coefficients
+from cryoloom.reconstruct.elbo import chances, evidence_bound, predicted_images, some_coefficients
 from cryoloom.volumes.interface import ConformationVolume
 
 BOX, PIXEL_SIZE, Z, B = 10, 4.0, 2, 3
@@ -141,14 +141,34 @@ def test_some_coefficients_stand_for_all(volume, scene, generator):
     images, R, t = scene
     q = DiagonalGaussian(*torch.zeros(2, B, Z, dtype=torch.float64))
     normal = torch.zeros(B, Z, dtype=torch.float64)
+    chance = chances(torch.exp(-images.disc.radii), 9)
+
+    def fit(chance: Tensor) -> Tensor:
+        chosen = some_coefficients(images, chance, generator)
+        return evidence_bound(volume, chosen, R, t, q, normal).log_likelihood
+
     whole = evidence_bound(volume, images, R, t, q, normal).log_likelihood
-    draws = torch.stack(
-        [
-            evidence_bound(volume, some_coefficients(images, 9, generator), R, t, q, normal).log_likelihood
-            for _ in range(600)
-        ]
-    )
+    draws = torch.stack([fit(chance) for _ in range(600)])
     error = draws.std(0) / math.sqrt(len(draws))
     assert ((draws.mean(0) - whole).abs() < 4 * error).all()
     assert (error < 0.03 * whole.abs()).all()
-    assert some_coefficients(images, 10**6, generator) is images
+    torch.testing.assert_close(fit(torch.ones_like(chance)), whole)
+
+
+def test_strong_coefficients_are_drawn_more_often(generator):
+    amplitude = torch.exp(-torch.arange(60) / 6.0)
+    chance = chances(amplitude, 20)
+    assert float(chance.sum()) == pytest.approx(20, abs=1e-3)
+    assert (chance[0] == 1) & (chance[-1] < 0.3) & (chance[-1] > 0.1)
+    assert (chance.diff() <= 0).all()
+    assert (chances(amplitude, 60) == 1).all()
+    disc = FourierDisc.create(BOX, PIXEL_SIZE, 4)
+    P = len(disc.weight)
+    images = Images(torch.zeros(1, P), torch.ones(1, P), torch.ones(1, P), torch.zeros(1).long(), disc)
+    some = chances(disc.radii.max() - disc.radii, 11)
+    drawn = [some_coefficients(images, some, generator).disc for _ in range(2000)]
+    assert {len(d.weight) for d in drawn} <= {11, 12}
+    often = torch.zeros(P)
+    for d in drawn:
+        often[(d.index[:, None] == disc.index).all(-1).any(0)] += 1 / len(drawn)
+    torch.testing.assert_close(often, some, atol=0.05, rtol=0)

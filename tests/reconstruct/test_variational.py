@@ -131,7 +131,7 @@ def test_poses_learnt_along_come_nearer_to_the_truth(scene, generator):
     R, t = scene.poses.best()
     omega = torch.deg2rad(6.0 * torch.randn(COUNT, 3, generator=generator))
     wrong = PosePosterior.certain(R @ exponential(omega), t + PIXEL_SIZE * torch.randn(COUNT, 2, generator=generator))
-    recipe = scene.recipe(wrong, refine_poses=True, pose_rate=0.1, epochs=12)
+    recipe = scene.recipe(wrong, refine_poses=True, pose_rate=0.1, epochs=12, coefficients=200)
     found = recipe.poses(finish(recipe)[0])
 
     def errors(poses: PosePosterior) -> tuple[float, float]:

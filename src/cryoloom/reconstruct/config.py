@@ -312,7 +312,7 @@ class NetworkSettings:
     """Radius to which images are compared, Fourier pixels of a box as large as the particle."""
 
     coefficients: int = 200
-    """Of an image in an update, drawn anew each time (all where there are fewer)."""
+    """Of an image in an update, drawn anew each time, oftener where the mean is strong (all where there are fewer)."""
 
     epochs: int = 20
     """Passes over the images."""

@@ -68,18 +68,33 @@ def evidence_bound(
     return EvidenceBound(fit, q.divergence(), residual)
 
 
-def some_coefficients(images: Images, count: int, generator: torch.Generator) -> Images:
-    """The same images at `count` frequencies drawn anew, weighted so that sums over them keep their expectation.
+def some_coefficients(images: Images, chance: Float[Tensor, " P"], generator: torch.Generator) -> Images:
+    """The same images at frequencies drawn anew, weighted so that sums over them keep their expectation.
 
     Neighbouring coefficients tell a network much the same: more images at fewer frequencies each are the better use
     of the same time.
+
+    Args:
+        chance: of each frequency to be among them, in (0, 1]; their sum is how many are drawn (systematic sampling).
     """
     disc = images.disc
-    P = len(disc.weight)
-    if count >= P:
-        return images
-    kept = torch.randperm(P, generator=generator)[:count].sort().values.to(disc.k.device)
-    smaller = FourierDisc(
-        disc.box, disc.pixel_size, disc.radius, disc.index[kept], disc.k[kept], disc.weight[kept] * (P / count)
-    )
+    ticks = chance.double().cumsum(0).cpu() + torch.rand(1, generator=generator, dtype=torch.float64)
+    kept = torch.nonzero(ticks.floor().diff(prepend=ticks.new_zeros(1)) > 0)[:, 0].to(disc.k.device)
+    weight = disc.weight[kept] / chance[kept].to(disc.weight)
+    smaller = FourierDisc(disc.box, disc.pixel_size, disc.radius, disc.index[kept], disc.k[kept], weight)
     return Images(images.observed[:, kept], images.ctf[:, kept], images.variance[:, kept], images.group, smaller)
+
+
+def chances(amplitude: Float[Tensor, " P"], count: int) -> Float[Tensor, " P"]:
+    """Of frequencies to be drawn, about `count` in all: half of them alike, half in proportion to the amplitude (over
+    that of the noise) which gradients from there are expected to have; 1 where there are no more than `count`."""
+    P = len(amplitude)
+    if count >= P:
+        return torch.ones_like(amplitude)
+    share = 0.5 / P + 0.5 * amplitude / amplitude.sum()
+    low, high = 0.0, float(P) / count * 2
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        filled = float((middle * count * share).clamp(max=1).sum()) < count
+        low, high = (middle, high) if filled else (low, middle)
+    return (high * count * share).clamp(max=1)

@@ -26,10 +26,10 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.dispatch import Images
 from cryoloom.maps.mask import radius_grid
 from cryoloom.physics.fourier import fft3
-from cryoloom.physics.noise import log_likelihood
+from cryoloom.physics.noise import log_likelihood, spread_shells
 from cryoloom.physics.rotations import exponential
 from cryoloom.reconstruct.config import NetworkSettings
-from cryoloom.reconstruct.elbo import evidence_bound, predicted_mean, some_coefficients
+from cryoloom.reconstruct.elbo import chances, evidence_bound, predicted_mean, some_coefficients
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.loop import numpy_generator, torch_generator
 from cryoloom.reconstruct.progress import StepInfo
@@ -109,6 +109,11 @@ class VariationalRecipe:
             {"decoder": self.decoder} if self.encoder is None else {"decoder": self.decoder, "encoder": self.encoder}
         )
         self.trainer = Trainer(modules, dict.fromkeys(modules, settings.rate))
+        disc = feed.prefix(self.radius)
+        unit, variance = (
+            spread_shells(x.to(feed.device), disc) for x in (self.decoder.spectrum, self.first_noise.mean(0))
+        )
+        self.chance = chances(unit / variance.sqrt(), settings.coefficients)
         self.parts = max(1, round(len(feed) / STEP_IMAGES))
 
     def _make_decoder(self, mean: Tensor) -> PositionalMLP:
@@ -184,7 +189,7 @@ class VariationalRecipe:
         correction = None if state.corrections is None else state.corrections.rows(index)
         R, t = self._poses(index, correction)
         q = self._q(images, R, t, latent)
-        chosen = some_coefficients(images, s.coefficients, generator)
+        chosen = some_coefficients(images, self.chance, generator)
         normal = torch.randn(len(rows), s.latent, generator=generator).to(R)
         bound = evidence_bound(self.decoder, chosen, R, t, q, normal)
         beta = s.beta * min(1.0, done / s.warm_up) if s.warm_up > 0 else s.beta
