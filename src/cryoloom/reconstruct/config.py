@@ -274,7 +274,7 @@ class SubspaceSettings:
     """Radius of the last ones: what moves is seen at low resolution first of all."""
 
     contrast_sigma: float = 0.15
-    """Prior s.d. of the images' contrast around 1; 0: all alike."""
+    """S.d. of the images' contrast around 1 to begin with, then learnt; 0: all alike."""
 
 
 @dataclass(frozen=True, slots=True)

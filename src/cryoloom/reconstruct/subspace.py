@@ -35,6 +35,8 @@ FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of 
 JOINT = 3  # iterations over all images once the number of components is known
 LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,
 SURE = 3.0  # ... and so many standard errors of that gain
+LEAST_CONTRAST = 0.5  # images below show no particle
+NEIGHBOURHOOD = 1.5  # s.d. of local averages, voxels of the band-limited box
 BLIND = 1e4  # times the variance of the sum over an image
 
 
@@ -49,6 +51,7 @@ class SubspaceState:
         gains, errors: [Z + 1], nats an image that 0 .. Z components add for held-out images, and standard errors;
             empty before the judgement.
         volumes: [z + 1, m, m, m] fitted to all images, z the number of components kept; empty before.
+        contrast_sigma: s.d. of the images' contrasts around 1, as learnt so far.
     """
 
     iteration: int
@@ -57,6 +60,7 @@ class SubspaceState:
     gains: Tensor
     errors: Tensor
     volumes: Tensor
+    contrast_sigma: float
 
     @property
     def components(self) -> int:
@@ -83,7 +87,6 @@ class SubspaceRecipe:
         self.noise[:, 0] *= BLIND
         self.R, self.t = (x.float() for x in poses.best())
         self.mask = feed.mask(feed.box).cpu() if mask is None else mask
-        self.contrast, self.log_prior = contrast_prior(settings.contrast_sigma)
         self.most = settings.most_components if settings.components is None else settings.components
 
     def radius(self, iteration: int) -> int:
@@ -95,14 +98,15 @@ class SubspaceRecipe:
     def init(self) -> SubspaceState:
         """Means of both halves, and random components that are the same for both."""
         radius = self.radius(0)
-        totals = [self._pass(None, h, radius)[0] for h in (0, 1)]
+        totals = [self._pass(None, h, radius, 0.0)[0] for h in (0, 1)]
         means = [self._mean_only(m, radius) for m in totals]
         generator = torch_generator(self.seed, STAGE_INDEX, 0)
         random = [self._random_like(means[0] + means[1], radius, generator) for _ in range(self.most)]
         halves = [torch.stack([mean, *random]) for mean in means]
         nothing = torch.zeros(0)
         fsc = torch.zeros(self.most + 1, radius + 1)
-        return SubspaceState(0, (halves[0], halves[1]), fsc, nothing, nothing, torch.zeros(0, 1, 1, 1))
+        return SubspaceState(0, (halves[0], halves[1]), fsc, nothing, nothing, torch.zeros(0, 1, 1, 1),
+                             self.settings.contrast_sigma)  # fmt: skip
 
     def finished(self, state: SubspaceState) -> bool:
         """Whether the kept components have been fitted to all images."""
@@ -136,7 +140,7 @@ class SubspaceRecipe:
         grids = [volume_to_half(v.to(self.feed.device)) for v in state.volumes]
         parts = []
         for rows in np.array_split(np.arange(len(self.feed)), max(1, len(self.feed) // BATCH)):
-            parts.append(self._infer(grids, rows, radius).latents.to(torch.device("cpu")))
+            parts.append(self._infer(grids, rows, radius, state.contrast_sigma).latents.to(torch.device("cpu")))
         return LatentPosterior.joined(
             [LatentPosterior(p.mean.cpu(), p.covariance.cpu(), p.contrast.cpu()) for p in parts]
         )
@@ -145,7 +149,9 @@ class SubspaceRecipe:
         radius = self.radius(state.iteration)
         found, evidence = [], 0.0
         for h in (0, 1):
-            moments, population, nats = self._pass(self._boxed(state.halves[h], radius), h, radius)
+            moments, population, nats = self._pass(
+                self._boxed(state.halves[h], radius), h, radius, state.contrast_sigma
+            )
             found.append((moments, population))
             evidence += nats / len(self.feed)
         mask = mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
@@ -155,11 +161,14 @@ class SubspaceRecipe:
         for moments, population in found:
             volumes = solve_coupled(moments, ssnr_of_half(fsc), radius) * mask
             halves.append(_standardised(volumes, population))
-        halves = _aligned(halves[0], halves[1])
-        following = replace(state, iteration=state.iteration + 1, halves=halves, fsc=fsc)
+        halves = localised(*_aligned(halves[0], halves[1]))
+        contrast_sigma = (found[0][1] + found[1][1]).contrast_sigma
+        following = replace(
+            state, iteration=state.iteration + 1, halves=halves, fsc=fsc, contrast_sigma=contrast_sigma
+        )  # fmt: skip
         power = _sizes(halves[0])
         metrics = (
-            ("evidence", evidence), ("fsc_mean", float(fsc[0, 1:].mean())),
+            ("evidence", evidence), ("contrast_sigma", contrast_sigma), ("fsc_mean", float(fsc[0, 1:].mean())),
             *((f"fsc_{j}", float(fsc[j, 1:].mean())) for j in range(1, len(fsc))),
             *((f"size_{j}", float(power[j] / power[0])) for j in range(1, len(power))),
         )  # fmt: skip
@@ -169,13 +178,14 @@ class SubspaceRecipe:
         """Every image by the other half's model, with 0 to Z of its components."""
         radius = self.radius(self.settings.iterations)
         evidence = torch.zeros(len(self.feed), self.most + 1, dtype=torch.float64)
+        prior = contrast_prior(state.contrast_sigma)
         for h in (0, 1):
             grids = [volume_to_half(v) for v in self._boxed(state.halves[1 - h], radius)]
             for rows in _batches(np.flatnonzero(self.half == h)):
                 images, R, t = self._images(rows, radius)
                 found = products(grids, images, R, t)
                 for q in range(self.most + 1):
-                    judged = infer_latents(found.truncated(q), self.contrast, self.log_prior)
+                    judged = infer_latents(found.truncated(q), *prior)
                     evidence[torch.from_numpy(rows), q] = judged.log_evidence.cpu()
         gain = evidence - evidence[:, :1]
         gains, errors = gain.mean(0), gain.std(0) / len(gain) ** 0.5
@@ -196,7 +206,7 @@ class SubspaceRecipe:
         volumes = self._boxed(state.volumes, radius)
         total, population, evidence = None, None, 0.0
         for h in (0, 1):
-            moments, some, nats = self._pass(volumes, h, radius)
+            moments, some, nats = self._pass(volumes, h, radius, state.contrast_sigma)
             total = moments if total is None else total + moments
             population = some if population is None else population + some
             evidence += nats / len(self.feed)
@@ -205,12 +215,18 @@ class SubspaceRecipe:
         solved = solve_coupled(total, ssnr_of_sum(state.fsc), radius) * mask_in_box(self.mask, 2 * (radius + 2)).to(
             self.feed.device
         )
-        volumes = _principal(_standardised(solved, population))
+        volumes = _standardised(solved, population)
+        if len(volumes) > 1:
+            own = [self._boxed(v, radius)[1 : len(volumes)] for v in state.halves]
+            volumes = torch.cat([volumes[:1], volumes[1:] * local_weight(own[0], own[1]).amax(0)])
+        volumes = _principal(volumes)
         power = _sizes(volumes)
         metrics = (("evidence", evidence), *((f"size_{j}", float(power[j] / power[0])) for j in range(1, len(power))))
         return replace(state, iteration=state.iteration + 1, volumes=volumes), metrics, None
 
-    def _pass(self, volumes: Tensor | None, half: int, radius: int) -> tuple[Moments, Population, float]:
+    def _pass(
+        self, volumes: Tensor | None, half: int, radius: int, contrast_sigma: float
+    ) -> tuple[Moments, Population, float]:
         """E-step and sums over the images of a half; without volumes every image shows the mean as it is."""
         side = 4 * (radius + 2)
         total, population, evidence = None, Population.empty(0 if volumes is None else len(volumes) - 1), 0.0
@@ -221,18 +237,18 @@ class SubspaceRecipe:
                 ones = torch.ones(len(rows), 1, device=R.device)
                 newest = Moments(*dispatch.insert_moments(images, R, t, ones, ones, side))
             else:
-                found = infer_latents(products(grids, images, R, t), self.contrast, self.log_prior)
+                found = infer_latents(products(grids, images, R, t), *contrast_prior(contrast_sigma))
                 newest = Moments(*dispatch.insert_moments(images, R, t, found.first, found.second, side))
-                population = population + Population.of(found.latents)
+                population = population + Population.of(found)
                 evidence += float(found.log_evidence.sum())
             total = newest if total is None else total + newest
         if total is None:
             raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")
         return total, population, evidence
 
-    def _infer(self, grids: list[Tensor], rows: np.ndarray, radius: int) -> Inferred:
+    def _infer(self, grids: list[Tensor], rows: np.ndarray, radius: int, contrast_sigma: float) -> Inferred:
         images, R, t = self._images(rows, radius)
-        return infer_latents(products(grids, images, R, t), self.contrast, self.log_prior)
+        return infer_latents(products(grids, images, R, t), *contrast_prior(contrast_sigma))
 
     def _images(self, rows: np.ndarray, radius: int) -> tuple[dispatch.Images, Tensor, Tensor]:
         index = torch.from_numpy(rows)
@@ -262,6 +278,7 @@ class SubspaceRecipe:
         return {
             "iteration": np.array(state.iteration), "first": state.halves[0].cpu(), "second": state.halves[1].cpu(),
             "fsc": state.fsc, "gains": state.gains, "errors": state.errors, "volumes": state.volumes.cpu(),
+            "contrast_sigma": np.array(state.contrast_sigma),
         }  # fmt: skip
 
     def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> SubspaceState:
@@ -269,33 +286,50 @@ class SubspaceRecipe:
         device = self.feed.device
         first, second, volumes = (torch.as_tensor(arrays[n]).to(device) for n in ("first", "second", "volumes"))
         fsc, gains, errors = (torch.as_tensor(arrays[n]) for n in ("fsc", "gains", "errors"))
-        return SubspaceState(int(np.asarray(arrays["iteration"])), (first, second), fsc, gains, errors, volumes)
+        return SubspaceState(int(np.asarray(arrays["iteration"])), (first, second), fsc, gains, errors, volumes,
+                             float(np.asarray(arrays["contrast_sigma"])))  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Population:
-    """Sums over images of E[z] [Z] and E[z z^T] [Z, Z], their number, and their contrasts."""
+    """Sums over images of E[z] [Z] and E[z z^T] [Z, Z], their number, and E[a], E[a^2] of their contrasts."""
 
     count: int
     z: Tensor
     zz: Tensor
     contrast: tuple[Tensor, ...]
+    contrast_square: tuple[Tensor, ...]
+
+    @property
+    def contrast_sigma(self) -> float:
+        """S.d. of the contrasts of images that show a particle, in units of their mean."""
+        a, aa = torch.cat(self.contrast).double(), torch.cat(self.contrast_square).double()
+        seen = a > LEAST_CONTRAST
+        if not seen.any():
+            return 0.0
+        mean = a[seen].mean()
+        return float((aa[seen].mean() - mean.square()).clamp(min=0).sqrt() / mean)
 
     @staticmethod
     def empty(components: int) -> Population:
         """Of no images."""
-        return Population(0, torch.zeros(components).double(), torch.zeros(components, components).double(), ())
+        return Population(0, torch.zeros(components).double(), torch.zeros(components, components).double(), (), ())
 
     @staticmethod
-    def of(latents: LatentPosterior) -> Population:
+    def of(found: Inferred) -> Population:
         """Of some images."""
+        latents = found.latents
         mean = latents.mean.double().cpu()
         square = latents.covariance.double().cpu().sum(0) + mean.T @ mean
-        return Population(len(mean), mean.sum(0), square, (latents.contrast.cpu(),))
+        return Population(len(mean), mean.sum(0), square, (latents.contrast.cpu(),), (found.second[:, 0].cpu(),))
 
     def __add__(self, other: Population) -> Population:
         return Population(
-            self.count + other.count, self.z + other.z, self.zz + other.zz, (*self.contrast, *other.contrast)
+            self.count + other.count,
+            self.z + other.z,
+            self.zz + other.zz,
+            (*self.contrast, *other.contrast),
+            (*self.contrast_square, *other.contrast_square),
         )
 
 
@@ -338,6 +372,38 @@ def _aligned(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return first, torch.cat([second[:1], turned.reshape(second[1:].shape)])
 
 
+def localised(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both families with their components damped where the halves do not agree: what moves is often a small part.
+
+    A Wiener filter in space: the power of the halves' mean and of half their difference, averaged over a few voxels,
+    are signal with noise, and noise.
+    """
+    if len(first) == 1:
+        return first, second
+    weight = local_weight(first[1:], second[1:])
+    return tuple(torch.cat([v[:1], v[1:] * weight]) for v in (first, second))  # type: ignore[return-value]
+
+
+def local_weight(first: Float[Tensor, "Z m m m"], second: Float[Tensor, "Z m m m"]) -> Float[Tensor, "Z m m m"]:
+    """Share of the local power of each component that its halves have in common, 0 to 1."""
+    both = _smooth((0.5 * (first + second)).square())
+    apart = _smooth((0.5 * (first - second)).square())
+    return (1 - apart / both.clamp(min=1e-30)).clamp(0, 1)
+
+
+def _smooth(values: Float[Tensor, "Z m m m"]) -> Tensor:
+    width = 2 * round(2 * NEIGHBOURHOOD) + 1
+    x = torch.arange(width, dtype=values.dtype, device=values.device) - width // 2
+    kernel = torch.exp(-0.5 * (x / NEIGHBOURHOOD).square())
+    kernel = kernel / kernel.sum()
+    out = values[:, None]
+    for axis in range(3):
+        shape, pad = [1, 1, 1, 1, 1], [0, 0, 0]
+        shape[2 + axis], pad[axis] = width, width // 2
+        out = torch.nn.functional.conv3d(out, kernel.reshape(shape), padding=pad)
+    return out[:, 0]
+
+
 def _joined(first: Tensor, second: Tensor) -> Tensor:
     """The mean of two aligned families."""
     return 0.5 * (first + second)
@@ -352,7 +418,8 @@ def _worth_keeping(evidence: Float[Tensor, "N Q"]) -> int:
     kept = 0
     for q in range(1, evidence.shape[1]):
         gain = evidence[:, q] - evidence[:, kept]
-        if float(gain.mean()) > max(LEAST_GAIN, SURE * float(gain.std()) / len(gain) ** 0.5):
+        least = max(LEAST_GAIN * (q - kept), SURE * float(gain.std()) / len(gain) ** 0.5)
+        if float(gain.mean()) > least:
             kept = q
     return kept
 
