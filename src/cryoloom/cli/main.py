@@ -26,7 +26,19 @@ from cryoloom.cli.errors import report_errors
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # each is a module cryoloom.cli.NAME with a function register(app); the order is that of `cryoloom --help`
-COMMANDS = ("demo", "reconstruct", "resume", "infer", "fsc", "evaluate", "simulate", "report")
+COMMANDS = (
+    "demo",
+    "reconstruct",
+    "resume",
+    "infer",
+    "hetero",
+    "analyze",
+    "volume",
+    "fsc",
+    "evaluate",
+    "simulate",
+    "report",
+)
 
 
 class _Group(TyperGroup):

@@ -49,6 +49,15 @@ NoCTF = Annotated[bool, typer.Option("--no-ctf", help="The images carry no CTF."
 OnBad = Annotated[Literal["error", "drop"], typer.Option(help="Images with NaN, infinities or no contrast.")]
 OnDuplicates = Annotated[Literal["error", "keep", "drop"], typer.Option(help="Rows that name the same image.")]
 
+Particles = Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION STAR file.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", show_default=False)]
+Diameter = Annotated[
+    float | None,
+    typer.Option("--particle-diameter", min=1, help="Longest extent, angstrom.", show_default="estimated"),
+]
+Box = Annotated[int | None, typer.Option(min=16, help="Working box, px.", show_default="that of the images")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in RUN.")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
@@ -72,6 +81,19 @@ class InputOptions:
             self.pixel_size, self.voltage, self.cs, self.amplitude_contrast, self.no_ctf, self.on_bad,
             self.on_duplicates,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningOptions(InputOptions):
+    """What every command that makes a run takes."""
+
+    particle_diameter: Diameter = None
+    box: Box = None
+    seed: Seed = 1
+    threads: Threads = None
+    device: Device = DeviceName.AUTO
+    overwrite: Overwrite = False
+    quiet: Quiet = False
 
 
 def taking(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

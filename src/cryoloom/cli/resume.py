@@ -12,7 +12,7 @@ from cryoloom.cli.errors import tell
 from cryoloom.cli.options import Quiet, Threads
 
 # command as written in run.json -> module with its continue_run
-CONTINUATIONS = {name: "cryoloom.cli.reconstruct" for name in ("reconstruct", "abinit", "refine")}
+CONTINUATIONS = {name: "cryoloom.cli.runs" for name in ("reconstruct", "abinit", "refine", "hetero")}
 
 
 class ContinueRun(Protocol):

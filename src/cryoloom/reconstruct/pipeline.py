@@ -29,7 +29,7 @@ from cryoloom.physics.rotations import symmetry_group
 from cryoloom.reconstruct.abinit import FIRST_SIGMA, AbInitRecipe, AbInitResult
 from cryoloom.reconstruct.amortized import AmortizedRecipe
 from cryoloom.reconstruct.backprojection import particle_mask
-from cryoloom.reconstruct.config import InputSettings, ReconstructSettings, RefineSettings
+from cryoloom.reconstruct.config import HeteroSettings, InputSettings, ReconstructSettings, RefineSettings
 from cryoloom.reconstruct.durable import write_durably
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.finish import FITTING_MISFIT, FinalMaps, final_maps
@@ -84,7 +84,7 @@ def open_input(settings: InputSettings) -> ParticleSet:
     )  # fmt: skip
 
 
-def prepare(particles: ParticleSet, settings: ReconstructSettings) -> Preprocessing:
+def prepare(particles: ParticleSet, settings: ReconstructSettings | HeteroSettings) -> Preprocessing:
     """Contrast, diameter and noise of the set, from a sample of its images."""
     return measure(
         particles,
@@ -99,6 +99,15 @@ def make_feed(particles: ParticleSet, preprocessing: Preprocessing, settings: Re
     disc = FourierDisc.create(preprocessing.box, preprocessing.pixel_size)
     source = ParticleSource(particles, preprocessing, disc, settings.cache_bytes)
     return ImageFeed(source, torch.device(settings.device))
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the main job ends with."""
+
+    state: RefineState
+    maps: FinalMaps
+    verdict: Verdict
 
 
 def run(
@@ -119,11 +128,20 @@ def run(
     feed = make_feed(particles, preprocessing, settings)
     for said in (*particles.notes, *preprocessing.said):
         progress.say(said)
-    start = _start(settings, feed, folder, progress, interrupts, seconds)
     if settings.job == "abinit":
+        start = _start(settings, feed, folder, progress, interrupts, seconds)
         _write_abinit(folder.map, start.maps[0], feed, settings.flip)
         folder.write_chimerax_script()
         return None
+    return reconstruct(settings, feed, folder, progress, interrupts, seconds=seconds).verdict
+
+
+def reconstruct(
+    settings: ReconstructSettings, feed: ImageFeed, folder: RunFolder, progress: Progress, interrupts: Interrupts,
+    *, seconds: float = 10.0,
+) -> Reconstruction:  # fmt: skip
+    """All stages up to maps, poses and verdict, which are written into the run folder."""
+    start = _start(settings, feed, folder, progress, interrupts, seconds)
     recipe = RefineRecipe(
         feed, _polish(settings), settings.seed, start.maps, start.noise, start.sigma_angstrom, settings.symmetry,
         start.poses, start.half, start.spread,
@@ -133,8 +151,8 @@ def run(
         maps = final_maps(feed, state, settings.symmetry, settings.seed)
         verdict = judge(_evidence(feed, state, maps, start, settings))
         _write_maps(folder, maps, feed.pixel_size, settings.flip)
-        write_particles(folder.particles, particles, particle_columns(state, settings.flip))
-    return verdict
+        write_particles(folder.particles, feed.source.particles, particle_columns(state, settings.flip))
+    return Reconstruction(state, maps, verdict)
 
 
 def _polish(settings: ReconstructSettings) -> RefineSettings:

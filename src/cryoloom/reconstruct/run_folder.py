@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import shlex
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ from cryoloom.reconstruct.run_record import (
 __all__ = ["BadRunFolder", "LogNote", "RunFolder", "check_output_folder", "cpu_seconds", "read_record", "read_settings"]
 
 OUTPUTS = ("abinit.mrc", "map.mrc", "map_sharp.mrc", "local_resolution.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
-           "particles.star", "encoder.safetensors", "fsc.csv", "metrics.jsonl", "report.html", "open.cxc")  # fmt: skip
+           "particles.star", "encoder.safetensors", "conformations.safetensors", "z.npy", "z_covariance.npy",
+           "contrast.npy", "classes.csv", "fsc.csv", "metrics.jsonl", "report.html", "open.cxc")  # fmt: skip
 _HARMLESS = ("run.lock", "run.log")  # what a run leaves that dies before it has written run.json
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,11 @@ class RunFolder:
         self.particles = path / "particles.star"
         self.fsc = path / "fsc.csv"
         self.encoder = path / "encoder.safetensors"
+        self.conformations = path / "conformations.safetensors"
+        self.z = path / "z.npy"
+        self.z_covariance = path / "z_covariance.npy"
+        self.contrast = path / "contrast.npy"
+        self.classes = path / "classes.csv"
         self.log = path / "run.log"
         self.report = path / "report.html"
         self.chimerax = path / "open.cxc"
@@ -289,6 +296,10 @@ def _remove_run(path: Path) -> None:
     CheckpointStore(path / "checkpoints", "", "").clear()
     for name in (*OUTPUTS, "run.log", "run.json"):
         (path / name).unlink(missing_ok=True)
+    for stale in path.glob("class_[0-9][0-9][0-9].mrc"):
+        stale.unlink()
+    # of cryoloom analyze, which names its files itself
+    shutil.rmtree(path / "analysis", ignore_errors=True)
 
 
 class _RunLogHandler(logging.FileHandler):

@@ -73,9 +73,16 @@ def state_map(
         poses: K = 1 for all N images; half: [N] of 0 and 1; mask: 0 to 1 in the working box.
         most_part: of the images that the widest neighbourhood may hold.
     """
-    N, radius = len(feed), (feed.box - 1) // 2
     order = torch.argsort(distance, stable=True).numpy()
-    counts = neighbourhoods(N, most_part)
+    return _regressed(feed, poses, half, noise, mask, order, neighbourhoods(len(feed), most_part))
+
+
+def _regressed(
+    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, mask: Tensor, order: np.ndarray,
+    counts: list[int],
+) -> StateMap:  # fmt: skip
+    """From the first images of an order, as many as serve each shell best."""
+    radius = (feed.box - 1) // 2
     rings = [order[start:stop] for start, stop in zip((0, *counts), counts, strict=False)]
     mask = mask.to(feed.device)
     totals: list[Statistics | None] = [None, None]
@@ -97,6 +104,14 @@ def state_map(
             halves[h] += _shells_of(pairs[c][h], choice == c)
     images = torch.tensor([counts[int(c)] for c in choice])
     return StateMap(combined.cpu(), (halves[0].cpu(), halves[1].cpu()), fsc, images, order[: int(images.max())])
+
+
+def map_of_rows(
+    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Float[Tensor, "G S"], mask: Float[Tensor, "D D D"],
+    rows: np.ndarray,
+) -> StateMap:  # fmt: skip
+    """The map of these images and no others; arguments as of `state_map`."""
+    return _regressed(feed, poses, half, noise, mask, rows, [len(rows)])
 
 
 def neighbourhoods(count: int, most_part: float) -> list[int]:

@@ -1,0 +1,91 @@
+"""Classes: a mixture of K points in the latent space, fitted by EM to the images' own likelihoods.
+
+The likelihood of a latent point is Gaussian for every image and follows from its posterior under the prior N(0, I):
+with covariance S and mean m the precision is S^-1 - I. K volumes are thus fitted within the linear family, where the
+halves have shown what is signal; K free volumes, each with the noise of all its voxels, tell images apart less well
+(docs/heterogeneity.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.inference.conformations.posterior import ClassPosterior, LatentPosterior
+
+STARTS = 8
+ITERATIONS = 100
+STILL = 1e-5  # nats an image
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """K classes, largest first.
+
+    Attributes:
+        centres: [K, Z]; shares: [K]; posterior: of all images; log_likelihood: nats an image.
+    """
+
+    centres: Tensor
+    shares: Tensor
+    posterior: ClassPosterior
+    log_likelihood: float
+
+
+def fit_classes(latents: LatentPosterior, count: int, generator: torch.Generator) -> Classes:
+    """The likeliest of several fits from random images as centres.
+
+    Raises:
+        ValueError: for fewer than 2 classes, or as many as there are images.
+    """
+    if not 2 <= count < len(latents):
+        raise ValueError(f"{count} classes of {len(latents)} images; expected 2 or more, and fewer than images")
+    precision, right = _likelihoods(latents)
+    fits = [_fit(precision, right, _first_centres(latents, count, generator)) for _ in range(STARTS)]
+    best = max(fits, key=lambda fit: fit.log_likelihood)
+    order = best.shares.argsort(descending=True)
+    return Classes(
+        best.centres[order].float(), best.shares[order].float(), ClassPosterior(best.posterior.log_weight[:, order]),
+        best.log_likelihood,
+    )  # fmt: skip
+
+
+def _likelihoods(latents: LatentPosterior) -> tuple[Float[Tensor, "N Z Z"], Float[Tensor, "N Z"]]:
+    """G and h of each image: log p(Y | z) = h.z - z.G.z / 2 up to a constant."""
+    inverse = torch.linalg.inv(latents.covariance.double())
+    right = torch.einsum("nij,nj->ni", inverse, latents.mean.double())
+    eigen, U = torch.linalg.eigh(inverse - torch.eye(inverse.shape[-1]).double())
+    return (U * eigen.clamp(min=0)[:, None]) @ U.mT, right
+
+
+def _first_centres(latents: LatentPosterior, count: int, generator: torch.Generator) -> Float[Tensor, "K Z"]:
+    """Images far from each other: the next is drawn by its squared distance to those before (k-means++)."""
+    z = latents.mean.double()
+    rows = [int(torch.randint(len(z), (1,), generator=generator))]
+    while len(rows) < count:
+        apart = torch.cdist(z, z[rows]).amin(1).square() + 1e-12
+        rows.append(int(torch.multinomial(apart, 1, generator=generator)))
+    return z[rows]
+
+
+def _fit(precision: Tensor, right: Tensor, centres: Tensor) -> Classes:
+    K, before = len(centres), -torch.inf
+    shares = torch.full((K,), 1.0 / K).double()
+    ridge = 1e-9 * torch.eye(centres.shape[1]).double()
+    log_weight, level = torch.zeros(len(right), K).double(), before
+    for _ in range(ITERATIONS):
+        quadratic = torch.einsum("ki,nij,kj->nk", centres, precision, centres)
+        log_p = right @ centres.T - 0.5 * quadratic + shares.clamp(min=1e-12).log()
+        total = torch.logsumexp(log_p, 1, keepdim=True)
+        log_weight, level = log_p - total, float(total.mean())
+        if level - before < STILL:
+            break
+        before = level
+        weight = log_weight.exp()
+        shares = weight.mean(0)
+        left = torch.einsum("nk,nij->kij", weight, precision) + ridge
+        centres = torch.linalg.solve(left, (weight.T @ right)[..., None])[..., 0]
+    return Classes(centres, shares, ClassPosterior(log_weight.float()), level)

@@ -1,0 +1,200 @@
+"""Conformations from opened particles to a filled run folder: consensus first, then the method, maps, verdict."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.conformations.classes import Classes, fit_classes
+from cryoloom.inference.conformations.posterior import LatentPosterior
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.maps.io import DensityMap, read_map, write_map
+from cryoloom.particles.particle_set import ParticleSet, write_particles
+from cryoloom.particles.preprocess import Preprocessing
+from cryoloom.physics.fourier import rebox
+from cryoloom.reconstruct.config import HeteroSettings, ReconstructSettings
+from cryoloom.reconstruct.durable import write_durably
+from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.interrupts import Interrupts
+from cryoloom.reconstruct.loop import run_recipe, torch_generator
+from cryoloom.reconstruct.pipeline import Reconstruction, make_feed, particle_columns, reconstruct
+from cryoloom.reconstruct.progress import Progress
+from cryoloom.reconstruct.run_folder import RunFolder
+from cryoloom.reconstruct.state_maps import StateMap, map_of_rows
+from cryoloom.reconstruct.subspace import SubspaceRecipe, SubspaceState, component_resolutions
+from cryoloom.reconstruct.variational import VariationalRecipe
+from cryoloom.reconstruct.verdict import Finding, Verdict
+from cryoloom.volumes.conformation_file import to_bytes
+from cryoloom.volumes.interface import ConformationVolume
+from cryoloom.volumes.linear_family import LinearFamily
+
+STAGE_INDEX = 8
+JUNK_CONTRAST = 0.5  # images below show no particle to speak of
+SEEN = 0.5  # reliability of the latents of a network below which they show noise rather than conformations
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method found: latents and their volumes, None where there is no heterogeneity; and what is said of it."""
+
+    latents: LatentPosterior | None
+    volume: ConformationVolume | None
+    classes: Classes | None
+    finding: Finding
+
+
+def run_hetero(
+    settings: HeteroSettings, particles: ParticleSet, preprocessing: Preprocessing, folder: RunFolder,
+    progress: Progress, interrupts: Interrupts, *, seconds: float = 10.0,
+) -> Verdict:  # fmt: skip
+    """Carry out the job within an open run folder, resuming what is done."""
+    base = consensus_settings(settings)
+    feed = make_feed(particles, preprocessing, base)
+    for said in (*particles.notes, *preprocessing.said):
+        progress.say(said)
+    consensus = reconstruct(base, feed, folder, progress, interrupts, seconds=seconds)
+    mask = None if settings.mask is None else _given_mask(Path(settings.mask), feed)
+    if settings.method in ("pca", "classes"):
+        found = _linear(settings, feed, consensus, mask, folder, progress, interrupts, seconds)
+    else:
+        found = _network(settings, feed, consensus, folder, progress, interrupts, seconds)
+    with folder.timing("conformations"):
+        _write(found, feed, consensus, folder)
+    return _judged(consensus.verdict, found)
+
+
+def consensus_settings(settings: HeteroSettings) -> ReconstructSettings:
+    """Of the reconstruction that comes first: given poses are weighed and inserted, others are found."""
+    s = settings
+    base = ReconstructSettings(
+        s.input, particle_diameter_angstrom=s.particle_diameter_angstrom, box=s.box, seed=s.seed, device=s.device,
+        threads=s.threads, cache_bytes=s.cache_bytes, abinit=s.abinit, refine=s.refine,
+    )  # fmt: skip
+    if s.poses == "search":
+        return base
+    kept = replace(s.refine, most_iterations=1, least_iterations=1, climb_steps=0)
+    return replace(base, job="refine", start="poses", refine=kept)
+
+
+def _given_mask(path: Path, feed: ImageFeed) -> Tensor:
+    given = read_map(path)
+    side = feed.box * feed.pixel_size
+    if abs(given.pixel_size * given.data.shape[-1] / side - 1) > 0.01:
+        raise ValueError(
+            f"{path}: a mask of {given.pixel_size * given.data.shape[-1]:.1f} angstrom\n  expected: the field of view "
+            f"of the images, {side:.1f} angstrom"
+        )
+    box = given.data.shape[-1]
+    return (rebox(given.data.float(), feed.box) * (feed.box / box) ** 3).clamp(0, 1)
+
+
+def _linear(
+    settings: HeteroSettings, feed: ImageFeed, consensus: Reconstruction, mask: Tensor | None, folder: RunFolder,
+    progress: Progress, interrupts: Interrupts, seconds: float,
+) -> Found:  # fmt: skip
+    state = consensus.state
+    noise = state.noise.float()
+    recipe = SubspaceRecipe(feed, settings.subspace, settings.seed, state.poses, state.half, noise, mask)
+    found = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
+    if found.components == 0:
+        text = "No heterogeneity found: no direction makes images that it was not learnt from more likely."
+        return Found(None, None, None, Finding("conformations", None, 0.0, text))
+    with folder.timing("latents"):
+        latents = recipe.latents(found)
+        volumes = torch.stack([rebox(v, feed.box) for v in found.volumes.cpu()])
+        classes = None
+        if settings.method == "classes":
+            classes = fit_classes(latents, settings.classes, torch_generator(settings.seed, STAGE_INDEX, 0))
+    finding = _linear_finding(found, latents, classes, feed)
+    return Found(latents, LinearFamily(feed.pixel_size, volumes), classes, finding)
+
+
+def _linear_finding(
+    state: SubspaceState, latents: LatentPosterior, classes: Classes | None, feed: ImageFeed
+) -> Finding:  # fmt: skip
+    gain = float(state.gains[state.components])
+    sharp = [r for r in component_resolutions(state, feed.box * feed.pixel_size)[1:] if r is not None]
+    directions = f"{state.components} direction" + ("s" if state.components > 1 else "")
+    text = f"Heterogeneity: {directions} make images that they were not learnt from more likely by {gain:.2f} nats each"
+    text += f", reproducible to {min(sharp):.0f} Å." if sharp else "."
+    junk = float((latents.contrast < JUNK_CONTRAST).float().mean())
+    if junk > 0:
+        text += f" {100 * junk:.1f} % of the images show no particle and stand outside of it."
+    if classes is not None:
+        text += " Shares of the classes: " + ", ".join(f"{100 * float(s):.1f}" for s in classes.shares) + " %."
+    return Finding("conformations", True, gain, text)
+
+
+def _network(
+    settings: HeteroSettings, feed: ImageFeed, consensus: Reconstruction, folder: RunFolder, progress: Progress,
+    interrupts: Interrupts, seconds: float,
+) -> Found:  # fmt: skip
+    state, method = consensus.state, "autodecoder" if settings.method == "autodecoder" else "vae"
+    recipe = VariationalRecipe(
+        feed, settings.network, settings.seed, state.poses, consensus.maps.combined, state.noise.float(), method
+    )
+    done = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
+    with folder.timing("latents"):
+        latents = recipe.latents(done)
+    between = float(latents.mean.double().var(0).sum())
+    within = float(latents.covariance.double().diagonal(dim1=1, dim2=2).mean(0).sum())
+    reliability = between / max(between + within, 1e-12)
+    text = f"The network's latents tell images apart with a reliability of {reliability:.2f} (1 is exact, 0 nothing)."
+    if reliability < SEEN:
+        text += " What it shows may be noise: --method pca judges by images that it was not learnt from."
+    return Found(latents, recipe.volume(done), None, Finding("conformations", None, reliability, text))
+
+
+def _write(found: Found, feed: ImageFeed, consensus: Reconstruction, folder: RunFolder) -> None:
+    if found.latents is None or found.volume is None:
+        return
+    latents = found.latents
+    for path, values in ((folder.z, latents.mean), (folder.z_covariance, latents.covariance),
+                         (folder.contrast, latents.contrast)):  # fmt: skip
+        write_durably(path, npy_bytes(values.float().numpy()))
+    write_durably(folder.conformations, to_bytes(found.volume))
+    if found.classes is None:
+        return
+    labels = found.classes.posterior.best().numpy()
+    columns = particle_columns(consensus.state) | {
+        "rlnClassNumber": labels + 1,
+        "rlnMaxValueProbDistribution": found.classes.posterior.log_weight.amax(1).exp().double().numpy(),
+    }
+    write_particles(folder.particles, feed.source.particles, columns)
+    rows = ["name,particles,share,resolution_angstrom"]
+    for k in range(len(found.classes.shares)):
+        mine = np.flatnonzero((labels == k) & (latents.contrast.numpy() >= JUNK_CONTRAST))
+        name, resolution = f"class_{k + 1:03d}", ""
+        if min(int((consensus.state.half[mine] == h).sum()) for h in (0, 1)) > 0:
+            drawn = class_map(feed, consensus, mine)
+            write_map(folder.path / f"{name}.mrc", DensityMap(drawn.combined.contiguous(), feed.pixel_size))
+            angstrom = drawn.resolution_angstrom(feed.pixel_size)
+            resolution = "" if angstrom is None else f"{angstrom:.4f}"
+        rows.append(f"{name},{int((labels == k).sum())},{float(found.classes.shares[k]):.6f},{resolution}")
+    write_durably(folder.classes, ("\n".join(rows) + "\n").encode())
+
+
+def class_map(feed: ImageFeed, consensus: Reconstruction, rows: np.ndarray) -> StateMap:
+    """The map of some images at the consensus' poses, half sets apart."""
+    state = consensus.state
+    R, t = state.poses.best()
+    return map_of_rows(feed, PosePosterior.certain(R, t), state.half, state.noise.float(), consensus.maps.mask, rows)
+
+
+def npy_bytes(values: np.ndarray) -> bytes:
+    """A .npy file's content."""
+    out = io.BytesIO()
+    np.save(out, values, allow_pickle=False)
+    return out.getvalue()
+
+
+def _judged(verdict: Verdict, found: Found) -> Verdict:
+    """The consensus' verdict with what was found of conformations, which comes into its headline."""
+    sentence = found.finding.text.split(":")[0].split(".")[0] + "."
+    findings = (found.finding, *verdict.findings)
+    return replace(verdict, headline=f"{verdict.headline} {sentence}", findings=findings)
