@@ -45,10 +45,10 @@ def two_states() -> tuple[DensityMap, DensityMap]:
 
 
 class Scene:
-    """A set of two states, as a recipe is given it."""
+    """A set as a recipe is given it."""
 
-    def __init__(self, folder: Path) -> None:
-        simulate_dataset(two_states(), SimulationSettings(count=COUNT, snr=1.0, seed=2, shift_px=1.0), folder)
+    def __init__(self, folder: Path, states: tuple[DensityMap, ...], count: int) -> None:
+        simulate_dataset(states, SimulationSettings(count=count, snr=1.0, seed=2, shift_px=1.0), folder)
         settings = ReconstructSettings(InputSettings(str(folder / "truth.star")), particle_diameter_angstrom=85.0)
         particles = open_input(settings.input)
         self.feed = make_feed(particles, prepare(particles, settings), settings)
@@ -56,9 +56,8 @@ class Scene:
         self.poses = PosePosterior.certain(given.R.float(), given.t.float())
         self.state = starfile.read(folder / "truth.star")["particles"]["rlnClassNumber"].to_numpy()
         self.noise = self.feed.source.preprocessing.noise.float()
-        one, two = (read_map(folder / f"truth_{i:03d}.mrc").data.float() for i in (1, 2))
-        self.maps = one, two
-        self.mean = (one + two) / 2
+        self.maps = [read_map(path).data.float() for path in sorted(folder.glob("truth_*.mrc"))]
+        self.mean = torch.stack(self.maps).mean(0)
 
     def recipe(self, poses: PosePosterior | None = None, method: Method = "vae", **changes: Any) -> VariationalRecipe:
         return VariationalRecipe(
@@ -68,7 +67,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return Scene(tmp_path_factory.mktemp("two"))
+    return Scene(tmp_path_factory.mktemp("two"), two_states(), COUNT)
 
 
 def finish(recipe: VariationalRecipe) -> tuple[VariationalState, StepInfo]:
@@ -127,18 +126,21 @@ def test_a_stage_goes_on_exactly_from_its_arrays(scene, changes):
     assert torch.equal(first.latents(state).mean, second.latents(again).mean)
 
 
-def test_poses_learnt_along_come_nearer_to_the_truth(scene, generator):
+def test_poses_learnt_along_come_nearer_to_the_truth(tmp_path, generator):
+    """Where all molecules are alike: one that differs from the mean as much as these two states do is also turned."""
+    scene = Scene(tmp_path, two_states()[:1], 100)
     R, t = scene.poses.best()
-    omega = torch.deg2rad(6.0 * torch.randn(COUNT, 3, generator=generator))
-    wrong = PosePosterior.certain(R @ exponential(omega), t + PIXEL_SIZE * torch.randn(COUNT, 2, generator=generator))
-    recipe = scene.recipe(wrong, refine_poses=True, pose_rate=0.1, epochs=12, coefficients=200)
+    omega = torch.deg2rad(5.0 * torch.randn(100, 3, generator=generator))
+    wrong = PosePosterior.certain(R @ exponential(omega), t + PIXEL_SIZE * torch.randn(100, 2, generator=generator))
+    recipe = scene.recipe(wrong, refine_poses=True, pose_rate=0.2, epochs=40)
     found = recipe.poses(finish(recipe)[0])
 
     def errors(poses: PosePosterior) -> tuple[float, float]:
         a, b = poses.best()
         return float(geodesic_degrees(a, R).square().mean().sqrt()), float((b - t).square().mean().sqrt())
 
-    assert errors(found)[0] < 0.95 * errors(wrong)[0]
+    print(errors(wrong), errors(found))
+    assert errors(found)[0] < 0.8 * errors(wrong)[0]
     assert errors(found)[1] < 0.6 * errors(wrong)[1]
     kept = scene.recipe(wrong, epochs=1)
     assert torch.equal(kept.poses(kept.init()).R, wrong.R)

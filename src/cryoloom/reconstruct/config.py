@@ -309,10 +309,11 @@ class NetworkSettings:
     reach: float = 0.4
     """S.d. along each axis of the points whose plane waves the random frequencies are, in radii of the particle."""
 
-    level: float = 10.0
-    """Radius to which images are compared, Fourier pixels of a box as large as the particle."""
+    level: float = 16.0
+    """Radius to which images are compared, Fourier pixels of a box as large as the particle. Latents are told from 10
+    on; beyond this radius maps of conformations hold the mean's details."""
 
-    coefficients: int = 200
+    coefficients: int = 300
     """Of an image in an update, drawn anew each time, oftener where the mean is strong (all where there are fewer)."""
 
     epochs: int = 20
@@ -321,10 +322,10 @@ class NetworkSettings:
     batch: int = 32
     """Images an update."""
 
-    rate: float = 1e-3
-    """Learning rate of Adam (1e-4 in `paper`)."""
+    rate: float = 2e-3
+    """Learning rate of Adam (1e-4 in `paper`), which falls over the second half of the updates."""
 
-    table_rate: float = 0.1
+    table_rate: float = 0.3
     """Of the latents of single images (autodecoder)."""
 
     pose_rate: float = 0.05

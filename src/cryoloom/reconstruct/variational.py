@@ -39,7 +39,7 @@ from cryoloom.volumes.positional_mlp import PositionalMLP
 STAGE_INDEX, ORDER_INDEX = 8, 9  # of what is drawn in a step, and of the order of images in an epoch
 STEP_IMAGES = 2000  # about so many images a step
 DEVIATION = 0.3  # unit of what the decoder learns, in r.m.s. amplitudes of the mean by shell
-LEVEL_RATE = 0.5  # share of the updates over which the learning rate falls
+FALLING = 0.5  # share of the updates over which the learning rate falls
 LAST_RATE = 0.03  # and to which part of itself
 READ = 500  # images at once when latents are read out
 
@@ -194,7 +194,7 @@ class VariationalRecipe:
         bound = evidence_bound(self.decoder, chosen, R, t, q, normal)
         beta = s.beta * min(1.0, done / s.warm_up) if s.warm_up > 0 else s.beta
         loss = bound.loss(beta)
-        rate = min(1.0, max(LAST_RATE, (1 - done) / LEVEL_RATE))
+        rate = min(1.0, max(LAST_RATE, (1 - done) / FALLING))
         # per coefficient, so that the bound on gradients means the same at every radius
         norms = self.trainer.update(loss.mean() / images.disc.weight.sum(), rate)
         scale = len(rows) * float(images.disc.weight.sum())
