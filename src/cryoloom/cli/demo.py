@@ -39,7 +39,8 @@ def demo(
 
     from cryoloom.cli.device import choose_device, set_threads
     from cryoloom.cli.errors import tell
-    from cryoloom.cli.reconstruct import RunOptions, start_run
+    from cryoloom.cli.options import RunningOptions
+    from cryoloom.cli.runs import start_run
     from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
     from cryoloom.reconstruct.run_folder import check_output_folder, cpu_seconds
 
@@ -55,7 +56,8 @@ def demo(
         tell(f"simulated {made.count} images of an antibody ({made.box} px of {made.pixel_size:g} Å, "
              f"SNR {made.snr_measured:.2g}), to be solved from these alone")  # fmt: skip
     settings = ReconstructSettings(InputSettings(str((particles / "particles.star").absolute())), seed=seed)
-    start_run(settings, run, RunOptions(threads=threads, device=device, overwrite=overwrite, quiet=quiet))
+    options = RunningOptions(threads=threads, device=device, overwrite=overwrite, quiet=quiet)
+    start_run(settings, "reconstruct", run, options)
 
     from rich.console import Console
 

@@ -40,12 +40,14 @@ SEEN = 0.5  # reliability of the latents of a network below which they show nois
 
 @dataclass(frozen=True)
 class Found:
-    """What a method found: latents and their volumes, None where there is no heterogeneity; and what is said of it."""
+    """What a method found: latents and their volumes, None where there is no heterogeneity; and what is said of it,
+    `headline` in a few words."""
 
     latents: LatentPosterior | None
     volume: ConformationVolume | None
     classes: Classes | None
     finding: Finding
+    headline: str
 
 
 def run_hetero(
@@ -102,8 +104,8 @@ def _linear(
     recipe = SubspaceRecipe(feed, settings.subspace, settings.seed, state.poses, state.half, noise, mask)
     found = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
     if found.components == 0:
-        text = "No heterogeneity found: no direction makes images that it was not learnt from more likely."
-        return Found(None, None, None, Finding("conformations", None, 0.0, text))
+        text = "No direction makes images that it was not learnt from more likely: one conformation explains them."
+        return Found(None, None, None, Finding("conformations", None, 0.0, text), "No heterogeneity found.")
     with folder.timing("latents"):
         latents = recipe.latents(found)
         volumes = torch.stack([rebox(v, feed.box) for v in found.volumes.cpu()])
@@ -111,7 +113,10 @@ def _linear(
         if settings.method == "classes":
             classes = fit_classes(latents, settings.classes, torch_generator(settings.seed, STAGE_INDEX, 0))
     finding = _linear_finding(found, latents, classes, feed)
-    return Found(latents, LinearFamily(feed.pixel_size, volumes), classes, finding)
+    directions = f"{found.components} direction" + ("s" if found.components > 1 else "")
+    return Found(
+        latents, LinearFamily(feed.pixel_size, volumes), classes, finding, f"Heterogeneity in {directions}."
+    )  # fmt: skip
 
 
 def _linear_finding(
@@ -119,9 +124,8 @@ def _linear_finding(
 ) -> Finding:  # fmt: skip
     gain = float(state.gains[state.components])
     sharp = [r for r in component_resolutions(state, feed.box * feed.pixel_size)[1:] if r is not None]
-    directions = f"{state.components} direction" + ("s" if state.components > 1 else "")
-    text = f"Heterogeneity: {directions} make images that they were not learnt from more likely by {gain:.2f} nats each"
-    text += f", reproducible to {min(sharp):.0f} Å." if sharp else "."
+    text = f"Directions kept: {state.components}. They make images that they were not learnt from more likely, by "
+    text += f"{gain:.2f} nats each" + (f", and are reproducible to {min(sharp):.0f} Å." if sharp else ".")
     junk = float((latents.contrast < JUNK_CONTRAST).float().mean())
     if junk > 0:
         text += f" {100 * junk:.1f} % of the images show no particle and stand outside of it."
@@ -147,7 +151,8 @@ def _network(
     text = f"The network's latents tell images apart with a reliability of {reliability:.2f} (1 is exact, 0 nothing)."
     if reliability < SEEN:
         text += " What it shows may be noise: --method pca judges by images that it was not learnt from."
-    return Found(latents, recipe.volume(done), None, Finding("conformations", None, reliability, text))
+    said = f"Latents of reliability {reliability:.2f}."
+    return Found(latents, recipe.volume(done), None, Finding("conformations", None, reliability, text), said)
 
 
 def _write(found: Found, feed: ImageFeed, consensus: Reconstruction, folder: RunFolder) -> None:
@@ -195,6 +200,5 @@ def npy_bytes(values: np.ndarray) -> bytes:
 
 def _judged(verdict: Verdict, found: Found) -> Verdict:
     """The consensus' verdict with what was found of conformations, which comes into its headline."""
-    sentence = found.finding.text.split(":")[0].split(".")[0] + "."
     findings = (found.finding, *verdict.findings)
-    return replace(verdict, headline=f"{verdict.headline} {sentence}", findings=findings)
+    return replace(verdict, headline=f"{verdict.headline} {found.headline}", findings=findings)

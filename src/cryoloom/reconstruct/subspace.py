@@ -30,7 +30,7 @@ from cryoloom.reconstruct.loop import torch_generator
 from cryoloom.reconstruct.progress import StepInfo
 
 STAGE_INDEX = 6
-BATCH = 500  # images at once
+BATCH = 2000  # images at once: the sums over each batch are as large as all volumes together
 FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
 JOINT = 3  # iterations over all images once the number of components is known
 LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,

@@ -178,7 +178,7 @@ def _fit(e: Evidence) -> Finding:
 
 def _settled(e: Evidence) -> Finding:
     if e.settled is None:
-        return Finding("convergence", None, None, "Poses are the network's own: they were weighed, not refined.")
+        return Finding("convergence", None, None, "Poses are those that were given: they were weighed, not refined.")
     text = "Refinement went on until nothing was gained." if e.settled else "Refinement ended before it had settled."
     return Finding("convergence", e.settled, None, text)
 

@@ -1,0 +1,70 @@
+"""cryoloom volume: the map at a point of a run's latent space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoloom.cli.options import Device, DeviceName, Quiet, Threads
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="volume")(volume)
+
+
+def volume(
+    run: Annotated[Path, typer.Argument(help="Finished run of cryoloom hetero.", metavar="RUN", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="MAP.mrc", help="The map.", show_default=False)],
+    z: Annotated[
+        str, typer.Option(metavar="Z1,Z2,...", help="Latent coordinates, as in z.npy.", show_default=False)
+    ] = "",
+    particle: Annotated[int | None, typer.Option(min=1, help="In place of --z: those of this row.")] = None,
+    model: Annotated[
+        bool, typer.Option("--model", help="What the fitted family itself has there, not the images nearest to it.")
+    ] = False,
+    threads: Threads = None,
+    device: Device = DeviceName.AUTO,
+    quiet: Quiet = False,
+) -> None:
+    """The map of one conformation, from the images whose latents lie nearest; half maps beside it."""
+    from cryoloom.cli.device import choose_device, set_threads
+    from cryoloom.cli.errors import tell
+
+    if (z == "") == (particle is None):
+        raise ValueError("where? Give either --z or --particle")
+    count = set_threads(threads)
+    import torch
+
+    from cryoloom.maps.io import DensityMap, write_map
+    from cryoloom.reconstruct.conformation_run import open_conformations
+
+    torch.set_num_threads(count)
+    opened = open_conformations(run, choose_device(device.value, lambda said: None if quiet else tell(said)), count)
+    if particle is not None and particle > len(opened.latents):
+        raise ValueError(f"--particle {particle}: the run has {len(opened.latents)} particles")
+    point = opened.latents.mean[particle - 1] if particle is not None else torch.tensor(_numbers(z))
+    if model:
+        write_map(output, opened.decoded(point))
+        said = "as the fitted family has it"
+    else:
+        found = opened.map_at(point)
+        pixel = opened.feed.pixel_size
+        write_map(output, DensityMap(found.combined.contiguous(), pixel))
+        for h in (0, 1):
+            beside = output.with_name(f"{output.stem}_half{h + 1}.mrc")
+            write_map(beside, DensityMap(found.halves[h].contiguous(), pixel))
+        resolution = found.resolution_angstrom(pixel)
+        said = f"from {int(found.images.min()):,} to {int(found.images.max()):,} images by shell, "
+        said += "no resolution" if resolution is None else f"{resolution:.1f} Å"
+    if not quiet:
+        tell(f"{output}: {said}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--z {text}: expected numbers with commas between them, as 0.5,-1.2") from None
