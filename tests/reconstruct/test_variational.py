@@ -180,3 +180,5 @@ def test_what_does_not_belong_together_is_refused(scene):
         scene.recipe(scene.poses.rows(torch.arange(9)))
     with pytest.raises(ValueError, match="24 a side"):
         VariationalRecipe(scene.feed, TINY, 1, scene.poses, torch.zeros(8, 8, 8), scene.noise)
+    with pytest.raises(ValueError, match="empty"):
+        VariationalRecipe(scene.feed, TINY, 1, scene.poses, torch.zeros(24, 24, 24), scene.noise)

@@ -306,8 +306,9 @@ class NetworkSettings:
     frequencies: Literal["gaussian", "geometric"] = "gaussian"
     """Of the positional encoding: random, normally distributed; or those of cryoDRGN's equation."""
 
-    reach: float = 0.4
-    """S.d. along each axis of the points whose plane waves the random frequencies are, in radii of the particle."""
+    reach: float = 0.25
+    """S.d. along each axis of the points whose plane waves the random frequencies are, in radii of the particle; from
+    farther out (0.4, 0.7) conformations are learnt more slowly. cryoDRGN has a quarter of the box."""
 
     level: float = 16.0
     """Radius to which images are compared, Fourier pixels of a box as large as the particle. Latents are told from 10

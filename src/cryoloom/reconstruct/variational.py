@@ -88,13 +88,15 @@ class VariationalRecipe:
     ) -> None:  # fmt: skip
         """Args:
         poses: of all images in the feed; of several candidates the best is taken.
-        mean: map [D, D, D] of the working box, scaled as the images are.
+        mean: map [D, D, D] of the working box, scaled as the images are; where its spectrum ends, what is learnt does.
         noise: E|n|^2 by shell of each optics group, [G, S], to begin with.
         """
         if len(poses) != len(feed):
             raise ValueError(f"poses of {len(poses)} images for a feed of {len(feed)}: they must be the same images")
         if tuple(mean.shape) != (feed.box,) * 3:
             raise ValueError(f"mean map of shape {tuple(mean.shape)}: expected the working box, {feed.box} a side")
+        if not float(mean.abs().max()) > 0:
+            raise ValueError("the mean map is empty: give the map that the images' poses lead to")
         self.name = method
         self.feed, self.settings, self.seed = feed, settings, seed
         self.first_noise = noise.float()
