@@ -33,7 +33,7 @@ from cryoloom.volumes.conformation_file import to_bytes
 from cryoloom.volumes.interface import ConformationVolume
 from cryoloom.volumes.linear_family import LinearFamily
 
-STAGE_INDEX = 8
+STAGE_INDEX = 10
 JUNK_CONTRAST = 0.5  # images below show no particle to speak of
 SEEN = 0.5  # reliability of the latents of a network below which they show noise rather than conformations
 
