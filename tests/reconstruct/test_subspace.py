@@ -1,0 +1,170 @@
+"""Linear families: coupled equations, PCA against the dense one of the true maps, nothing found where nothing moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import Samples
+from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.io import DensityMap
+from cryoloom.physics.fourier import rebox
+from cryoloom.physics.phantom import GaussianCloud
+from cryoloom.reconstruct.backprojection import accumulate, solve
+from cryoloom.reconstruct.config import SubspaceSettings
+from cryoloom.reconstruct.coupled import Moments, solve_coupled
+from cryoloom.reconstruct.state_maps import latent_distance, map_of_rows, neighbourhoods, state_map
+from cryoloom.reconstruct.subspace import SubspaceRecipe, component_resolutions, local_weight
+from kernels.scene import make_scene
+from reconstruct.test_variational import BOX, PIXEL_SIZE, Scene, two_states
+
+SMALL = SubspaceSettings(most_components=4, iterations=6, first_level=4.0, last_level=7.0)
+
+
+def three_states() -> tuple[DensityMap, ...]:
+    """Two parts of a cloud that move independently of each other: a plane of conformations."""
+    cloud = GaussianCloud.random(24, 24.0, 6.0, torch.Generator().manual_seed(4))
+    out = []
+    for rows in ((), range(8), range(8, 14)):
+        centres = cloud.centres.clone()
+        for row in rows:
+            centres[row] += torch.tensor([20.0, 0.0, 0.0], dtype=centres.dtype)
+        out.append(DensityMap(replace(cloud, centres=centres).density(BOX, PIXEL_SIZE).float(), PIXEL_SIZE))
+    return tuple(out)
+
+
+def recipe_of(scene: Scene, settings: SubspaceSettings = SMALL) -> SubspaceRecipe:
+    half = np.arange(len(scene.feed)) % 2
+    return SubspaceRecipe(scene.feed, settings, 1, scene.poses, half, scene.noise)
+
+
+def finished(recipe: SubspaceRecipe):
+    state = recipe.init()
+    while not recipe.finished(state):
+        state, _ = recipe.step(state)
+    return state
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Scene:
+    return Scene(tmp_path_factory.mktemp("three"), three_states(), 900)
+
+
+@pytest.fixture(scope="module")
+def result(scene):
+    recipe = recipe_of(scene)
+    return recipe, finished(recipe)
+
+
+def test_one_volume_is_the_homogeneous_solution():
+    scene = make_scene(20, torch.Generator().manual_seed(1))
+    B = len(scene.images.observed)
+    ones = torch.ones(B, 1)
+    R, t = scene.samples.R[:B].contiguous(), scene.samples.t[:B].contiguous()
+    moments = Moments(*dispatch.insert_moments(scene.images, R, t, ones, ones, 48))
+    alone = accumulate(scene.images, Samples(torch.arange(B), R, t, ones[:, 0]), 48)
+    ssnr = torch.linspace(5, 1, 10)
+    torch.testing.assert_close(solve_coupled(moments, ssnr[None], 9)[0], solve(alone, ssnr, 9), rtol=1e-3, atol=1e-6)
+
+
+def test_volumes_are_recovered_from_images_that_show_mixtures():
+    """Without noise: V_0 and V_1 from images of V_0 + x V_1 with known x."""
+    generator = torch.Generator().manual_seed(2)
+    scene = make_scene(20, generator, count=400)
+    volumes = [m.data[2:22, 2:22, 2:22].contiguous() for m in two_states()]
+    x = torch.randn(400, 1, generator=generator)
+    R, t = scene.samples.R[:400].contiguous(), torch.zeros(400, 2)
+    slices = [dispatch.slices(volume_to_half(v), R, scene.disc) for v in volumes]
+    images = replace(scene.images, observed=scene.images.ctf * (slices[0] + x * slices[1]))
+    first = torch.cat([torch.ones(400, 1), x], 1)
+    second = torch.stack([torch.ones(400), x[:, 0], x[:, 0] ** 2], 1)
+    found = solve_coupled(
+        Moments(*dispatch.insert_moments(images, R, t, first, second, 44)), torch.full((2, 9), 1e3), 8
+    )
+    for made, given in zip(found, volumes, strict=True):
+        true = rebox(given, 22)
+        assert float(torch.corrcoef(torch.stack([made.flatten(), true.flatten()]))[0, 1]) > 0.95
+
+
+def test_components_span_the_dense_principal_components_of_the_true_maps(scene, result):
+    _, state = result
+    assert state.components == 2
+    box = state.volumes.shape[-1]
+    true = torch.stack([rebox(m, box) for m in scene.maps]).flatten(1)
+    _, _, dense = torch.linalg.svd(true - true.mean(0), full_matrices=False)
+    own = torch.linalg.qr(state.volumes[1:].flatten(1).T)[0].T
+    cosines = torch.linalg.svdvals(own @ dense[:2].T)
+    assert cosines.min() > 0.85, cosines
+
+
+def test_latents_tell_the_states_apart(scene, result):
+    recipe, state = result
+    latents = recipe.latents(state)
+    z, truth = latents.mean.numpy(), scene.state
+    centres = np.stack([z[truth == s].mean(0) for s in (1, 2, 3)])
+    nearest = 1 + ((z[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+    assert (nearest == truth).mean() > 0.95
+    assert latents.contrast.mean() == pytest.approx(1, abs=0.1)
+    resolutions = component_resolutions(state, BOX * PIXEL_SIZE)
+    assert len(resolutions) == 3
+    assert all(r is not None and r < 40 for r in resolutions)
+
+
+def test_nothing_is_found_where_nothing_moves(tmp_path):
+    recipe = recipe_of(Scene(tmp_path, three_states()[:1], 500))
+    state = finished(recipe)
+    assert state.components == 0
+    assert float(state.gains[1:].max()) < 0.02
+    assert recipe.latents(state).mean.shape == (500, 0)
+
+
+def test_a_recipe_taken_up_from_its_arrays_goes_on_exactly(scene, result):
+    _, state = result
+    again = recipe_of(scene)
+    halfway = again.init()
+    for _ in range(3):
+        halfway, _ = again.step(halfway)
+    other = recipe_of(scene)
+    resumed = other.from_arrays(other.to_arrays(halfway))
+    while not other.finished(resumed):
+        resumed, _ = other.step(resumed)
+    assert torch.equal(resumed.volumes, state.volumes)
+    assert torch.equal(resumed.gains, state.gains)
+    ended = other.end_early(halfway)
+    assert other.finished(ended)
+    assert ended.components >= 1
+
+
+def test_components_are_damped_where_the_halves_disagree():
+    generator = torch.Generator().manual_seed(3)
+    signal = torch.zeros(1, 24, 24, 24)
+    signal[0, 8:13, 8:13, 8:13] = 5
+    one, two = (signal + torch.randn(1, 24, 24, 24, generator=generator) for _ in range(2))
+    weight = local_weight(one, two)
+    assert weight[0, 10, 10, 10] > 0.9
+    assert weight[0, 18:, 18:, 18:].mean() < 0.3
+
+
+def test_a_state_map_is_its_own_states_and_says_of_how_many_images(scene, result):
+    recipe, state = result
+    latents = recipe.latents(state)
+    truth = torch.tensor(scene.state.tolist())
+    half, mask = np.arange(len(truth)) % 2, scene.feed.mask(BOX)
+    found = state_map(
+        scene.feed, scene.poses, half, scene.noise, mask, latent_distance(latents, latents.mean[truth == 2].mean(0))
+    )
+    alike = [float(torch.corrcoef(torch.stack([found.combined.flatten(), m.flatten()]))[0, 1]) for m in scene.maps]
+    assert int(np.argmax(alike)) == 1
+    assert (truth[found.nearest] == 2).float().mean() > 0.9
+    assert int(found.images.max()) <= neighbourhoods(len(truth), 0.1)[-1]
+    assert found.resolution_angstrom(PIXEL_SIZE) is not None
+
+
+def test_a_map_of_rows_needs_both_halves(scene):
+    half = np.arange(len(scene.feed)) % 2
+    with pytest.raises(ValueError, match="half set"):
+        map_of_rows(scene.feed, scene.poses, half, scene.noise, scene.feed.mask(BOX), np.arange(0, 40, 2))
