@@ -1,7 +1,7 @@
 """Conformations, measured: conformations.py [CASE ...] [--workdir DIR] [--set-folder DIR]
 
-Each case is a run of cryoloom hetero on a set of ../shared/bench, scored by evaluate_hetero.py (true states), with maps at
-the states' mean latents where there are latents. Results: results/conformations-CASE.json, results/conformations.md.
+Each case is a run of cryoloom hetero on a set of ../shared/bench, scored by evaluate_hetero.py against the true states,
+with maps at the states' mean latents where there are latents. Results: results/conformations-CASE.json and .md.
 """
 
 from __future__ import annotations
