@@ -7,7 +7,7 @@ import torch
 
 from cryoloom.inference.conformations.classes import fit_classes
 from cryoloom.inference.conformations.posterior import ClassPosterior, LatentPosterior
-from cryoloom.inference.conformations.subspace import Products, contrast_prior, infer_latents, products
+from cryoloom.inference.conformations.subspace import Products, contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Images
 from cryoloom.kernels.half_grid import volume_to_half
@@ -126,3 +126,20 @@ def test_class_weights_are_normalised():
     posterior = ClassPosterior(torch.log_softmax(torch.tensor([[0.0, 2.0], [3.0, 0.0]]), 1))
     assert posterior.best().tolist() == [1, 0]
     assert float(posterior.shares().sum()) == pytest.approx(1)
+
+
+def test_a_mixture_of_points_is_weighed_by_the_likelihood_of_each():
+    S, y, found = linear_images(torch.Generator().manual_seed(8))
+    points = torch.randn(4, Z, generator=torch.Generator().manual_seed(9))
+    shares = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    a, log_prior = torch.tensor([0.5, 1.0]).double(), torch.tensor([0.3, 0.7]).double().log()
+    x = torch.cat([torch.ones(4, 1), points], 1).double()
+    candidates = a[None, :, None] * x[:, None]  # [K, A, Q]
+    predicted = torch.einsum("kaq,nqp->nkap", candidates, S)
+    log_p = -0.5 * (y[:, None, None] - predicted).square().sum(-1) + log_prior + shares.double().log()[:, None]
+    w = torch.softmax(log_p.flatten(1), 1).reshape(log_p.shape)
+    i, j = torch.triu_indices(1 + Z, 1 + Z)
+    first, second = infer_mixture(found, points, shares, a, log_prior)
+    torch.testing.assert_close(first, torch.einsum("nka,kaq->nq", w, candidates).float())
+    outer = candidates[..., i] * candidates[..., j]
+    torch.testing.assert_close(second, torch.einsum("nka,kat->nt", w, outer).float())

@@ -34,6 +34,7 @@ from cryoloom.volumes.interface import ConformationVolume
 from cryoloom.volumes.linear_family import LinearFamily
 
 STAGE_INDEX = 10
+SHARPENED = 3  # times that the volumes are fitted to classes, and classes to the volumes
 JUNK_CONTRAST = 0.5  # images below show no particle to speak of
 SEEN = 0.5  # reliability of the latents of a network below which they show noise rather than conformations
 
@@ -108,10 +109,14 @@ def _linear(
         return Found(None, None, None, Finding("conformations", None, 0.0, text), "No heterogeneity found.")
     with folder.timing("latents"):
         latents = recipe.latents(found)
-        volumes = torch.stack([rebox(v, feed.box) for v in found.volumes.cpu()])
         classes = None
         if settings.method == "classes":
-            classes = fit_classes(latents, settings.classes, torch_generator(settings.seed, STAGE_INDEX, 0))
+            for _ in range(SHARPENED + 1):
+                if classes is not None:
+                    found = recipe.sharpened(found, classes.centres, classes.shares)
+                    latents = recipe.latents(found)
+                classes = fit_classes(latents, settings.classes, torch_generator(settings.seed, STAGE_INDEX, 0))
+        volumes = torch.stack([rebox(v, feed.box) for v in found.volumes.cpu()])
     finding = _linear_finding(found, latents, classes, feed)
     directions = f"{found.components} direction" + ("s" if found.components > 1 else "")
     return Found(

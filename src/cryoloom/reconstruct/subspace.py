@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.conformations.posterior import LatentPosterior
-from cryoloom.inference.conformations.subspace import Inferred, contrast_prior, infer_latents, products
+from cryoloom.inference.conformations.subspace import Inferred, contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
@@ -144,6 +144,34 @@ class SubspaceRecipe:
         return LatentPosterior.joined(
             [LatentPosterior(p.mean.cpu(), p.covariance.cpu(), p.contrast.cpu()) for p in parts]
         )
+
+    def sharpened(
+        self, state: SubspaceState, points: Float[Tensor, "K Z"], shares: Float[Tensor, " K"]
+    ) -> SubspaceState:
+        """The family fitted once more to all images, each of which lies at one of K points (see `classes`).
+
+        Knowing that there is nothing between the points, images tell more of the volumes at them.
+        """
+        radius = self.radius(self.settings.iterations)
+        grids = [volume_to_half(v) for v in self._boxed(state.volumes, radius)]
+        mask = mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
+        sums: list[Moments] = []
+        for h in (0, 1):
+            total = None
+            for rows in _batches(np.flatnonzero(self.half == h)):
+                images, R, t = self._images(rows, radius)
+                prior = contrast_prior(state.contrast_sigma)
+                first, second = infer_mixture(products(grids, images, R, t), points, shares, *prior)
+                newest = Moments(*dispatch.insert_moments(images, R, t, first, second, 4 * (radius + 2)))
+                total = newest if total is None else total + newest
+            assert total is not None
+            sums.append(total)
+        raw = [solve_coupled(m, None, radius) * mask for m in sums]
+        fsc = fsc_of_pairs(raw[0], raw[1], radius)
+        own = [solve_coupled(m, ssnr_of_half(fsc), radius)[1:] * mask for m in sums]
+        volumes = solve_coupled(sums[0] + sums[1], ssnr_of_sum(fsc), radius) * mask
+        volumes = torch.cat([volumes[:1], volumes[1:] * local_weight(own[0], own[1])])
+        return replace(state, volumes=volumes, fsc=fsc)
 
     def _step_halves(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
         radius = self.radius(state.iteration)

@@ -104,3 +104,20 @@ def infer_latents(found: Products, contrast: Float[Tensor, " A"], log_prior: Flo
     i, j = torch.triu_indices(first.shape[1], first.shape[1])
     latents = LatentPosterior(z.float(), (zz - z[:, :, None] * z[:, None]).float(), ea.float())
     return Inferred(latents, first.float(), second[:, i, j].float().contiguous(), evidence)
+
+
+def infer_mixture(
+    found: Products, points: Float[Tensor, "K Z"], shares: Float[Tensor, " K"], contrast: Float[Tensor, " A"],
+    log_prior: Float[Tensor, " A"],
+) -> tuple[Float[Tensor, "B Q"], Float[Tensor, "B T"]]:  # fmt: skip
+    """E[x] and E[x x^T] (upper triangle) of x = a (1, z) where z is one of K points with shares; see `Inferred`."""
+    x = torch.cat([torch.ones(len(points), 1), points.cpu()], 1).to(found.gram)
+    a = contrast.to(found.gram)
+    cross, power = found.cross @ x.T, torch.einsum("ki,bij,kj->bk", x, found.gram, x)
+    log_p = a * cross[..., None] - 0.5 * a.square() * power[..., None] + log_prior.to(a)
+    log_p = log_p + shares.to(a).clamp(min=1e-12).log()[:, None]
+    w = torch.softmax(log_p.flatten(1), 1).reshape(log_p.shape)
+    i, j = torch.triu_indices(x.shape[1], x.shape[1])
+    first = (w * a).sum(2) @ x
+    second = torch.einsum("bk,kt->bt", (w * a.square()).sum(2), x[:, i] * x[:, j])
+    return first.float(), second.float().contiguous()
