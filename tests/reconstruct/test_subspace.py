@@ -168,3 +168,19 @@ def test_a_map_of_rows_needs_both_halves(scene):
     half = np.arange(len(scene.feed)) % 2
     with pytest.raises(ValueError, match="half set"):
         map_of_rows(scene.feed, scene.poses, half, scene.noise, scene.feed.mask(BOX), np.arange(0, 40, 2))
+
+
+def test_images_that_are_left_out_change_nothing(scene):
+    """Half the images replaced by nothing known: the others alone decide."""
+    half = np.arange(len(scene.feed)) % 2
+    half[::3] = -1
+    recipe = SubspaceRecipe(scene.feed, SMALL, 1, scene.poses, half, scene.noise)
+    state = finished(recipe)
+    assert state.components == 2
+    unseen = torch.from_numpy(half < 0)
+    latents = recipe.latents(state).without(unseen)
+    assert latents.mean[unseen].abs().max() == 0
+    assert latents.contrast[unseen].max() == 0
+    assert latents.contrast[~unseen].min() > 0.5
+    distance = latent_distance(latents, torch.zeros(2))
+    assert distance[unseen].min() > distance[~unseen].median()

@@ -53,6 +53,7 @@ def analyze(
         from cryoloom.analyze.series import write_cluster_particles, write_movie_script
         from cryoloom.analyze.trajectories import along_axis, neighbour_graph, through_neighbours
         from cryoloom.reconstruct.conformation_run import open_conformations
+        from cryoloom.reconstruct.heterogeneous import JUNK_CONTRAST
         from cryoloom.report.page import write_report
 
         torch.set_num_threads(count)
@@ -60,14 +61,18 @@ def analyze(
         folder = run / "analysis"
         folder.mkdir(exist_ok=True)
         z = opened.latents.mean.numpy()
-        found = k_means(z, clusters, seed)
-        np.save(folder / "labels.npy", found.labels)
-        write_cluster_particles(folder, opened.particles, found.labels, clusters)
-        series = [_series(opened, folder, "cluster", z[found.nearest], progress)]
-        _cluster_table(opened, folder, found.labels, clusters, seed)
-        principal = principal_axes(z)
+        shown = np.flatnonzero(opened.latents.contrast.numpy() >= JUNK_CONTRAST)
+        seen = z[shown]
+        found = k_means(seen, clusters, seed)
+        labels = np.full(len(z), -1)
+        labels[shown] = found.labels
+        np.save(folder / "labels.npy", labels)
+        write_cluster_particles(folder, opened.particles, labels, clusters)
+        series = [_series(opened, folder, "cluster", seen[found.nearest], progress)]
+        _cluster_table(opened, folder, labels, clusters, seed)
+        principal = principal_axes(seen)
         for component in range(min(axes, len(principal.axes))):
-            way = along_axis(z, principal, component, points)
+            way = along_axis(seen, principal, component, points)
             series.append(_series(opened, folder, f"pc{component + 1}", way.points, progress))
         if through:
             way = through_neighbours(neighbour_graph(z), _rows(through, len(z)), points)

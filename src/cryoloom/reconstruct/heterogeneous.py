@@ -24,6 +24,7 @@ from cryoloom.reconstruct.interrupts import Interrupts
 from cryoloom.reconstruct.loop import run_recipe, torch_generator
 from cryoloom.reconstruct.pipeline import Reconstruction, make_feed, particle_columns, reconstruct
 from cryoloom.reconstruct.progress import Progress
+from cryoloom.reconstruct.refine import RefineState
 from cryoloom.reconstruct.run_folder import RunFolder
 from cryoloom.reconstruct.state_maps import StateMap, map_of_rows
 from cryoloom.reconstruct.subspace import SubspaceRecipe, SubspaceState, component_resolutions
@@ -36,6 +37,7 @@ from cryoloom.volumes.linear_family import LinearFamily
 STAGE_INDEX = 10
 SHARPENED = 3  # times that the volumes are fitted to classes, and classes to the volumes
 JUNK_CONTRAST = 0.5  # images below show no particle to speak of
+LEAST_FIT = 0.3  # of the score of a right pose: on a ribosome with junk, junk has 0.03 (95 %: 0.23), molecules 0.97
 SEEN = 0.5  # reliability of the latents of a network below which they show noise rather than conformations
 
 
@@ -101,20 +103,21 @@ def _linear(
     progress: Progress, interrupts: Interrupts, seconds: float,
 ) -> Found:  # fmt: skip
     state = consensus.state
-    noise = state.noise.float()
-    recipe = SubspaceRecipe(feed, settings.subspace, settings.seed, state.poses, state.half, noise, mask)
+    noise, shown = state.noise.float(), shows_the_particle(state)
+    half = np.where(shown.numpy(), state.half, -1)
+    recipe = SubspaceRecipe(feed, settings.subspace, settings.seed, state.poses, half, noise, mask)
     found = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
     if found.components == 0:
         text = "No direction makes images that it was not learnt from more likely: one conformation explains them."
         return Found(None, None, None, Finding("conformations", None, 0.0, text), "No heterogeneity found.")
     with folder.timing("latents"):
-        latents = recipe.latents(found)
+        latents = recipe.latents(found).without(~shown)
         classes = None
         if settings.method == "classes":
             for _ in range(SHARPENED + 1):
                 if classes is not None:
                     found = recipe.sharpened(found, classes.centres, classes.shares)
-                    latents = recipe.latents(found)
+                    latents = recipe.latents(found).without(~shown)
                 classes = fit_classes(latents, settings.classes, torch_generator(settings.seed, STAGE_INDEX, 0))
         volumes = torch.stack([rebox(v, feed.box) for v in found.volumes.cpu()])
     finding = _linear_finding(found, latents, classes, feed)
@@ -122,6 +125,15 @@ def _linear(
     return Found(
         latents, LinearFamily(feed.pixel_size, volumes), classes, finding, f"Heterogeneity in {directions}."
     )  # fmt: skip
+
+
+def shows_the_particle(state: RefineState) -> Tensor:
+    """Which images the consensus explains at least in part, bool [N].
+
+    A right map and pose make an image more likely by half its power. What fits a good part less is not another
+    conformation but another thing, and would have components of its own.
+    """
+    return state.score > LEAST_FIT * 0.5 * state.power
 
 
 def _linear_finding(

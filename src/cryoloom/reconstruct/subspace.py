@@ -78,7 +78,8 @@ class SubspaceRecipe:
         noise: Tensor, mask: Float[Tensor, "D D D"] | None = None,
     ) -> None:  # fmt: skip
         """Args:
-        poses: of all N images; the likeliest candidate of each is taken. half: [N] of 0 and 1.
+        poses: of all N images; the likeliest candidate of each is taken. half: [N] of 0 and 1,
+            -1 for images that are left out.
         noise: [G, S]; mask: 0 to 1 in the working box, within which the particle lies; its sphere when None.
         """
         self.feed, self.settings, self.seed, self.half = feed, settings, seed, half
@@ -215,6 +216,7 @@ class SubspaceRecipe:
                 for q in range(self.most + 1):
                     judged = infer_latents(found.truncated(q), *prior)
                     evidence[torch.from_numpy(rows), q] = judged.log_evidence.cpu()
+        evidence = evidence[torch.from_numpy(self.half >= 0)]
         gain = evidence - evidence[:, :1]
         gains, errors = gain.mean(0), gain.std(0) / len(gain) ** 0.5
         kept = self.settings.components

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -33,6 +33,14 @@ class LatentPosterior:
     def rows(self, index: Tensor) -> LatentPosterior:
         """Those of some images."""
         return LatentPosterior(self.mean[index], self.covariance[index], self.contrast[index])
+
+    def without(self, unseen: Bool[Tensor, " B"]) -> LatentPosterior:
+        """The same, but of some images nothing is known: the prior, and contrast 0."""
+        eye = torch.eye(self.mean.shape[1]).to(self.mean)
+        return LatentPosterior(
+            torch.where(unseen[:, None], 0, self.mean), torch.where(unseen[:, None, None], eye, self.covariance),
+            torch.where(unseen, 0, self.contrast),
+        )  # fmt: skip
 
     def to(self, device: torch.device) -> LatentPosterior:
         """Moved to a device."""
