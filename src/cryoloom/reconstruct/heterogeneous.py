@@ -37,7 +37,7 @@ from cryoloom.volumes.linear_family import LinearFamily
 STAGE_INDEX = 10
 SHARPENED = 3  # times that the volumes are fitted to classes, and classes to the volumes
 JUNK_CONTRAST = 0.5  # images below show no particle to speak of
-LEAST_FIT = 0.3  # of the score of a right pose: on a ribosome with junk, junk has 0.03 (95 %: 0.23), molecules 0.97
+LEAST_FIT = 0.45  # of the score of a right pose: on a ribosome with junk, junk has 0.03 (95 %: 0.23), molecules 0.97
 SEEN = 0.5  # reliability of the latents of a network below which they show noise rather than conformations
 
 

@@ -7,6 +7,7 @@ components are kept as long as they make such images more likely. What is kept i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,7 @@ BATCH = 2000  # images at once: the sums over each batch are as large as all vol
 FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
 JOINT = 3  # iterations over all images once the number of components is known
 LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,
+ODD = 0.02  # share of images that may ask for a component without being heard: they are odd, not a conformation
 SURE = 3.0  # ... and so many standard errors of that gain
 LEAST_CONTRAST = 0.5  # images below show no particle
 NEIGHBOURHOOD = 1.5  # s.d. of local averages, voxels of the band-limited box
@@ -447,7 +449,8 @@ def _worth_keeping(evidence: Float[Tensor, "N Q"]) -> int:
     """How many components held-out images ask for: up to the last that adds more than could be chance."""
     kept = 0
     for q in range(1, evidence.shape[1]):
-        gain = evidence[:, q] - evidence[:, kept]
+        gain = (evidence[:, q] - evidence[:, kept]).sort().values
+        gain = gain[: len(gain) - math.ceil(ODD * len(gain))]
         least = max(LEAST_GAIN * (q - kept), SURE * float(gain.std()) / len(gain) ** 0.5)
         if float(gain.mean()) > least:
             kept = q
