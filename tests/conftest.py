@@ -20,6 +20,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _threads_of_numba():
+    """Commands that are called within this process must not announce other threads than numba has begun with: it
+    refuses to compile from then on. Programs of their own are free."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("cryoloom.cli.device._THREAD_VARIABLES", ())
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real files by other programs; tests that need it are skipped where it is absent."""

@@ -67,7 +67,7 @@ def test_a_preset_that_is_not_there():
 def test_the_command_line_comes_before_a_preset(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text('poses = "hybrid"\n[abinit]\nrestarts = 7\nconsidered = 900\n')
     begun = []
-    monkeypatch.setattr(reconstruct, "start_run", lambda settings, output, options: begun.append(settings))
+    monkeypatch.setattr(reconstruct, "start_run", lambda settings, command, output, options: begun.append(settings))
 
     def settings(*arguments):
         given = ["reconstruct", "x.star", "-o", "run", "--preset", str(tmp_path / "mine.toml"), *arguments]
