@@ -18,6 +18,7 @@ from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.preprocess import Preprocessing
 from cryoloom.physics.fourier import rebox
 from cryoloom.reconstruct.config import HeteroSettings, ReconstructSettings
+from cryoloom.reconstruct.coupled import mask_in_box
 from cryoloom.reconstruct.durable import write_durably
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.interrupts import Interrupts
@@ -94,8 +95,7 @@ def _given_mask(path: Path, feed: ImageFeed) -> Tensor:
             f"{path}: a mask of {given.pixel_size * given.data.shape[-1]:.1f} angstrom\n  expected: the field of view "
             f"of the images, {side:.1f} angstrom"
         )
-    box = given.data.shape[-1]
-    return (rebox(given.data.float(), feed.box) * (feed.box / box) ** 3).clamp(0, 1)
+    return mask_in_box(given.data.float(), feed.box)
 
 
 def _linear(

@@ -16,7 +16,7 @@ from torch import Tensor
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.dispatch import Samples
-from cryoloom.maps.fsc import crossing, fourier_shell_correlation
+from cryoloom.maps.fsc import crossing, fourier_shell_correlation, half_space, resolution_angstrom
 from cryoloom.physics.fourier import rebox
 from cryoloom.reconstruct.backprojection import Statistics, accumulate, solve, ssnr_of_sum
 from cryoloom.reconstruct.feed import ImageFeed
@@ -47,7 +47,7 @@ class StateMap:
     def resolution_angstrom(self, pixel_size: float) -> float | None:
         """Where the halves agree to 0.143; None where they never do."""
         shell = float(crossing(torch.cat([self.fsc.double(), torch.zeros(1).double()]), 0.143))
-        return len(self.combined) * pixel_size / shell if shell >= 1 else None
+        return resolution_angstrom(shell, len(self.combined), pixel_size)
 
 
 def latent_distance(latents: LatentPosterior, z: Float[Tensor, " Z"]) -> Float[Tensor, " N"]:
@@ -145,7 +145,7 @@ def _best_counts(pairs: list[list[Tensor]], radius: int) -> Tensor:
     The latter is noisy but blurred least; its noise is the same for all that are compared with it.
     """
     reference = [torch.fft.rfftn(v) for v in pairs[0]]
-    shells = _rfft_shells(pairs[0][0].shape[-1], pairs[0][0].device)
+    shells = half_space(pairs[0][0].shape[-1], pairs[0][0].device)[0]
     errors = []
     for pair in pairs:
         spectra = [torch.fft.rfftn(v) for v in pair]
@@ -156,14 +156,8 @@ def _best_counts(pairs: list[list[Tensor]], radius: int) -> Tensor:
     return summed.argmin(0)
 
 
-def _rfft_shells(box: int, device: torch.device) -> Tensor:
-    f = torch.fft.fftfreq(box, 1 / box, device=device)
-    h = torch.fft.rfftfreq(box, 1 / box, device=device)
-    return (f[:, None, None].square() + f[:, None].square() + h.square()).sqrt().round().long()
-
-
 def _shells_of(volume: Tensor, wanted: Tensor) -> Tensor:
     """The part of a map in the wanted shells, bool [S]; nothing beyond them."""
-    shells = _rfft_shells(volume.shape[-1], volume.device)
-    kept = torch.cat([wanted, torch.zeros(1, dtype=torch.bool)]).to(volume.device)[shells.clamp(max=len(wanted))]
+    shells = half_space(volume.shape[-1], volume.device)[0]
+    kept = torch.cat([wanted, torch.zeros(1, dtype=torch.bool)]).to(volume.device)[shells.clamp(max=len(wanted)).long()]
     return torch.fft.irfftn(torch.fft.rfftn(volume) * kept, s=volume.shape)

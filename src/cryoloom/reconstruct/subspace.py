@@ -21,7 +21,7 @@ from cryoloom.inference.conformations.subspace import Inferred, contrast_prior, 
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
-from cryoloom.maps.fsc import crossing
+from cryoloom.maps.fsc import crossing, resolution_angstrom
 from cryoloom.physics.fourier import rebox
 from cryoloom.reconstruct.backprojection import ssnr_of_half, ssnr_of_sum
 from cryoloom.reconstruct.config import SubspaceSettings
@@ -141,12 +141,12 @@ class SubspaceRecipe:
         """Of all images, on the CPU; without coordinates where no component was kept."""
         radius = self.radius(self.settings.iterations)
         grids = [volume_to_half(v.to(self.feed.device)) for v in state.volumes]
-        parts = []
-        for rows in np.array_split(np.arange(len(self.feed)), max(1, len(self.feed) // BATCH)):
-            parts.append(self._infer(grids, rows, radius, state.contrast_sigma).latents.to(torch.device("cpu")))
-        return LatentPosterior.joined(
-            [LatentPosterior(p.mean.cpu(), p.covariance.cpu(), p.contrast.cpu()) for p in parts]
-        )
+        prior, parts = contrast_prior(state.contrast_sigma), []
+        for rows in _batches(np.arange(len(self.feed))):
+            images, R, t = self._images(rows, radius)
+            found = infer_latents(products(grids, images, R, t), *prior)
+            parts.append(found.latents.to(torch.device("cpu")))
+        return LatentPosterior.joined(parts)
 
     def sharpened(
         self, state: SubspaceState, points: Float[Tensor, "K Z"], shares: Float[Tensor, " K"]
@@ -157,7 +157,7 @@ class SubspaceRecipe:
         """
         radius = self.radius(self.settings.iterations)
         grids = [volume_to_half(v) for v in self._boxed(state.volumes, radius)]
-        mask = mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
+        mask = self._mask(radius)
         sums: list[Moments] = []
         for h in (0, 1):
             total = None
@@ -185,7 +185,7 @@ class SubspaceRecipe:
             )
             found.append((moments, population))
             evidence += nats / len(self.feed)
-        mask = mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
+        mask = self._mask(radius)
         raw = [solve_coupled(m, None, radius) * mask for m, _ in found]
         fsc = fsc_of_pairs(raw[0], raw[1], radius)
         halves = []
@@ -244,9 +244,7 @@ class SubspaceRecipe:
             evidence += nats / len(self.feed)
         assert total is not None
         assert population is not None
-        solved = solve_coupled(total, ssnr_of_sum(state.fsc), radius) * mask_in_box(self.mask, 2 * (radius + 2)).to(
-            self.feed.device
-        )
+        solved = solve_coupled(total, ssnr_of_sum(state.fsc), radius) * self._mask(radius)
         volumes = _standardised(solved, population)
         if len(volumes) > 1:
             own = [self._boxed(v, radius)[1 : len(volumes)] for v in state.halves]
@@ -278,28 +276,26 @@ class SubspaceRecipe:
             raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")
         return total, population, evidence
 
-    def _infer(self, grids: list[Tensor], rows: np.ndarray, radius: int, contrast_sigma: float) -> Inferred:
-        images, R, t = self._images(rows, radius)
-        return infer_latents(products(grids, images, R, t), *contrast_prior(contrast_sigma))
-
     def _images(self, rows: np.ndarray, radius: int) -> tuple[dispatch.Images, Tensor, Tensor]:
         index = torch.from_numpy(rows)
         device = self.feed.device
         images = self.feed.images(rows, radius, self.noise)
         return images, self.R[index].to(device).contiguous(), self.t[index].to(device).contiguous()
 
+    def _mask(self, radius: int) -> Tensor:
+        """The mask in the band-limited box of a radius."""
+        return mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
+
     def _mean_only(self, moments: Moments, radius: int) -> Tensor:
         flat = torch.full((1, radius + 1), 10.0)
-        return solve_coupled(moments, flat, radius)[0] * mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
+        return solve_coupled(moments, flat, radius)[0] * self._mask(radius)
 
     def _random_like(self, mean: Tensor, radius: int, generator: torch.Generator) -> Tensor:
         """A random map within the mask with a share of the mean's power in every shell."""
         box = mean.shape[-1]
         white = torch.randn(box, box, box, generator=generator).to(mean)
         spectrum = torch.fft.rfftn(white) * torch.fft.rfftn(mean).abs()
-        random = torch.fft.irfftn(spectrum, s=mean.shape) * mask_in_box(self.mask, 2 * (radius + 2)).to(
-            self.feed.device
-        )
+        random = torch.fft.irfftn(spectrum, s=mean.shape) * self._mask(radius)
         return random * (FIRST_SHARE * mean.norm() / random.norm().clamp(min=1e-20))
 
     def _boxed(self, volumes: Tensor, radius: int) -> Tensor:
@@ -462,5 +458,5 @@ def component_resolutions(state: SubspaceState, side_angstrom: float) -> list[fl
     out = []
     for curve in state.fsc:
         shell = float(crossing(torch.cat([curve.double(), torch.zeros(1).double()]), 0.143))
-        out.append(side_angstrom / shell if shell >= 1 else None)
+        out.append(resolution_angstrom(shell, 1, side_angstrom))
     return out
