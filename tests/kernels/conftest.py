@@ -28,6 +28,7 @@ class Kernels:
     insert: Callable
     insert_moments: Callable
     normal_equations: Callable
+    turns: Callable
     residual_power: Callable
     grid_posterior: Callable
 
@@ -41,6 +42,13 @@ def _torch_insert(images, samples, side, padding=2):
     return fold(num), fold(den)
 
 
+def _torch_turns(grids, mixture, R, disc, padding=2):
+    out = torch.zeros(len(R), 3, len(disc.index), dtype=torch.complex64)
+    for q, grid in enumerate(grids):
+        gpu.add_turns(grid, mixture[:, q], R, disc.index, padding, out)
+    return out
+
+
 def _torch_insert_moments(images, R, t, first, second, side, padding=2):
     found = gpu.insert_moments(images, R, t, first, second, side, padding, _step(images.disc))
     for half in found:
@@ -50,8 +58,8 @@ def _torch_insert_moments(images, R, t, first, second, side, padding=2):
 
 
 NUMBA = Kernels(
-    dispatch.slices, dispatch.insert, dispatch.insert_moments, dispatch.normal_equations, dispatch.residual_power,
-    dispatch.grid_posterior,
+    dispatch.slices, dispatch.insert, dispatch.insert_moments, dispatch.normal_equations, dispatch.turns,
+    dispatch.residual_power, dispatch.grid_posterior,
 )  # fmt: skip
 # what dispatch does with tensors on a GPU, with tensors on the CPU
 TORCH = Kernels(
@@ -61,6 +69,7 @@ TORCH = Kernels(
     lambda grid, images, image, R, t, padding=2: gpu.normal_equations(
         grid, images, image, R, t, padding, _step(images.disc)
     ),
+    _torch_turns,
     lambda grid, images, samples, padding=2: gpu.residual_power(grid, images, samples, padding, _step(images.disc)),
     lambda *args, **named: GridPosterior(*gpu.grid_posterior(*args, **named)),
 )

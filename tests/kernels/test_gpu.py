@@ -29,6 +29,8 @@ def everything(kernels: Kernels, scene: Scene, device: str = "cpu") -> list[torc
         *kernels.insert(images, samples, scene.side),
         *kernels.insert_moments(images, R, t, *(m.to(device) for m in random_moments(len(t))), scene.side),
         *kernels.normal_equations(grid, images, samples.image, samples.R, samples.t),
+        kernels.turns([grid, grid], torch.linspace(-1, 1, 2 * len(samples.R), device=device).reshape(-1, 2), samples.R,
+                      images.disc),
         *kernels.residual_power(grid, images, samples),
         posterior.picks, posterior.best, posterior.best_score, posterior.log_evidence,
     ]  # fmt: skip

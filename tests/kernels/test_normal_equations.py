@@ -107,3 +107,18 @@ def test_candidates_of_one_image_do_not_depend_on_each_other(scene, kernels):
     together = kernels.normal_equations(scene.grid, scene.images, s.image, s.R, s.t)
     for a, b in zip(alone, together, strict=True):
         torch.testing.assert_close(a[0], b[5], rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
+def test_turns_are_the_rotational_columns_of_the_jacobian(scene, kernels):
+    """Whitened, they give the matrix that the poses of one volume have; mixtures of volumes are linear."""
+    s = scene.samples
+    weight = torch.linspace(0.5, 1.5, len(s.R))
+    mixture = torch.stack([weight, 1 - weight], 1)
+    turns = kernels.turns([scene.grid, scene.grid], mixture, s.R, scene.disc)
+    assert turns.shape == (len(s.R), 3, len(scene.disc.k))
+    variance = scene.images.variance[scene.images.group[s.image]]
+    columns = torch.view_as_real(turns * (scene.images.ctf[s.image] * (scene.disc.weight / variance).sqrt())[:, None])
+    found = torch.einsum("cipr,cjpr->cij", columns, columns)
+    expected = kernels.normal_equations(scene.grid, scene.images, s.image, s.R, s.t)[2][:, :3, :3]
+    scale = torch.diagonal(expected, dim1=1, dim2=2).sqrt()
+    assert ((found - expected) / scale[:, :, None] / scale[:, None, :]).abs().max() < 1e-5

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Samples
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.io import DensityMap
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.phantom import GaussianCloud
+from cryoloom.physics.rotations import geodesic_degrees, random_rotations
 from cryoloom.reconstruct.backprojection import accumulate, solve
-from cryoloom.reconstruct.config import SubspaceSettings
+from cryoloom.reconstruct.config import AlternationSettings, SubspaceSettings
 from cryoloom.reconstruct.coupled import Moments, solve_coupled
 from cryoloom.reconstruct.state_maps import latent_distance, map_of_rows, neighbourhoods, state_map
 from cryoloom.reconstruct.subspace import SubspaceRecipe, component_resolutions, local_weight
+from inference.scene import turned
 from kernels.scene import make_scene
 from reconstruct.test_variational import BOX, PIXEL_SIZE, Scene, two_states
 
@@ -112,6 +115,38 @@ def test_latents_tell_the_states_apart(scene, result):
     resolutions = component_resolutions(state, BOX * PIXEL_SIZE)
     assert len(resolutions) == 3
     assert all(r is not None and r < 40 for r in resolutions)
+
+
+def test_poses_are_found_along_with_the_family(scene):
+    """From poses that are off by 10 degrees, a fifth of them anywhere."""
+    generator = torch.Generator().manual_seed(9)
+    true = scene.poses.best()[0]
+    off = turned(true, 10.0, generator)
+    lost = torch.rand(len(off), generator=generator) < 0.2
+    off[lost] = random_rotations(int(lost.sum()), generator).float()
+    start = PosePosterior.certain(off, scene.poses.best()[1])
+    settings = replace(SMALL, alternation=AlternationSettings(iterations=8, held=5, searches=(2, 3), search_all=1))
+    half = np.arange(len(scene.feed)) % 2
+    recipe = SubspaceRecipe(scene.feed, settings, 1, start, half, scene.noise, sigma_angstrom=PIXEL_SIZE)
+    state = finished(recipe)
+    assert state.components >= 1
+
+    def errors(poses: PosePosterior) -> torch.Tensor:
+        """In degrees, after the best of a few common rotations: the family has a frame of its own."""
+        R = poses.best()[0]
+        angles = [geodesic_degrees(true[i] @ R[i].mT @ R, true) for i in range(0, len(R), 30)]
+        return min(angles, key=lambda angle: float(angle.median()))
+
+    before, after = errors(start), errors(state.poses)
+    assert (before < 10).float().mean() < 0.75
+    assert (after < 10).float().mean() > 0.9  # measured 0.93
+    assert after.median() < 5
+    posed = recipe.posed(state)
+    assert posed.posterior.covariance is not None
+    assert float((posed.misfit < 3).float().mean()) > 0.9
+    # the same from its arrays
+    again = recipe.from_arrays(recipe.to_arrays(state))
+    assert torch.equal(again.poses.R, state.poses.R)
 
 
 def test_nothing_is_found_where_nothing_moves(tmp_path):

@@ -141,17 +141,16 @@ def insert_moments(
         from cryoloom.kernels import cpu
 
         threads = _threads()
-        shape = (threads, side, side, side // 2 + GUARD)
-        nums, dens = np.zeros((*shape, 2 * Q), np.float32), np.zeros((*shape, T), np.float32)
+        sums = np.zeros((threads, side, side, side // 2 + GUARD, 2 * Q + T), np.float32)
         cpu.insert_moments(
             images.observed.numpy(), images.ctf.numpy(), images.variance.numpy(), images.group.numpy(), R.numpy(),
             t.numpy(), first.numpy(), second.numpy(), d.index.numpy(), d.weight.numpy(), _step(d), float(padding),
-            threads, nums, dens,
+            threads, sums,
         )  # fmt: skip
         for i in range(1, threads):
-            nums[0] += nums[i]
-            dens[0] += dens[i]
-        num, den = torch.view_as_complex(torch.from_numpy(nums[0]).unflatten(-1, (Q, 2))), torch.from_numpy(dens[0])
+            sums[0] += sums[i]
+        pairs, squares = torch.from_numpy(sums[0]).split((2 * Q, T), -1)
+        num, den = torch.view_as_complex(pairs.unflatten(-1, (Q, 2)).contiguous()), squares.contiguous()
     for q in range(Q):
         fold(num[..., q])
     for q in range(T):
@@ -189,6 +188,28 @@ def normal_equations(
         score.numpy(), gradient.numpy(), hessian.numpy(), power.numpy(),
     )  # fmt: skip
     return score, gradient, hessian, power
+
+
+def turns(
+    grids: list[Complex[Tensor, "M M H"]], mixture: Float[Tensor, "N Q"], R: Float[Tensor, "N 3 3"], disc: FourierDisc,
+    padding: int = PADDING,
+) -> Complex[Tensor, "N 3 P"]:  # fmt: skip
+    """Derivatives of slices with respect to omega, R <- R exp[omega] (radians), each slice of its own mixture of Q
+    volumes, sum_q mixture[n, q] V_q."""
+    _check(grids[0].shape[0], disc, padding)
+    out = torch.zeros(len(R), 3, len(disc.index), dtype=torch.complex64, device=R.device)
+    for q, grid in enumerate(grids):  # one at a time: a volume stays in the cache, all of them do not
+        weight = mixture[:, q].contiguous()
+        if grid.is_cuda:
+            from cryoloom.kernels import gpu
+
+            gpu.add_turns(grid, weight, R, disc.index, padding, out)
+        else:
+            from cryoloom.kernels import cpu
+
+            cpu.add_turns(grid.numpy(), weight.numpy(), R.numpy(), disc.index.numpy(), float(padding), _threads(),
+                          out.numpy())  # fmt: skip
+    return out
 
 
 def residual_power(

@@ -265,6 +265,23 @@ def normal_equations(
     return product[:, 5, 6] + 0.5 * power, product[:, :5, 5].clone(), product[:, :5, :5].clone(), power
 
 
+def add_turns(
+    grid: Complex[Tensor, "M M H"], weight: Float[Tensor, " N"], R: Float[Tensor, "N 3 3"], index: Int[Tensor, "P 2"],
+    padding: int, out: Complex[Tensor, "N 3 P"],
+) -> None:  # fmt: skip
+    """A volume's part of derivatives with respect to rotation; see `dispatch.turns`."""
+    a, b = (index * padding).float().unbind(-1)
+
+    def work(rows: slice) -> None:
+        r = R[rows, :, :, None].float()
+        gradient = _value_and_gradient(grid, _locate(R[rows], index, grid.shape[0], padding))[1:]
+        ax, ay, az = (sum(r[:, k, j] * gradient[k] for k in range(3)) for j in range(3))
+        part = torch.stack([b * az, -a * az, a * ay - b * ax], 1)
+        out[rows] += weight[rows, None, None] * part
+
+    _in_chunks(work, len(R), NORMAL_BYTES * len(index), grid.device)
+
+
 def residual_power(
     grid: Complex[Tensor, "M M H"], images: Images, samples: Samples, padding: int, step: float
 ) -> tuple[Float[Tensor, "G S"], Float[Tensor, "G S"]]:

@@ -24,6 +24,11 @@ def volume_to_half(volume: Float[Tensor, "D D D"], padding: int = PADDING) -> Co
     return torch.nn.functional.pad(half, (0, side // 2 + GUARD - half.shape[-1])).contiguous()
 
 
+def volumes_to_halves(volumes: Float[Tensor, "Q D D D"], padding: int = PADDING) -> list[Complex[Tensor, "M M H"]]:
+    """`volume_to_half` of each."""
+    return [volume_to_half(volume, padding) for volume in volumes]
+
+
 def half_to_volume(half: Complex[Tensor, "M M H"], padding: int = PADDING) -> Float[Tensor, "D D D"]:
     """Real volume of box M / padding from a half grid of inserted values: `slicing.grid_to_volume` for half grids."""
     side = half.shape[0]

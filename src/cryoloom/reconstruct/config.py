@@ -255,6 +255,45 @@ class ReconstructSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AlternationSettings:
+    """Conformations and poses found in turns: `--poses search`.
+
+    Measured on adenylate kinase's path (10,000 images, SNR 0.1): three quarters of the poses found on one map are
+    right to 10 degrees and the latents' rank correlation with the state is 0.90; afterwards 98 % and 0.957.
+    """
+
+    iterations: int = 14
+    """Of EM over all images, in either half."""
+
+    held: int = 8
+    """Iterations at low resolution, where large motions are seen and searches are cheap."""
+
+    march: int = 3
+    """Iterations over which the radius then grows to `SubspaceSettings.last_level`."""
+
+    first_climb: int = 2
+    """Iteration from which poses climb along with the latents."""
+
+    climb_steps: int = 2
+    """Of every pose in an iteration."""
+
+    searches: tuple[int, ...] = (2, 5, 9)
+    """Iterations in which images are also searched globally."""
+
+    search_all: int = 2
+    """In so many of the first searches all images take part, then those whose pose is in doubt."""
+
+    points: int = 3
+    """Of the latent space whose maps images are searched against; 5 find no more."""
+
+    coarse_level: float = 6.0
+    """Radius of a search's coarse match, Fourier pixels of a box as large as the particle."""
+
+    level: float = 7.5
+    """Radius of its fine match and of the iterations at low resolution, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
 class SubspaceSettings:
     """Conformations as a mean and a few directions around it: `--method pca`."""
 
@@ -276,6 +315,9 @@ class SubspaceSettings:
 
     contrast_sigma: float = 0.15
     """S.d. of the images' contrast around 1 to begin with, then learnt; 0: all alike."""
+
+    alternation: AlternationSettings = field(default_factory=AlternationSettings)
+    """Of poses that are found along."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from cryoloom.inference.conformations.classes import Classes, fit_classes
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.refine import Refined
 from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.preprocess import Preprocessing
@@ -23,7 +24,7 @@ from cryoloom.reconstruct.durable import write_durably
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.interrupts import Interrupts
 from cryoloom.reconstruct.loop import run_recipe, torch_generator
-from cryoloom.reconstruct.pipeline import Reconstruction, make_feed, particle_columns, reconstruct
+from cryoloom.reconstruct.pipeline import Reconstruction, conclude, make_feed, particle_columns, reconstruct
 from cryoloom.reconstruct.progress import Progress
 from cryoloom.reconstruct.refine import RefineState
 from cryoloom.reconstruct.run_folder import RunFolder
@@ -64,11 +65,19 @@ def run_hetero(
     for said in (*particles.notes, *preprocessing.said):
         progress.say(said)
     consensus = reconstruct(base, feed, folder, progress, interrupts, seconds=seconds)
-    mask = None if settings.mask is None else _given_mask(Path(settings.mask), feed)
-    if settings.method in ("pca", "classes"):
-        found = _linear(settings, feed, consensus, mask, folder, progress, interrupts, seconds)
-    else:
+    found = None
+    if settings.method in ("pca", "classes") or settings.poses == "search":
+        recipe = _family_recipe(settings, feed, consensus)
+        family = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
+        if settings.poses == "search" and family.components > 0:
+            with folder.timing("poses"):
+                state = reposed(consensus.state, recipe.posed(family))
+            consensus = conclude(base, feed, consensus.start, state, folder)
+            family = replace(family, poses=state.poses)
+        found = _linear(settings, recipe, family, consensus, folder)
+    if settings.method in ("vae", "autodecoder") and (found is None or found.latents is not None):
         found = _network(settings, feed, consensus, folder, progress, interrupts, seconds)
+    assert found is not None
     with folder.timing("conformations"):
         _write(found, feed, consensus, folder)
     return _judged(consensus.verdict, found)
@@ -98,15 +107,29 @@ def _given_mask(path: Path, feed: ImageFeed) -> Tensor:
     return mask_in_box(given.data.float(), feed.box)
 
 
-def _linear(
-    settings: HeteroSettings, feed: ImageFeed, consensus: Reconstruction, mask: Tensor | None, folder: RunFolder,
-    progress: Progress, interrupts: Interrupts, seconds: float,
-) -> Found:  # fmt: skip
+def _family_recipe(settings: HeteroSettings, feed: ImageFeed, consensus: Reconstruction) -> SubspaceRecipe:
     state = consensus.state
-    noise, shown = state.noise.float(), shows_the_particle(state)
-    half = np.where(shown.numpy(), state.half, -1)
-    recipe = SubspaceRecipe(feed, settings.subspace, settings.seed, state.poses, half, noise, mask)
-    found = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
+    mask = None if settings.mask is None else _given_mask(Path(settings.mask), feed)
+    half = np.where(shows_the_particle(state).numpy(), state.half, -1)
+    sigma = state.sigma_angstrom if settings.poses == "search" else None
+    return SubspaceRecipe(feed, settings.subspace, settings.seed, state.poses, half, state.noise.float(), mask, sigma)
+
+
+def reposed(state: RefineState, found: Refined) -> RefineState:
+    """The consensus with poses that were found along with conformations; its sums are to be made anew."""
+    best = found.posterior.top(state.poses.log_weight.shape[1])
+    assert best.covariance is not None
+    return replace(
+        state, poses=best.bare(), covariance=best.covariance[:, 0], score=found.score, power=found.power,
+        statistics=None,
+    )  # fmt: skip
+
+
+def _linear(
+    settings: HeteroSettings, recipe: SubspaceRecipe, found: SubspaceState, consensus: Reconstruction,
+    folder: RunFolder,
+) -> Found:  # fmt: skip
+    feed, shown = recipe.feed, torch.from_numpy(recipe.half >= 0)
     if found.components == 0:
         text = "No direction makes images that it was not learnt from more likely: one conformation explains them."
         return Found(None, None, None, Finding("conformations", None, 0.0, text), "No heterogeneity found.")

@@ -105,6 +105,7 @@ def make_feed(particles: ParticleSet, preprocessing: Preprocessing, settings: Re
 class Reconstruction:
     """What the main job ends with."""
 
+    start: Start
     state: RefineState
     maps: FinalMaps
     verdict: Verdict
@@ -147,12 +148,19 @@ def reconstruct(
         start.poses, start.half, start.spread,
     )  # fmt: skip
     state = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
+    return conclude(settings, feed, start, state, folder)
+
+
+def conclude(
+    settings: ReconstructSettings, feed: ImageFeed, start: Start, state: RefineState, folder: RunFolder
+) -> Reconstruction:
+    """Maps and verdict of poses that stay as they are, written into the run folder."""
     with folder.timing("maps"):
         maps = final_maps(feed, state, settings.symmetry, settings.seed)
         verdict = judge(_evidence(feed, state, maps, start, settings))
         _write_maps(folder, maps, feed.pixel_size, settings.flip)
         write_particles(folder.particles, feed.source.particles, particle_columns(state, settings.flip))
-    return Reconstruction(state, maps, verdict)
+    return Reconstruction(start, state, maps, verdict)
 
 
 def _polish(settings: ReconstructSettings) -> RefineSettings:

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid, shift_step_angstrom
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined, refine_poses
 from cryoloom.inference.poses.samples import posterior_samples
-from cryoloom.inference.poses.search import Reference, distinct_candidates, match_fine, slice_reference
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import volume_to_half
@@ -37,14 +35,12 @@ from cryoloom.reconstruct.backprojection import (
 )
 from cryoloom.reconstruct.config import RefineSettings
 from cryoloom.reconstruct.feed import ImageFeed
+from cryoloom.reconstruct.global_search import References, candidates_of, references_of, search
 from cryoloom.reconstruct.loop import numpy_generator, torch_generator
 from cryoloom.reconstruct.progress import StepInfo
 
 STAGE_INDEX = 1
 BATCH = 500  # images at once
-COARSE_NSIDE, FINE_NSIDE = 4, 8
-REACH = 2.7  # shifts are searched to so many standard deviations
-APART = 1.5  # candidates of a search are at least so many grid steps apart
 DOUBT_NATS = 5.0  # an image is searched again if its second candidate is closer than that
 MISFIT = 3.0  # ... or its best score so many s.d. below what its pose would give if it were right
 TIGHT = 1.5  # times the common radius that the halves must agree to before the molecule is masked
@@ -181,16 +177,16 @@ class RefineRecipe:
         residuals = [torch.zeros(state.noise.shape[0], insertion + 2) for _ in range(2)]
         for h in (0, 1):
             grid = volume_to_half(rebox(state.references[h], 2 * (radius + 2)))
-            search = None  # the other half's slices go before these come
+            references = None  # the other half's slices go before these come
             if doubtful[state.half == h].any():
-                search = self._references(state.references[h], search_radius)
+                references = references_of(self.feed, state.references[h], self.settings.coarse_level, search_radius)
             statistics = None
             mine = np.flatnonzero(state.half == h)
             for start in range(0, len(mine), BATCH):
                 rows = mine[start : start + BATCH]
                 index = torch.from_numpy(rows)
                 images = self.feed.images(rows, insertion, state.noise)
-                candidates = self._candidates(state, images, rows, doubtful[rows], search)
+                candidates = self._candidates(state, images, rows, doubtful[rows], references)
                 refined = self._climb(grid, images, candidates, state.sigma_angstrom, radius)
                 best = refined.posterior.top(K)
                 R[index], t[index], weight[index] = best.R.cpu(), best.t.cpu(), best.log_weight.cpu()
@@ -313,25 +309,8 @@ class RefineRecipe:
         mask = mask * automatic_mask(joint, side / joint.shape[-1], diameter, side / shell)
         return mask, half_map_fsc(*halves, insertion, mask)
 
-    def _references(self, volume: Tensor, radius: int) -> tuple[Reference, Reference]:
-        """Coarse and fine slices for a global search."""
-        coarse = min(radius, self.feed.radius_of(self.settings.coarse_level))
-        return (
-            slice_reference(
-                volume_to_half(rebox(volume, 2 * (coarse + 2))),
-                cached_rotation_grid(COARSE_NSIDE),
-                self.feed.prefix(coarse),
-            ),
-            slice_reference(
-                volume_to_half(rebox(volume, 2 * (radius + 2))),
-                cached_rotation_grid(FINE_NSIDE),
-                self.feed.prefix(radius),
-            ),
-        )
-
     def _candidates(
-        self, state: RefineState, images: Images, rows: np.ndarray, doubtful: np.ndarray,
-        search: tuple[Reference, Reference] | None,
+        self, state: RefineState, images: Images, rows: np.ndarray, doubtful: np.ndarray, references: References | None,
     ) -> PosePosterior:  # fmt: skip
         """The images' present candidates, and for doubtful ones those of a new search."""
         index = torch.from_numpy(rows)
@@ -339,11 +318,14 @@ class RefineRecipe:
         known = PosePosterior(
             state.poses.R[index].to(device), state.poses.t[index].to(device), state.poses.log_weight[index].to(device)
         )
-        if search is None or not doubtful.any():
+        if references is None or not doubtful.any():
             return known
         which = torch.from_numpy(np.flatnonzero(doubtful)).to(device)
         some = Images(images.observed[which], images.ctf[which], images.variance, images.group[which], images.disc)
-        found = self._search(some, search, state.sigma_angstrom)
+        sigma = state.sigma_angstrom
+        posterior = search(self.feed, some, references, sigma)
+        radius = references[1].disc.radius
+        found = candidates_of(self.feed, [posterior], radius, sigma, self.settings.candidates, self.group)
         K = known.log_weight.shape[1]
         B = len(known)
         R = torch.cat([known.R, known.R.clone()], 1)
@@ -353,19 +335,6 @@ class RefineRecipe:
         weight[which] = torch.where(weight[which] > -DOUBT_NATS, 0.0, -torch.inf)
         R[which, K:], t[which, K:], weight[which, K:] = found.R, found.t, found.log_weight
         return PosePosterior(R, t, weight)
-
-    def _search(self, images: Images, search: tuple[Reference, Reference], sigma: float) -> PosePosterior:
-        coarse, fine = search
-        f = self.feed
-        steps = [shift_step_angstrom(f.box, f.pixel_size, r.disc.radius) for r in (coarse, fine)]
-        grids = [shift_grid(s, max(REACH * sigma, 1.01 * s)).to(f.device) for s in steps]
-        posterior = match_fine(
-            images, coarse, fine, grids[0], grids[1], sigma,
-            torch.zeros(len(images.observed), device=f.device), 1, 24,
-        )  # fmt: skip
-        return distinct_candidates(
-            posterior, fine.grid, grids[1], self.settings.candidates, APART * fine.grid.spacing_degrees, self.group
-        )
 
     def _climb(self, grid: Tensor, images: Images, candidates: PosePosterior, sigma: float, radius: int) -> Refined:
         """From coarse to full radius, candidates that fall behind dropped on the way."""

@@ -3,6 +3,8 @@
 Each half has its own mean and components and learns from its own images. The halves share the FSC of each component
 alone, by which it is regularised. At the end every image is judged by the model of the half that it does not belong to:
 components are kept as long as they make such images more likely. What is kept is then fitted to all images.
+
+Where poses were found on a single map, they are found anew along with the family (`family_poses`).
 """
 
 from __future__ import annotations
@@ -19,26 +21,32 @@ from torch import Tensor
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.conformations.subspace import Inferred, contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.refine import Refined
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.half_grid import volumes_to_halves
 from cryoloom.maps.fsc import crossing, resolution_angstrom
 from cryoloom.physics.fourier import rebox
+from cryoloom.physics.rotations import geodesic_degrees
 from cryoloom.reconstruct.backprojection import ssnr_of_half, ssnr_of_sum
 from cryoloom.reconstruct.config import SubspaceSettings
 from cryoloom.reconstruct.coupled import Moments, fsc_of_pairs, mask_in_box, solve_coupled
+from cryoloom.reconstruct.family_poses import Family, FamilyPoses
 from cryoloom.reconstruct.feed import ImageFeed
-from cryoloom.reconstruct.loop import torch_generator
+from cryoloom.reconstruct.loop import numpy_generator, torch_generator
 from cryoloom.reconstruct.progress import StepInfo
 
 STAGE_INDEX = 6
 BATCH = 2000  # images at once: the sums over each batch are as large as all volumes together
 FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
+PRUNED = 0.4  # share of the iterations after which components that promise nothing are dropped, but for
+SPARE = 2  # ... so many
 JOINT = 3  # iterations over all images once the number of components is known
 LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,
 ODD = 0.02  # share of images that may ask for a component without being heard: they are odd, not a conformation
 SURE = 3.0  # ... and so many standard errors of that gain
 LEAST_CONTRAST = 0.5  # images below show no particle
 NEIGHBOURHOOD = 1.5  # s.d. of local averages, voxels of the band-limited box
+JUMP_DEGREES = 8.0  # a pose that moves further has been found elsewhere
 BLIND = 1e4  # times the variance of the sum over an image
 
 
@@ -54,6 +62,7 @@ class SubspaceState:
             empty before the judgement.
         volumes: [z + 1, m, m, m] fitted to all images, z the number of components kept; empty before.
         contrast_sigma: s.d. of the images' contrasts around 1, as learnt so far.
+        poses: of all N images, on the CPU; images are looked at with the best of theirs.
     """
 
     iteration: int
@@ -63,6 +72,7 @@ class SubspaceState:
     errors: Tensor
     volumes: Tensor
     contrast_sigma: float
+    poses: PosePosterior
 
     @property
     def components(self) -> int:
@@ -77,31 +87,43 @@ class SubspaceRecipe:
 
     def __init__(
         self, feed: ImageFeed, settings: SubspaceSettings, seed: int, poses: PosePosterior, half: np.ndarray,
-        noise: Tensor, mask: Float[Tensor, "D D D"] | None = None,
+        noise: Tensor, mask: Float[Tensor, "D D D"] | None = None, sigma_angstrom: float | None = None,
     ) -> None:  # fmt: skip
         """Args:
-        poses: of all N images; the likeliest candidate of each is taken. half: [N] of 0 and 1,
-            -1 for images that are left out.
+        poses: of all N images; the likeliest candidate of each is taken, or all to begin with where they are sought.
+        half: [N] of 0 and 1, -1 for images that are left out.
         noise: [G, S]; mask: 0 to 1 in the working box, within which the particle lies; its sphere when None.
+        sigma_angstrom: of shifts; given, poses are sought along with the family. They stay as they are when None.
         """
         self.feed, self.settings, self.seed, self.half = feed, settings, seed, half
         self.noise = noise.clone()
         # each image's own background has been subtracted with an error, which must not pass for a change of density
         self.noise[:, 0] *= BLIND
-        self.R, self.t = (x.float() for x in poses.best())
+        self.poses = PosePosterior(poses.R.float(), poses.t.float(), poses.log_weight.float())
+        self.seeker = None if sigma_angstrom is None else FamilyPoses(feed, settings.alternation, sigma_angstrom)
+        self.iterations = settings.iterations if self.seeker is None else settings.alternation.iterations
+        self.pruning = round(PRUNED * self.iterations) if self.seeker is None else settings.alternation.held - 1
         self.mask = feed.mask(feed.box).cpu() if mask is None else mask
         self.most = settings.most_components if settings.components is None else settings.components
 
     def radius(self, iteration: int) -> int:
-        """The march: linear over the first half of the iterations."""
-        s = self.settings
-        part = min(1.0, iteration / max(1.0, 0.5 * s.iterations))
-        return self.feed.radius_of(s.first_level + part * (s.last_level - s.first_level))
+        """The march: linear over the first half of the iterations; later where poses are sought, after a long hold."""
+        s, a = self.settings, self.settings.alternation
+        start, low, length = 0.0, s.first_level, 0.5 * s.iterations
+        if self.seeker is not None and iteration > 0:
+            start, low, length = a.held - 1.0, a.level, float(a.march)
+        part = min(1.0, max(0.0, iteration - start) / max(1.0, length))
+        return self.feed.radius_of(low + part * (s.last_level - low))
+
+    @property
+    def last_radius(self) -> int:
+        """Of the last iterations."""
+        return self.radius(self.iterations)
 
     def init(self) -> SubspaceState:
         """Means of both halves, and random components that are the same for both."""
         radius = self.radius(0)
-        totals = [self._pass(None, h, radius, 0.0)[0] for h in (0, 1)]
+        totals = [self._mean_sums(h, radius) for h in (0, 1)]
         means = [self._mean_only(m, radius) for m in totals]
         generator = torch_generator(self.seed, STAGE_INDEX, 0)
         random = [self._random_like(means[0] + means[1], radius, generator) for _ in range(self.most)]
@@ -109,22 +131,22 @@ class SubspaceRecipe:
         nothing = torch.zeros(0)
         fsc = torch.zeros(self.most + 1, radius + 1)
         return SubspaceState(0, (halves[0], halves[1]), fsc, nothing, nothing, torch.zeros(0, 1, 1, 1),
-                             self.settings.contrast_sigma)  # fmt: skip
+                             self.settings.contrast_sigma, self.poses)  # fmt: skip
 
     def finished(self, state: SubspaceState) -> bool:
         """Whether the kept components have been fitted to all images."""
-        return state.components == 0 or state.iteration > self.settings.iterations + JOINT
+        return state.components == 0 or state.iteration > self.iterations + JOINT
 
     def end_early(self, state: SubspaceState) -> SubspaceState:
         """The components as they are, judged and joined."""
         while not self.finished(state):
-            iteration = max(state.iteration, self.settings.iterations)
+            iteration = max(state.iteration, self.iterations)
             state, _ = self.step(replace(state, iteration=iteration))
         return state
 
     def step(self, state: SubspaceState) -> tuple[SubspaceState, StepInfo]:
         """One iteration of both halves; or the judgement; or one iteration over all images."""
-        if state.iteration < self.settings.iterations:
+        if state.iteration < self.iterations:
             following, metrics, message = self._step_halves(state)
         elif state.components < 0:
             following, metrics, message = self._judge(state)
@@ -132,18 +154,18 @@ class SubspaceRecipe:
             following, metrics, message = self._step_joint(state)
         radius = self.radius(state.iteration)
         side = self.feed.box * self.feed.pixel_size
-        total = self.settings.iterations + JOINT + 1
+        total = self.iterations + JOINT + 1
         info = StepInfo(self.name, state.iteration + 1, total, side / radius, (("radius", float(radius)), *metrics),
                         message)  # fmt: skip
         return following, info
 
     def latents(self, state: SubspaceState) -> LatentPosterior:
         """Of all images, on the CPU; without coordinates where no component was kept."""
-        radius = self.radius(self.settings.iterations)
-        grids = [volume_to_half(v.to(self.feed.device)) for v in state.volumes]
+        radius = self.last_radius
+        grids = volumes_to_halves(state.volumes.to(self.feed.device))
         prior, parts = contrast_prior(state.contrast_sigma), []
         for rows in _batches(np.arange(len(self.feed))):
-            images, R, t = self._images(rows, radius)
+            images, R, t = self._images(state.poses, rows, radius)
             found = infer_latents(products(grids, images, R, t), *prior)
             parts.append(found.latents.to(torch.device("cpu")))
         return LatentPosterior.joined(parts)
@@ -155,14 +177,14 @@ class SubspaceRecipe:
 
         Knowing that there is nothing between the points, images tell more of the volumes at them.
         """
-        radius = self.radius(self.settings.iterations)
-        grids = [volume_to_half(v) for v in self._boxed(state.volumes, radius)]
+        radius = self.last_radius
+        grids = volumes_to_halves(self._boxed(state.volumes, radius))
         mask = self._mask(radius)
         sums: list[Moments] = []
         for h in (0, 1):
             total = None
             for rows in _batches(np.flatnonzero(self.half == h)):
-                images, R, t = self._images(rows, radius)
+                images, R, t = self._images(state.poses, rows, radius)
                 prior = contrast_prior(state.contrast_sigma)
                 first, second = infer_mixture(products(grids, images, R, t), points, shares, *prior)
                 newest = Moments(*dispatch.insert_moments(images, R, t, first, second, 4 * (radius + 2)))
@@ -176,12 +198,22 @@ class SubspaceRecipe:
         volumes = torch.cat([volumes[:1], volumes[1:] * local_weight(own[0], own[1])])
         return replace(state, volumes=volumes, fsc=fsc)
 
+    def posed(self, state: SubspaceState) -> Refined:
+        """Poses of all images with their covariances, and how well they fit, under the family of all images."""
+        assert self.seeker is not None
+        family = Family(self._boxed(state.volumes, self.last_radius), self.noise, state.contrast_sigma)
+        return self.seeker.climbed(state.poses, np.arange(len(self.feed)), family, self.last_radius, 0)
+
     def _step_halves(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
-        radius = self.radius(state.iteration)
+        radius, message = self.radius(state.iteration), None
+        poses, moved = self._sought(state, radius), ()
+        if poses is not state.poses:
+            angle = geodesic_degrees(poses.best()[0], state.poses.best()[0])
+            moved = (("moved_degrees", float(angle.median())), ("jumped", float((angle > JUMP_DEGREES).float().mean())))
         found, evidence = [], 0.0
         for h in (0, 1):
             moments, population, nats = self._pass(
-                self._boxed(state.halves[h], radius), h, radius, state.contrast_sigma
+                poses, self._boxed(state.halves[h], radius), h, radius, state.contrast_sigma
             )
             found.append((moments, population))
             evidence += nats / len(self.feed)
@@ -194,31 +226,26 @@ class SubspaceRecipe:
             halves.append(_standardised(volumes, population))
         halves = localised(*_aligned(halves[0], halves[1]))
         contrast_sigma = (found[0][1] + found[1][1]).contrast_sigma
+        if state.iteration == self.pruning:
+            worth = _worth_keeping(self._held_out(replace(state, halves=halves, poses=poses), radius))
+            least = self.settings.components or 1
+            halves = (halves[0][: max(least, worth + SPARE) + 1], halves[1][: max(least, worth + SPARE) + 1])
+            fsc = fsc[: len(halves[0])]
         following = replace(
-            state, iteration=state.iteration + 1, halves=halves, fsc=fsc, contrast_sigma=contrast_sigma
-        )  # fmt: skip
+            state, iteration=state.iteration + 1, halves=halves, fsc=fsc, contrast_sigma=contrast_sigma, poses=poses
+        )
         power = _sizes(halves[0])
         metrics = (
-            ("evidence", evidence), ("contrast_sigma", contrast_sigma), ("fsc_mean", float(fsc[0, 1:].mean())),
+            ("evidence", evidence), *moved, ("contrast_sigma", contrast_sigma), ("fsc_mean", float(fsc[0, 1:].mean())),
             *((f"fsc_{j}", float(fsc[j, 1:].mean())) for j in range(1, len(fsc))),
             *((f"size_{j}", float(power[j] / power[0])) for j in range(1, len(power))),
         )  # fmt: skip
-        return following, metrics, None
+        return following, metrics, message
 
     def _judge(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
         """Every image by the other half's model, with 0 to Z of its components."""
-        radius = self.radius(self.settings.iterations)
-        evidence = torch.zeros(len(self.feed), self.most + 1, dtype=torch.float64)
-        prior = contrast_prior(state.contrast_sigma)
-        for h in (0, 1):
-            grids = [volume_to_half(v) for v in self._boxed(state.halves[1 - h], radius)]
-            for rows in _batches(np.flatnonzero(self.half == h)):
-                images, R, t = self._images(rows, radius)
-                found = products(grids, images, R, t)
-                for q in range(self.most + 1):
-                    judged = infer_latents(found.truncated(q), *prior)
-                    evidence[torch.from_numpy(rows), q] = judged.log_evidence.cpu()
-        evidence = evidence[torch.from_numpy(self.half >= 0)]
+        radius = self.last_radius
+        evidence = self._held_out(state, radius)
         gain = evidence - evidence[:, :1]
         gains, errors = gain.mean(0), gain.std(0) / len(gain) ** 0.5
         kept = self.settings.components
@@ -226,19 +253,58 @@ class SubspaceRecipe:
             kept = _worth_keeping(evidence)
         joined = _joined(*(self._boxed(v, radius) for v in state.halves))[: kept + 1]
         following = replace(
-            state, iteration=max(state.iteration, self.settings.iterations) + 1, gains=gains, errors=errors,
+            state, iteration=max(state.iteration, self.iterations) + 1, gains=gains, errors=errors,
             volumes=joined, fsc=state.fsc[: kept + 1],
         )  # fmt: skip
         said = ", ".join(f"{float(g):.2f}" for g in gains[1:])
-        message = f"held-out images: 1 to {self.most} components add {said} nats an image; {kept} kept"
+        message = f"held-out images: 1 to {len(gains) - 1} components add {said} nats an image; {kept} kept"
         return following, tuple((f"gain_{j}", float(g)) for j, g in enumerate(gains)), message
 
+    def _held_out(self, state: SubspaceState, radius: int) -> Float[Tensor, "n Q"]:
+        """Log evidence of every image that takes part by the other half's model, with 0 to Z of its components."""
+        Q = len(state.halves[0])
+        evidence = torch.zeros(len(self.feed), Q, dtype=torch.float64)
+        prior = contrast_prior(state.contrast_sigma)
+        for h in (0, 1):
+            grids = volumes_to_halves(self._boxed(state.halves[1 - h], radius))
+            for rows in _batches(np.flatnonzero(self.half == h)):
+                images, R, t = self._images(state.poses, rows, radius)
+                found = products(grids, images, R, t)
+                for q in range(Q):
+                    judged = infer_latents(found.truncated(q), *prior)
+                    evidence[torch.from_numpy(rows), q] = judged.log_evidence.cpu()
+        return evidence[torch.from_numpy(self.half >= 0)]
+
+    def _sought(self, state: SubspaceState, radius: int) -> PosePosterior:
+        """All poses after a climb, and perhaps a search, in the family of their own half."""
+        a, i = self.settings.alternation, state.iteration
+        if self.seeker is None or i < a.first_climb:
+            return state.poses
+        R, t, log_weight = (x.clone() for x in (state.poses.R, state.poses.t, state.poses.log_weight))
+        for h in (0, 1):
+            rows = np.flatnonzero(self.half == h)
+            family = Family(self._boxed(state.halves[h], radius), self.noise, state.contrast_sigma)
+            refined = self.seeker.climbed(state.poses, rows, family, radius, a.climb_steps)
+            index = torch.from_numpy(rows)
+            R[index], t[index], log_weight[index] = (getattr(refined.posterior, n) for n in ("R", "t", "log_weight"))
+            if i not in a.searches:
+                continue
+            if a.searches.index(i) >= a.search_all:
+                rows = rows[self.seeker.doubtful(refined)]
+            if len(rows) == 0:
+                continue
+            index = torch.from_numpy(rows)
+            generator = numpy_generator(self.seed, STAGE_INDEX, 1 + 2 * i + h)
+            found = self.seeker.searched(PosePosterior(R, t, log_weight), rows, family, radius, a.level, generator)
+            R[index], t[index], log_weight[index] = found.R, found.t, found.log_weight
+        return PosePosterior(R, t, log_weight)
+
     def _step_joint(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
-        radius = self.radius(self.settings.iterations)
+        radius = self.last_radius
         volumes = self._boxed(state.volumes, radius)
         total, population, evidence = None, None, 0.0
         for h in (0, 1):
-            moments, some, nats = self._pass(volumes, h, radius, state.contrast_sigma)
+            moments, some, nats = self._pass(state.poses, volumes, h, radius, state.contrast_sigma)
             total = moments if total is None else total + moments
             population = some if population is None else population + some
             evidence += nats / len(self.feed)
@@ -255,32 +321,38 @@ class SubspaceRecipe:
         return replace(state, iteration=state.iteration + 1, volumes=volumes), metrics, None
 
     def _pass(
-        self, volumes: Tensor | None, half: int, radius: int, contrast_sigma: float
+        self, poses: PosePosterior, volumes: Tensor, half: int, radius: int, contrast_sigma: float
     ) -> tuple[Moments, Population, float]:
-        """E-step and sums over the images of a half; without volumes every image shows the mean as it is."""
-        side = 4 * (radius + 2)
-        total, population, evidence = None, Population.empty(0 if volumes is None else len(volumes) - 1), 0.0
-        grids = None if volumes is None else [volume_to_half(v) for v in volumes]
+        """E-step and sums over the images of a half."""
+        total, population, evidence = None, Population.empty(len(volumes) - 1), 0.0
+        grids = volumes_to_halves(volumes)
         for rows in _batches(np.flatnonzero(self.half == half)):
-            images, R, t = self._images(rows, radius)
-            if grids is None:
-                ones = torch.ones(len(rows), 1, device=R.device)
-                newest = Moments(*dispatch.insert_moments(images, R, t, ones, ones, side))
-            else:
-                found = infer_latents(products(grids, images, R, t), *contrast_prior(contrast_sigma))
-                newest = Moments(*dispatch.insert_moments(images, R, t, found.first, found.second, side))
-                population = population + Population.of(found)
-                evidence += float(found.log_evidence.sum())
+            images, R, t = self._images(poses, rows, radius)
+            found = infer_latents(products(grids, images, R, t), *contrast_prior(contrast_sigma))
+            newest = Moments(*dispatch.insert_moments(images, R, t, found.first, found.second, 4 * (radius + 2)))
+            population = population + Population.of(found)
+            evidence += float(found.log_evidence.sum())
+            total = newest if total is None else total + newest
+        assert total is not None
+        return total, population, evidence
+
+    def _mean_sums(self, half: int, radius: int) -> Moments:
+        """Of images that all show the mean as it is."""
+        total = None
+        for rows in _batches(np.flatnonzero(self.half == half)):
+            images, R, t = self._images(self.poses, rows, radius)
+            ones = torch.ones(len(rows), 1, device=R.device)
+            newest = Moments(*dispatch.insert_moments(images, R, t, ones, ones, 4 * (radius + 2)))
             total = newest if total is None else total + newest
         if total is None:
             raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")
-        return total, population, evidence
+        return total
 
-    def _images(self, rows: np.ndarray, radius: int) -> tuple[dispatch.Images, Tensor, Tensor]:
-        index = torch.from_numpy(rows)
-        device = self.feed.device
-        images = self.feed.images(rows, radius, self.noise)
-        return images, self.R[index].to(device).contiguous(), self.t[index].to(device).contiguous()
+    def _images(
+        self, poses: PosePosterior, rows: np.ndarray, radius: int
+    ) -> tuple[dispatch.Images, Tensor, Tensor]:  # fmt: skip
+        R, t = poses.rows(torch.from_numpy(rows)).to(self.feed.device).best()
+        return self.feed.images(rows, radius, self.noise), R.contiguous(), t.contiguous()
 
     def _mask(self, radius: int) -> Tensor:
         """The mask in the band-limited box of a radius."""
@@ -306,7 +378,8 @@ class SubspaceRecipe:
         return {
             "iteration": np.array(state.iteration), "first": state.halves[0].cpu(), "second": state.halves[1].cpu(),
             "fsc": state.fsc, "gains": state.gains, "errors": state.errors, "volumes": state.volumes.cpu(),
-            "contrast_sigma": np.array(state.contrast_sigma),
+            "contrast_sigma": np.array(state.contrast_sigma), "R": state.poses.R, "t": state.poses.t,
+            "log_weight": state.poses.log_weight,
         }  # fmt: skip
 
     def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> SubspaceState:
@@ -314,8 +387,9 @@ class SubspaceRecipe:
         device = self.feed.device
         first, second, volumes = (torch.as_tensor(arrays[n]).to(device) for n in ("first", "second", "volumes"))
         fsc, gains, errors = (torch.as_tensor(arrays[n]) for n in ("fsc", "gains", "errors"))
+        poses = PosePosterior(*(torch.as_tensor(arrays[n]) for n in ("R", "t", "log_weight")))
         return SubspaceState(int(np.asarray(arrays["iteration"])), (first, second), fsc, gains, errors, volumes,
-                             float(np.asarray(arrays["contrast_sigma"])))  # fmt: skip
+                             float(np.asarray(arrays["contrast_sigma"])), poses)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,19 @@ class Inferred:
 def products(
     grids: list[Complex[Tensor, "M M H"]], images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]
 ) -> Products:
-    """Products of images at known poses with slices of Z + 1 half grids."""
-    disc = images.disc
-    root = (disc.weight / images.variance).sqrt()[images.group]
-    slices = torch.stack([dispatch.slices(grid, R, disc) for grid in grids], 1) * (root * images.ctf)[:, None]
-    observed = images.observed * shift_ramp(disc.k, -t) * root
-    rows = torch.view_as_real(slices).flatten(2)
-    seen = torch.view_as_real(observed.contiguous()).flatten(1)
-    return Products((rows @ rows.mT).double(), torch.einsum("bqp,bp->bq", rows, seen).double())
+    """Products of images at known poses with slices of Z + 1 volumes."""
+    slices, observed = whitened(grids, images, R, t)
+    return Products((slices @ slices.mT).double(), torch.einsum("bqp,bp->bq", slices, observed).double())
+
+
+def whitened(
+    grids: list[Complex[Tensor, "M M H"]], images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]
+) -> tuple[Float[Tensor, "B Q P2"], Float[Tensor, "B P2"]]:
+    """Slices times CTF, and images moved by -t, both by the noise; real and imaginary parts in turn."""
+    root = (images.disc.weight / images.variance).sqrt()[images.group]
+    slices = torch.stack([dispatch.slices(grid, R, images.disc) for grid in grids], 1) * (root * images.ctf)[:, None]
+    observed = images.observed * shift_ramp(images.disc.k, -t) * root
+    return torch.view_as_real(slices).flatten(2), torch.view_as_real(observed.contiguous()).flatten(1)
 
 
 def contrast_prior(sigma: float) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:

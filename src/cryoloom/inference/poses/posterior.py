@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,17 @@ class PosePosterior:
         """The same candidates with weights that sum to one."""
         log_weight = self.log_weight - torch.logsumexp(self.log_weight, 1, keepdim=True)
         return PosePosterior(self.R, self.t, log_weight, self.state, self.covariance)
+
+    @staticmethod
+    def joined(parts: Sequence[PosePosterior]) -> PosePosterior:
+        """Of several batches, one after the other; states and covariances where all have them."""
+
+        def together(name: str) -> Tensor | None:
+            tensors = [getattr(part, name) for part in parts]
+            return None if any(x is None for x in tensors) else torch.cat(tensors)
+
+        R, t, log_weight = (torch.cat([getattr(part, name) for part in parts]) for name in ("R", "t", "log_weight"))
+        return PosePosterior(R, t, log_weight, together("state"), together("covariance"))
 
     def top(self, count: int) -> PosePosterior:
         """The `count` heaviest candidates, heaviest first, normalised anew."""

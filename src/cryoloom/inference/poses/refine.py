@@ -6,6 +6,7 @@ R <- R exp[omega], t <- t + dt; the Gauss-Newton matrix at the optimum is the po
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Complex, Float
@@ -19,6 +20,15 @@ from cryoloom.physics.rotations import exponential, geodesic_degrees_modulo
 MAX_ROTATION = 0.15  # radian a step: beyond it the linearisation means nothing at the rim
 SAME_DEGREES = 4.0  # optima closer than this are one
 CONVERGED = 0.02  # nats still to be gained by the next step
+
+
+class PoseObjective(Protocol):
+    """What poses climb: a log-likelihood, whatever stands behind it."""
+
+    def __call__(self, image: Tensor, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of C poses, each of an image: score [C], gradient [C, 5] and matrix [C, 5, 5] with respect to (omega, dt),
+        prior of the shift included, and the power [C] of the prediction."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +63,30 @@ class _Climb:
     damping: Tensor
 
 
-def _evaluate(
-    grid: Tensor, images: Images, image: Tensor, R: Tensor, t: Tensor, sigma_angstrom: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Score, gradient and matrix with the Gaussian prior on shifts added, and the power of the prediction."""
-    score, gradient, hessian, power = dispatch.normal_equations(grid, images, image, R, t)
+@dataclass(frozen=True, slots=True)
+class OneMap:
+    """The objective of images of one volume, given as a half grid."""
+
+    half_grid: Tensor
+    images: Images
+    sigma_angstrom: float
+
+    def __call__(self, image: Tensor, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See `PoseObjective`."""
+        found = dispatch.normal_equations(self.half_grid, self.images, image, R, t)
+        return (*with_shift_prior(found[0], found[1], found[2], t, self.sigma_angstrom), found[3])
+
+
+def with_shift_prior(
+    score: Tensor, gradient: Tensor, hessian: Tensor, t: Tensor, sigma_angstrom: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score, gradient and matrix with the Gaussian prior on shifts added (the latter two in place)."""
     precision = 1.0 / sigma_angstrom**2
     score = score - 0.5 * precision * t.square().sum(1)
     gradient[:, 3:] -= precision * t
     hessian[:, 3, 3] += precision
     hessian[:, 4, 4] += precision
-    return score, gradient, hessian, power
+    return score, gradient, hessian
 
 
 def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,12 +116,26 @@ def refine_poses(
     keep_nats: float = 12.0,
     group: Float[Tensor, "G 3 3"] | None = None,
 ) -> Refined:
-    """Climb from every candidate of `start` and weigh the optima by their Laplace evidence.
+    """`climb_poses` of images of one volume.
 
     Args:
         half_grid: of the volume that the images are compared with; images: B of them on their disc.
-        start: B x K candidates; those with log weight below -keep_nats are dropped (their slot stays, at -inf).
         sigma_angstrom: of the Gaussian prior on shifts.
+    """
+    return climb_poses(OneMap(half_grid, images, sigma_angstrom), start, iterations, keep_nats, group)
+
+
+def climb_poses(
+    objective: PoseObjective,
+    start: PosePosterior,
+    iterations: int = 5,
+    keep_nats: float = 12.0,
+    group: Float[Tensor, "G 3 3"] | None = None,
+) -> Refined:
+    """Climb from every candidate of `start` and weigh the optima by their Laplace evidence.
+
+    Args:
+        start: B x K candidates; those with log weight below -keep_nats are dropped (their slot stays, at -inf).
         group: symmetry of the volume; optima that are mates count as one.
 
     Returns:
@@ -109,9 +146,7 @@ def refine_poses(
     flat = torch.nonzero(alive)[:, 0]
     image = (flat // K).contiguous()
     R, t = start.R.reshape(-1, 3, 3)[flat].contiguous(), start.t.reshape(-1, 2)[flat].contiguous()
-    climb = _Climb(
-        image, R, t, *_evaluate(half_grid, images, image, R, t, sigma_angstrom), torch.full_like(t[:, 0], 1e-2)
-    )
+    climb = _Climb(image, R, t, *objective(image, R, t), torch.full_like(t[:, 0], 1e-2))
     active = torch.arange(len(flat), device=flat.device)
     for _ in range(iterations):
         part = _Climb(*(getattr(climb, f)[active] for f in _Climb.__dataclass_fields__))
@@ -123,7 +158,7 @@ def refine_poses(
         part = _Climb(*(getattr(part, f)[moving] for f in _Climb.__dataclass_fields__))
         R = (part.R @ exponential(step[:, :3])).contiguous()
         t = (part.t + step[:, 3:]).contiguous()
-        score, gradient, hessian, power = _evaluate(half_grid, images, part.image, R, t, sigma_angstrom)
+        score, gradient, hessian, power = objective(part.image, R, t)
         better = score > part.score
         won = active[better]
         climb.R[won], climb.t[won], climb.score[won] = R[better], t[better], score[better]
