@@ -7,10 +7,12 @@ from typer.testing import CliRunner
 
 from cryoloom.cli import reconstruct
 from cryoloom.cli.main import build_app
-from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
-from cryoloom.reconstruct.presets import names, preset_file, with_preset
+from cryoloom.reconstruct.config import HeteroSettings, InputSettings, ReconstructSettings
+from cryoloom.reconstruct.presets import PRESETS, with_preset
 
 DEFAULT = ReconstructSettings(InputSettings("/x.star"))
+HETERO = HeteroSettings(InputSettings("/x.star"))
+names, preset_file = PRESETS[ReconstructSettings].names, PRESETS[ReconstructSettings].file
 
 
 def test_the_presets_that_come_along():
@@ -22,6 +24,19 @@ def test_each_is_valid_and_says_how_poses_are_found(name):
     settings = with_preset(DEFAULT, name)
     assert settings.poses in ("amortized", "hybrid")
     assert settings.input == DEFAULT.input
+
+
+def test_the_presets_of_conformations():
+    assert PRESETS[HeteroSettings].names() == ["compact", "paper"]
+    assert with_preset(HETERO, "compact") == HETERO
+    paper = with_preset(HETERO, "paper").network
+    assert (paper.encoder_width, paper.decoder_width, paper.batch, paper.rate) == (1024, 1024, 8, 1e-4)
+    assert paper.latent == HETERO.network.latent
+
+
+def test_presets_of_another_kind_of_run_are_refused():
+    with pytest.raises(ValueError, match="compact, paper"):
+        with_preset(HETERO, "cryoai")
 
 
 def test_cryoai_as_published():

@@ -45,7 +45,17 @@ def hetero(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the images (networks).", show_default="20")
     ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="Networks as wide as published: for a GPU.")] = False,
+    encoder: Annotated[
+        Literal["mlp", "cnn"] | None, typer.Option(help="Of images to latents (vae).", show_default="mlp")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.toml",
+            help="Settings from a file: compact, paper (networks as published, for a GPU), or one of your own.",
+            show_default="compact",
+        ),
+    ] = None,
     refine_poses: Annotated[bool, typer.Option("--refine-poses", help="Learn poses along (networks).")] = False,
     mask: Annotated[Path | None, typer.Option(help="Map of 0 to 1: conformations differ within it only.")] = None,
     *,
@@ -55,7 +65,8 @@ def hetero(
 
     Then: cryoloom analyze RUN for clusters, trajectories and movies; cryoloom volume RUN --z ... for single maps.
     """
-    from cryoloom.reconstruct.config import PAPER_NETWORKS, HeteroSettings
+    from cryoloom.reconstruct.config import HeteroSettings
+    from cryoloom.reconstruct.presets import with_preset
 
     if (particles / "run.json").is_file():
         particles = particles / "particles.star"
@@ -63,14 +74,15 @@ def hetero(
         options.input(particles), method, poses, classes, None if mask is None else os.path.abspath(mask),
         options.particle_diameter, options.box, options.seed,
     )  # fmt: skip
-    network = PAPER_NETWORKS if paper else settings.network
-    network = replace(
-        network, latent=network.latent if latent is None else latent,
-        epochs=network.epochs if epochs is None else epochs, refine_poses=refine_poses,
-    )  # fmt: skip
+    if preset is not None:
+        settings = with_preset(settings, preset)
+    said = {"latent": latent, "epochs": epochs, "encoder": encoder, "refine_poses": refine_poses or None}
+    network = replace(settings.network, **{name: value for name, value in said.items() if value is not None})
     subspace = settings.subspace
     if method == "classes" and components is None:
         # K volumes span K - 1 directions; what more there is may be told apart from the noise by held-out images
         subspace = replace(subspace, most_components=max(subspace.most_components, classes - 1))
-    settings = replace(settings, network=network, subspace=replace(subspace, components=components))
+    if components is not None:
+        subspace = replace(subspace, components=components)
+    settings = replace(settings, network=network, subspace=subspace)
     start_run(settings, "hetero", output, options)

@@ -387,19 +387,6 @@ class NetworkSettings:
     """Whether poses are learnt along, image by image."""
 
 
-PAPER_NETWORKS = NetworkSettings(
-    encoder_width=1024,
-    decoder_width=1024,
-    frequencies="gaussian",
-    level=1000.0,
-    coefficients=1 << 20,
-    epochs=25,
-    batch=8,
-    rate=1e-4,
-)
-"""As published with cryoDRGN (Zhong et al. 2021): all of the image, wide layers."""
-
-
 @dataclass(frozen=True, slots=True)
 class HeteroSettings:
     """A run of `cryoloom hetero`."""

@@ -38,8 +38,8 @@ from cryoloom.reconstruct.progress import StepInfo
 STAGE_INDEX = 6
 BATCH = 2000  # images at once: the sums over each batch are as large as all volumes together
 FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
-PRUNED = 0.4  # share of the iterations after which components that promise nothing are dropped, but for
-SPARE = 2  # ... so many
+PRUNED = 0.4  # share of the iterations (or shortly before the last radius) when what promises nothing is dropped, but
+SPARE = 2  # ... for so many components
 JOINT = 3  # iterations over all images once the number of components is known
 LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,
 ODD = 0.02  # share of images that may ask for a component without being heard: they are odd, not a conformation
@@ -102,7 +102,8 @@ class SubspaceRecipe:
         self.poses = PosePosterior(poses.R.float(), poses.t.float(), poses.log_weight.float())
         self.seeker = None if sigma_angstrom is None else FamilyPoses(feed, settings.alternation, sigma_angstrom)
         self.iterations = settings.iterations if self.seeker is None else settings.alternation.iterations
-        self.pruning = round(PRUNED * self.iterations) if self.seeker is None else settings.alternation.held - 1
+        a = settings.alternation
+        self.pruning = round(PRUNED * self.iterations) if self.seeker is None else a.held + a.march - 2
         self.mask = feed.mask(feed.box).cpu() if mask is None else mask
         self.most = settings.most_components if settings.components is None else settings.components
 
