@@ -255,14 +255,17 @@ class ReconstructSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class AlternationSettings:
+class TurnsSettings:
     """Conformations and poses found in turns: `--poses search`.
 
     Measured on adenylate kinase's path (10,000 images, SNR 0.1): three quarters of the poses found on one map are
     right to 10 degrees and the latents' rank correlation with the state is 0.90; afterwards 98 % and 0.957.
     """
 
-    iterations: int = 14
+    components: int = 4
+    """Directions of the family that poses are found along with."""
+
+    iterations: int = 12
     """Of EM over all images, in either half."""
 
     held: int = 8
@@ -316,8 +319,8 @@ class SubspaceSettings:
     contrast_sigma: float = 0.15
     """S.d. of the images' contrast around 1 to begin with, then learnt; 0: all alike."""
 
-    alternation: AlternationSettings = field(default_factory=AlternationSettings)
-    """Of poses that are found along."""
+    turns: TurnsSettings = field(default_factory=TurnsSettings)
+    """Of poses that are found along with conformations."""
 
 
 @dataclass(frozen=True, slots=True)

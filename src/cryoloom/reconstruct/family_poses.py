@@ -21,7 +21,7 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined, climb_poses
 from cryoloom.kernels.dispatch import Images
 from cryoloom.kernels.half_grid import volumes_to_halves
-from cryoloom.reconstruct.config import AlternationSettings
+from cryoloom.reconstruct.config import TurnsSettings
 from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.global_search import candidates_of, references_of, search
 
@@ -45,7 +45,7 @@ class Family:
 class FamilyPoses:
     """Finds poses of images in a family; knows the images and the settings, holds nothing that changes."""
 
-    def __init__(self, feed: ImageFeed, settings: AlternationSettings, sigma_angstrom: float) -> None:
+    def __init__(self, feed: ImageFeed, settings: TurnsSettings, sigma_angstrom: float) -> None:
         """`sigma_angstrom`: of shifts."""
         self.feed, self.settings, self.sigma = feed, settings, sigma_angstrom
 

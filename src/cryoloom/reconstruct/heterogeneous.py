@@ -18,7 +18,7 @@ from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.preprocess import Preprocessing
 from cryoloom.physics.fourier import rebox
-from cryoloom.reconstruct.config import HeteroSettings, ReconstructSettings
+from cryoloom.reconstruct.config import HeteroSettings, ReconstructSettings, SubspaceSettings
 from cryoloom.reconstruct.coupled import mask_in_box
 from cryoloom.reconstruct.durable import write_durably
 from cryoloom.reconstruct.feed import ImageFeed
@@ -30,6 +30,7 @@ from cryoloom.reconstruct.refine import RefineState
 from cryoloom.reconstruct.run_folder import RunFolder
 from cryoloom.reconstruct.state_maps import StateMap, map_of_rows
 from cryoloom.reconstruct.subspace import SubspaceRecipe, SubspaceState, component_resolutions
+from cryoloom.reconstruct.turns import TurnsRecipe
 from cryoloom.reconstruct.variational import VariationalRecipe
 from cryoloom.reconstruct.verdict import Finding, Verdict
 from cryoloom.volumes.conformation_file import to_bytes
@@ -65,15 +66,16 @@ def run_hetero(
     for said in (*particles.notes, *preprocessing.said):
         progress.say(said)
     consensus = reconstruct(base, feed, folder, progress, interrupts, seconds=seconds)
-    found = None
+    found, posed = None, None
+    if settings.poses == "search":
+        turns = _turns(settings, feed, consensus)
+        posed = turns.posed(run_recipe(turns, folder, progress, interrupts, seconds=seconds))
     if settings.method in ("pca", "classes") or settings.poses == "search":
-        recipe = _family_recipe(settings, feed, consensus)
+        poses = consensus.state.poses if posed is None else posed.posterior
+        recipe = SubspaceRecipe(*_of_family(settings, feed, consensus, poses), mask=_mask(settings, feed))
         family = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
-        if settings.poses == "search" and family.components > 0:
-            with folder.timing("poses"):
-                state = reposed(consensus.state, recipe.posed(family))
-            consensus = conclude(base, feed, consensus.start, state, folder)
-            family = replace(family, poses=state.poses)
+        if posed is not None and family.components > 0:
+            consensus = conclude(base, feed, consensus.start, reposed(consensus.state, posed), folder)
         found = _linear(settings, recipe, family, consensus, folder)
     if settings.method in ("vae", "autodecoder") and (found is None or found.latents is not None):
         found = _network(settings, feed, consensus, folder, progress, interrupts, seconds)
@@ -107,12 +109,23 @@ def _given_mask(path: Path, feed: ImageFeed) -> Tensor:
     return mask_in_box(given.data.float(), feed.box)
 
 
-def _family_recipe(settings: HeteroSettings, feed: ImageFeed, consensus: Reconstruction) -> SubspaceRecipe:
+def _turns(settings: HeteroSettings, feed: ImageFeed, consensus: Reconstruction) -> TurnsRecipe:
     state = consensus.state
-    mask = None if settings.mask is None else _given_mask(Path(settings.mask), feed)
+    given = _of_family(settings, feed, consensus, state.poses)
+    return TurnsRecipe(*given, sigma_angstrom=state.sigma_angstrom, mask=_mask(settings, feed))
+
+
+def _of_family(
+    settings: HeteroSettings, feed: ImageFeed, consensus: Reconstruction, poses: PosePosterior
+) -> tuple[ImageFeed, SubspaceSettings, int, PosePosterior, np.ndarray, Tensor]:
+    """What both recipes of linear families are given."""
+    state = consensus.state
     half = np.where(shows_the_particle(state).numpy(), state.half, -1)
-    sigma = state.sigma_angstrom if settings.poses == "search" else None
-    return SubspaceRecipe(feed, settings.subspace, settings.seed, state.poses, half, state.noise.float(), mask, sigma)
+    return feed, settings.subspace, settings.seed, poses, half, state.noise.float()
+
+
+def _mask(settings: HeteroSettings, feed: ImageFeed) -> Tensor | None:
+    return None if settings.mask is None else _given_mask(Path(settings.mask), feed)
 
 
 def reposed(state: RefineState, found: Refined) -> RefineState:

@@ -3,8 +3,6 @@
 Each half has its own mean and components and learns from its own images. The halves share the FSC of each component
 alone, by which it is regularised. At the end every image is judged by the model of the half that it does not belong to:
 components are kept as long as they make such images more likely. What is kept is then fitted to all images.
-
-Where poses were found on a single map, they are found anew along with the family (`family_poses`).
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from torch import Tensor
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.conformations.subspace import Inferred, contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.inference.poses.refine import Refined
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volumes_to_halves
 from cryoloom.maps.fsc import crossing, resolution_angstrom
@@ -30,15 +27,14 @@ from cryoloom.physics.rotations import geodesic_degrees
 from cryoloom.reconstruct.backprojection import ssnr_of_half, ssnr_of_sum
 from cryoloom.reconstruct.config import SubspaceSettings
 from cryoloom.reconstruct.coupled import Moments, fsc_of_pairs, mask_in_box, solve_coupled
-from cryoloom.reconstruct.family_poses import Family, FamilyPoses
 from cryoloom.reconstruct.feed import ImageFeed
-from cryoloom.reconstruct.loop import numpy_generator, torch_generator
+from cryoloom.reconstruct.loop import torch_generator
 from cryoloom.reconstruct.progress import StepInfo
 
 STAGE_INDEX = 6
 BATCH = 2000  # images at once: the sums over each batch are as large as all volumes together
 FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
-PRUNED = 0.4  # share of the iterations (or shortly before the last radius) when what promises nothing is dropped, but
+PRUNED = 0.4  # share of the iterations after which components that promise nothing are dropped, but
 SPARE = 2  # ... for so many components
 JOINT = 3  # iterations over all images once the number of components is known
 LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,
@@ -87,34 +83,28 @@ class SubspaceRecipe:
 
     def __init__(
         self, feed: ImageFeed, settings: SubspaceSettings, seed: int, poses: PosePosterior, half: np.ndarray,
-        noise: Tensor, mask: Float[Tensor, "D D D"] | None = None, sigma_angstrom: float | None = None,
+        noise: Tensor, mask: Float[Tensor, "D D D"] | None = None,
     ) -> None:  # fmt: skip
         """Args:
-        poses: of all N images; the likeliest candidate of each is taken, or all to begin with where they are sought.
+        poses: of all N images; the likeliest candidate of each is taken.
         half: [N] of 0 and 1, -1 for images that are left out.
         noise: [G, S]; mask: 0 to 1 in the working box, within which the particle lies; its sphere when None.
-        sigma_angstrom: of shifts; given, poses are sought along with the family. They stay as they are when None.
         """
         self.feed, self.settings, self.seed, self.half = feed, settings, seed, half
         self.noise = noise.clone()
         # each image's own background has been subtracted with an error, which must not pass for a change of density
         self.noise[:, 0] *= BLIND
         self.poses = PosePosterior(poses.R.float(), poses.t.float(), poses.log_weight.float())
-        self.seeker = None if sigma_angstrom is None else FamilyPoses(feed, settings.alternation, sigma_angstrom)
-        self.iterations = settings.iterations if self.seeker is None else settings.alternation.iterations
-        a = settings.alternation
-        self.pruning = round(PRUNED * self.iterations) if self.seeker is None else a.held + a.march - 2
+        self.iterations = settings.iterations
+        self.pruning = round(PRUNED * settings.iterations)
         self.mask = feed.mask(feed.box).cpu() if mask is None else mask
         self.most = settings.most_components if settings.components is None else settings.components
 
     def radius(self, iteration: int) -> int:
-        """The march: linear over the first half of the iterations; later where poses are sought, after a long hold."""
-        s, a = self.settings, self.settings.alternation
-        start, low, length = 0.0, s.first_level, 0.5 * s.iterations
-        if self.seeker is not None and iteration > 0:
-            start, low, length = a.held - 1.0, a.level, float(a.march)
-        part = min(1.0, max(0.0, iteration - start) / max(1.0, length))
-        return self.feed.radius_of(low + part * (s.last_level - low))
+        """The march: linear over the first half of the iterations."""
+        s = self.settings
+        part = min(1.0, iteration / max(1.0, 0.5 * s.iterations))
+        return self.feed.radius_of(s.first_level + part * (s.last_level - s.first_level))
 
     @property
     def last_radius(self) -> int:
@@ -199,15 +189,9 @@ class SubspaceRecipe:
         volumes = torch.cat([volumes[:1], volumes[1:] * local_weight(own[0], own[1])])
         return replace(state, volumes=volumes, fsc=fsc)
 
-    def posed(self, state: SubspaceState) -> Refined:
-        """Poses of all images with their covariances, and how well they fit, under the family of all images."""
-        assert self.seeker is not None
-        family = Family(self._boxed(state.volumes, self.last_radius), self.noise, state.contrast_sigma)
-        return self.seeker.climbed(state.poses, np.arange(len(self.feed)), family, self.last_radius, 0)
-
     def _step_halves(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
         radius, message = self.radius(state.iteration), None
-        poses, moved = self._sought(state, radius), ()
+        poses, moved = self._poses(state, radius), ()
         if poses is not state.poses:
             angle = geodesic_degrees(poses.best()[0], state.poses.best()[0])
             moved = (("moved_degrees", float(angle.median())), ("jumped", float((angle > JUMP_DEGREES).float().mean())))
@@ -229,8 +213,8 @@ class SubspaceRecipe:
         contrast_sigma = (found[0][1] + found[1][1]).contrast_sigma
         if state.iteration == self.pruning:
             worth = _worth_keeping(self._held_out(replace(state, halves=halves, poses=poses), radius))
-            least = self.settings.components or 1
-            halves = (halves[0][: max(least, worth + SPARE) + 1], halves[1][: max(least, worth + SPARE) + 1])
+            part = self._kept_on(worth) + 1
+            halves = (halves[0][:part], halves[1][:part])
             fsc = fsc[: len(halves[0])]
         following = replace(
             state, iteration=state.iteration + 1, halves=halves, fsc=fsc, contrast_sigma=contrast_sigma, poses=poses
@@ -276,29 +260,13 @@ class SubspaceRecipe:
                     evidence[torch.from_numpy(rows), q] = judged.log_evidence.cpu()
         return evidence[torch.from_numpy(self.half >= 0)]
 
-    def _sought(self, state: SubspaceState, radius: int) -> PosePosterior:
-        """All poses after a climb, and perhaps a search, in the family of their own half."""
-        a, i = self.settings.alternation, state.iteration
-        if self.seeker is None or i < a.first_climb:
-            return state.poses
-        R, t, log_weight = (x.clone() for x in (state.poses.R, state.poses.t, state.poses.log_weight))
-        for h in (0, 1):
-            rows = np.flatnonzero(self.half == h)
-            family = Family(self._boxed(state.halves[h], radius), self.noise, state.contrast_sigma)
-            refined = self.seeker.climbed(state.poses, rows, family, radius, a.climb_steps)
-            index = torch.from_numpy(rows)
-            R[index], t[index], log_weight[index] = (getattr(refined.posterior, n) for n in ("R", "t", "log_weight"))
-            if i not in a.searches:
-                continue
-            if a.searches.index(i) >= a.search_all:
-                rows = rows[self.seeker.doubtful(refined)]
-            if len(rows) == 0:
-                continue
-            index = torch.from_numpy(rows)
-            generator = numpy_generator(self.seed, STAGE_INDEX, 1 + 2 * i + h)
-            found = self.seeker.searched(PosePosterior(R, t, log_weight), rows, family, radius, a.level, generator)
-            R[index], t[index], log_weight[index] = found.R, found.t, found.log_weight
-        return PosePosterior(R, t, log_weight)
+    def _kept_on(self, worth: int) -> int:
+        """How many components go on after a first look, in which so many were worth it."""
+        return max(self.settings.components or 0, worth + SPARE)
+
+    def _poses(self, state: SubspaceState, radius: int) -> PosePosterior:
+        """Those at which images are looked at in an iteration."""
+        return state.poses
 
     def _step_joint(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
         radius = self.last_radius
