@@ -152,15 +152,16 @@ def test_poses_are_found_along_with_the_family(scene):
 
 def test_nothing_is_found_where_nothing_moves(tmp_path):
     scene = Scene(tmp_path, three_states()[:1], 500)
-    alone = finished(recipe_of(scene))
+    recipe = recipe_of(scene)
+    alone = finished(recipe)
     assert alone.components == 0
     assert float(alone.gains[1:].max()) < 0.02
+    assert recipe.latents(alone).mean.shape == (500, 0)
     half = np.arange(len(scene.feed)) % 2
     turns = TurnsRecipe(scene.feed, SMALL, 1, scene.poses, half, scene.noise, PIXEL_SIZE)
     state = finished(turns)
     assert state.iteration < turns.iterations
     assert turns.posed(state) is None
-    assert recipe.latents(state).mean.shape == (500, 0)
 
 
 def test_a_recipe_taken_up_from_its_arrays_goes_on_exactly(scene, result):
