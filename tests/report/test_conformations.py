@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.analyze.class_table import ClassRow, write_class_table
 from cryoloom.analyze.series import write_series
 from cryoloom.maps.io import DensityMap, write_map
+from cryoloom.reconstruct.class_table import ClassRow, write_class_table
 from cryoloom.reconstruct.run_record import read_record
 from cryoloom.report.charts import plot_area
 from cryoloom.report.conformations import Conformations, Series, of_latent, read_conformations

@@ -15,6 +15,7 @@ from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import random_rotations
 from cryoloom.volumes.conformation_file import BadConformationFile, read_conformations, to_bytes
 from cryoloom.volumes.interface import ConformationVolume, rotated_frequencies
+from cryoloom.volumes.linear_family import LinearFamily
 from cryoloom.volumes.positional_mlp import PositionalEncoding, PositionalMLP
 
 BOX, PIXEL_SIZE = 16, 6.0
@@ -25,9 +26,16 @@ def mlp(**changes) -> ConformationVolume:
     return PositionalMLP(BOX, PIXEL_SIZE, 3, mean, torch.linspace(2, 1, 8), width=16, layers=2, **changes)
 
 
+def linear() -> ConformationVolume:
+    """Three directions, clouds of their own, around a cloud."""
+    clouds = (GaussianCloud.random(20, 25.0, 6.0, torch.Generator().manual_seed(seed)) for seed in range(2, 6))
+    return LinearFamily(PIXEL_SIZE, torch.stack([cloud.density(BOX, PIXEL_SIZE).float() for cloud in clouds]))
+
+
 FAMILIES: dict[str, Callable[[], ConformationVolume]] = {
     "positional MLP": mlp,
     "positional MLP, geometric": lambda: mlp(frequencies="geometric"),
+    "linear": linear,
 }
 
 

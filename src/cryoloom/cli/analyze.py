@@ -117,8 +117,8 @@ def _cluster_table(opened: ConformationRun, folder: Path, labels: np.ndarray, co
     """Sizes of the clusters, and the resolution that the halves of each reach."""
     import numpy as np
 
-    from cryoloom.analyze.class_table import ClassRow, write_class_table
     from cryoloom.analyze.cluster_fsc import FEWEST_PER_HALF, cluster_map
+    from cryoloom.reconstruct.class_table import ClassRow, write_class_table
 
     rows = []
     for k in range(count):

@@ -18,6 +18,7 @@ from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.preprocess import Preprocessing
 from cryoloom.physics.fourier import rebox
+from cryoloom.reconstruct.class_table import ClassRow, write_class_table
 from cryoloom.reconstruct.config import HeteroSettings, ReconstructSettings, SubspaceSettings
 from cryoloom.reconstruct.coupled import mask_in_box
 from cryoloom.reconstruct.durable import write_durably
@@ -224,17 +225,16 @@ def _write(found: Found, feed: ImageFeed, consensus: Reconstruction, folder: Run
         "rlnMaxValueProbDistribution": found.classes.posterior.log_weight.amax(1).exp().double().numpy(),
     }
     write_particles(folder.particles, feed.source.particles, columns)
-    rows = ["name,particles,share,resolution_angstrom"]
-    for k in range(len(found.classes.shares)):
+    rows = []
+    for k, share in enumerate(found.classes.shares.tolist()):
         mine = np.flatnonzero((labels == k) & (latents.contrast.numpy() >= JUNK_CONTRAST))
-        name, resolution = f"class_{k + 1:03d}", ""
+        name, resolution = f"class_{k + 1:03d}", None
         if min(int((consensus.state.half[mine] == h).sum()) for h in (0, 1)) > 0:
             drawn = class_map(feed, consensus, mine)
             write_map(folder.path / f"{name}.mrc", DensityMap(drawn.combined.contiguous(), feed.pixel_size))
-            angstrom = drawn.resolution_angstrom(feed.pixel_size)
-            resolution = "" if angstrom is None else f"{angstrom:.4f}"
-        rows.append(f"{name},{int((labels == k).sum())},{float(found.classes.shares[k]):.6f},{resolution}")
-    write_durably(folder.classes, ("\n".join(rows) + "\n").encode())
+            resolution = drawn.resolution_angstrom(feed.pixel_size)
+        rows.append(ClassRow(name, int((labels == k).sum()), share, resolution))
+    write_class_table(folder.classes, tuple(rows))
 
 
 def class_map(feed: ImageFeed, consensus: Reconstruction, rows: np.ndarray) -> StateMap:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from cryoloom.analyze.class_table import ClassRow, read_class_table
 from cryoloom.analyze.density import DensityMap2D, density_map
 from cryoloom.analyze.latent import PrincipalAxes, Uncertainty, check_latent, principal_axes, uncertainty
 from cryoloom.particles.star import read_star
+from cryoloom.reconstruct.class_table import ClassRow, read_class_table
 
 ANALYSIS = "analysis"  # folder of a run in which its analysis lies
 _MAP = re.compile(r"(.+)_(\d{3})\.mrc")

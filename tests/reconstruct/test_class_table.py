@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cryoloom.analyze.class_table import ClassRow, read_class_table, write_class_table
+from cryoloom.reconstruct.class_table import ClassRow, read_class_table, write_class_table
 
 
 def test_a_table_comes_back(tmp_path: Path) -> None:
