@@ -87,7 +87,7 @@ def test_analysis_and_single_maps(run, tmp_path):
     assert "pc1_[0-9][0-9][0-9].mrc" in (inner / "open.cxc").read_text()
     assert "cluster_01" in (run / "report.html").read_text()
     said = cryoloom("volume", run, "--particle", 5, "-o", tmp_path / "one.mrc", "-j", 1)
-    assert "images by shell" in said
+    assert "images nearest to it" in said
     z = np.load(run / "z.npy")[4]
     cryoloom("volume", run, f"--z={z[0]},{z[1]}", "-o", tmp_path / "same.mrc", "-j", 1, "-q")
     torch.testing.assert_close(read_map(tmp_path / "one.mrc").data, read_map(tmp_path / "same.mrc").data)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Samples
@@ -16,10 +17,11 @@ from cryoloom.maps.io import DensityMap
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
+from cryoloom.reconstruct import state_maps
 from cryoloom.reconstruct.backprojection import accumulate, solve
 from cryoloom.reconstruct.config import SubspaceSettings, TurnsSettings
 from cryoloom.reconstruct.coupled import Moments, solve_coupled
-from cryoloom.reconstruct.state_maps import latent_distance, map_of_rows, neighbourhoods, state_map
+from cryoloom.reconstruct.state_maps import PART, latent_distance, map_of_rows, state_map
 from cryoloom.reconstruct.subspace import SubspaceRecipe, component_resolutions, local_weight
 from cryoloom.reconstruct.turns import TurnsRecipe
 from inference.scene import turned
@@ -191,19 +193,34 @@ def test_components_are_damped_where_the_halves_disagree():
     assert weight[0, 18:, 18:, 18:].mean() < 0.3
 
 
-def test_a_state_map_is_its_own_states_and_says_of_how_many_images(scene, result):
+def test_a_state_map_is_its_own_states_and_says_of_which_images(scene, result):
     recipe, state = result
     latents = recipe.latents(state)
     truth = torch.tensor(scene.state.tolist())
     half, mask = np.arange(len(truth)) % 2, scene.feed.mask(BOX)
-    found = state_map(
-        scene.feed, scene.poses, half, scene.noise, mask, latent_distance(latents, latents.mean[truth == 2].mean(0))
-    )
+    point = latents.mean[truth == 2].mean(0)
+    found = state_map(scene.feed, scene.poses, half, scene.noise, mask, latents, point)
     alike = [float(torch.corrcoef(torch.stack([found.combined.flatten(), m.flatten()]))[0, 1]) for m in scene.maps]
     assert int(np.argmax(alike)) == 1
     assert (truth[found.nearest] == 2).float().mean() > 0.9
-    assert int(found.images.max()) <= neighbourhoods(len(truth), 0.1)[-1]
+    assert len(found.nearest) == round(PART * len(truth))
     assert found.resolution_angstrom(PIXEL_SIZE) is not None
+
+
+def test_slopes_take_up_the_motion(scene, monkeypatch):
+    """From all images of three states, of which only a third shows the one that is asked for."""
+    monkeypatch.setattr(state_maps, "PART", 1.0)
+    truth = torch.tensor(scene.state.tolist())
+    known = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    N = len(truth)
+    latents = LatentPosterior(known[truth - 1], 0.3 * torch.eye(2).expand(N, 2, 2), torch.ones(N))
+    half, mask = np.arange(N) % 2, scene.feed.mask(BOX)
+    mean = torch.stack(scene.maps).mean(0)
+    for k in range(3):
+        found = state_map(scene.feed, scene.poses, half, scene.noise, mask, latents, known[k])
+        assert len(found.nearest) == N
+        pair = torch.stack([(found.combined - mean).flatten(), (scene.maps[k] - mean).flatten()])
+        assert torch.corrcoef(pair)[0, 1] > 0.85
 
 
 def test_a_map_of_rows_needs_both_halves(scene):

@@ -57,7 +57,7 @@ def volume(
             beside = output.with_name(f"{output.stem}_half{h + 1}.mrc")
             write_map(beside, DensityMap(found.halves[h].contiguous(), pixel))
         resolution = found.resolution_angstrom(pixel)
-        said = f"from {int(found.images.min()):,} to {int(found.images.max()):,} images by shell, "
+        said = f"from the {len(found.nearest):,} images nearest to it, "
         said += "no resolution" if resolution is None else f"{resolution:.1f} Å"
     if not quiet:
         tell(f"{output}: {said}")

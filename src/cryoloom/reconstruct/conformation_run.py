@@ -20,7 +20,7 @@ from cryoloom.reconstruct.feed import ImageFeed
 from cryoloom.reconstruct.heterogeneous import consensus_settings
 from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
 from cryoloom.reconstruct.run_folder import read_record, read_settings
-from cryoloom.reconstruct.state_maps import StateMap, latent_distance, state_map
+from cryoloom.reconstruct.state_maps import StateMap, state_map
 from cryoloom.volumes.conformation_file import read_conformations
 from cryoloom.volumes.interface import ConformationVolume
 
@@ -43,7 +43,7 @@ class ConformationRun:
     volume: ConformationVolume
 
     def map_at(self, z: Float[Tensor, " Z"]) -> StateMap:
-        """The map of the images nearest to a latent point.
+        """The map at a latent point, by the images near it.
 
         Raises:
             ValueError: for a point of another number of coordinates.
@@ -51,7 +51,7 @@ class ConformationRun:
         if z.shape != self.latents.mean.shape[1:]:
             raise ValueError(f"{len(z)} coordinates; expected {self.latents.mean.shape[1]}, those of the run's latents")
         noise = self.feed.source.preprocessing.noise.float()
-        return state_map(self.feed, self.poses, self.half, noise, self.mask, latent_distance(self.latents, z))
+        return state_map(self.feed, self.poses, self.half, noise, self.mask, self.latents, z)
 
     def decoded(self, z: Float[Tensor, " Z"]) -> DensityMap:
         """The map that the fitted family itself has at a latent point."""
