@@ -143,3 +143,17 @@ def test_a_mixture_of_points_is_weighed_by_the_likelihood_of_each():
     torch.testing.assert_close(first, torch.einsum("nka,kaq->nq", w, candidates).float())
     outer = candidates[..., i] * candidates[..., j]
     torch.testing.assert_close(second, torch.einsum("nka,kat->nt", w, outer).float())
+
+
+def test_directions_are_told_apart_by_their_reliability():
+    """One coordinate seen with noise of variance 1/4, one not in use: 1 / (1 + 1/4), and nothing, also when turned."""
+    generator = torch.Generator().manual_seed(8)
+    n, v = 20_000, 0.25
+    seen = (torch.randn(n, generator=generator) + v**0.5 * torch.randn(n, generator=generator)) / (1 + v)
+    turn = torch.linalg.qr(torch.randn(2, 2, generator=generator))[0]
+    mean = torch.stack([torch.zeros(n), seen], 1) @ turn.T
+    covariance = (turn @ torch.diag(torch.tensor([1.0, v / (1 + v)])) @ turn.T).expand(n, 2, 2)
+    reliability, axes = LatentPosterior(mean, covariance, torch.ones(n)).told_apart()
+    assert reliability[0] == pytest.approx(1 / (1 + v), rel=0.02)
+    assert reliability[1] < 1e-3
+    assert abs(float(axes[0] @ turn[:, 1].double())) == pytest.approx(1, rel=0.02)

@@ -115,6 +115,16 @@ def test_networks_fill_the_same_folder(method, particles, tmp_path):
     assert opened.decoded(opened.latents.mean[0]).data.isfinite().all()
 
 
+@pytest.mark.parametrize("method", ["vae", "autodecoder"])
+def test_networks_invent_no_motion(method, tmp_path):
+    simulate_dataset(three_states()[:1], SimulationSettings(count=500, snr=1.0, seed=2, shift_px=1.0), tmp_path / "set")
+    run = tmp_path / "run"
+    cryoloom("hetero", tmp_path / "set" / "truth.star", "-o", run, "--method", method, "--latent", 2, "--epochs", 8,
+             "-j", 1, "-q", "--particle-diameter", 85)  # fmt: skip
+    assert "No heterogeneity found." in verdict_of(run)["headline"]
+    assert not (run / "z.npy").exists()
+
+
 def test_one_conformation_is_said_to_be_one_and_there_is_nothing_to_analyze(tmp_path):
     simulate_dataset(three_states()[:1], SimulationSettings(count=500, snr=1.0, seed=2, shift_px=1.0), tmp_path / "set")
     run = tmp_path / "run"

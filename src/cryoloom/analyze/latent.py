@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
+
+from cryoloom.inference.conformations.posterior import LatentPosterior
 
 FEWEST = 3  # images without which a latent space has no shape
 
@@ -47,7 +50,8 @@ class Uncertainty:
     Attributes:
         relative: [N], expected (r.m.s.) distance of the true place from the given one, in units of the population's
             s.d.: 0 is exact, about 1 means that the image says nothing of its place.
-        reliability: share of the population's variance that the given places show: 1 is exact, 0 nothing.
+        reliability: share of the population's variance that the given places show in the direction in which they are
+            best told apart: 1 is exact, 0 nothing.
     """
 
     relative: np.ndarray
@@ -98,16 +102,18 @@ def uncertainty(z: Float[np.ndarray, "N Z"], covariance: Float[np.ndarray, "N Z 
     """Posterior widths in units of the population's s.d.
 
     The population's variance is that of the posterior means plus the mean posterior variance (law of total variance),
-    so that images which say nothing, whose posterior is the prior, get about 1. Traces are compared, not matrices: an
-    axis along which nothing varies then weighs nothing.
+    so that images which say nothing, whose posterior is the prior, get about 1. Directions weigh as much as they tell
+    images apart: coordinates that a network does not use say nothing of the others.
 
     Raises:
         ValueError: see `check_latent`.
     """
     check_latent(z, covariance)
-    own = np.trace(covariance, axis1=1, axis2=2).astype(np.float64).clip(min=0)
-    between = float(z.astype(np.float64).var(0, ddof=1).sum())
-    total = between + float(own.mean())
-    if total == 0:
+    posterior = LatentPosterior(torch.tensor(z), torch.tensor(covariance), torch.ones(len(z)))
+    if float(posterior.mean.var(0).sum() + posterior.covariance.abs().sum()) == 0:
         return Uncertainty(np.zeros(len(z)), 1.0)
-    return Uncertainty(np.sqrt(own / total), between / total)
+    reliability, axes = posterior.told_apart()
+    weight = reliability if float(reliability.sum()) > 0 else torch.ones_like(reliability)
+    own = torch.einsum("di,nij,dj->nd", axes, posterior.covariance.double(), axes).clamp(min=0)
+    relative = ((own @ weight) / weight.sum()).sqrt()
+    return Uncertainty(relative.numpy(), float(reliability[0]))

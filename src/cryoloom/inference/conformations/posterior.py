@@ -42,6 +42,23 @@ class LatentPosterior:
             torch.where(unseen, 0, self.contrast),
         )  # fmt: skip
 
+    def told_apart(self) -> tuple[Float[Tensor, " Z"], Float[Tensor, "Z Z"]]:
+        """How well images are told apart along the directions in which they are best (and then next best) told apart.
+
+        Returns:
+            Reliabilities, largest first: the share of the population's variance (that of the means plus the mean
+            covariance) that the means show; 1 is exact, 0 nothing. And the directions, rows, in which the
+            population's variance is one. A coordinate that is not in use does not lessen the others' reliability.
+        """
+        mean, Z = self.mean.double(), self.mean.shape[1]
+        centred = mean - mean.mean(0)
+        between = centred.T @ centred / max(1, len(mean) - 1)
+        total = between + self.covariance.double().mean(0)
+        floor = 1e-9 * float(total.diagonal().max().clamp(min=1e-30)) if Z else 0.0
+        inverse = torch.linalg.inv(torch.linalg.cholesky(total + floor * torch.eye(Z).to(total)))
+        values, vectors = torch.linalg.eigh(inverse @ between @ inverse.T)
+        return values.flip(0).clamp(0, 1), vectors.flip(1).T @ inverse
+
     def to(self, device: torch.device) -> LatentPosterior:
         """Moved to a device."""
         return LatentPosterior(self.mean.to(device), self.covariance.to(device), self.contrast.to(device))
