@@ -73,8 +73,8 @@ def run_hetero(
     if settings.poses == "search":
         turns = _turns(settings, feed, consensus)
         posed = turns.posed(run_recipe(turns, folder, progress, interrupts, seconds=seconds))
-    # an autodecoder's latents, learnt image by image, tell images apart even where they are all alike (reliability 0.48 on
-    # a ribosome): whether there is anything to be told is asked of held-out images first
+    # an autodecoder's latents, learnt image by image, tell images apart even where all are alike (reliability 0.48 on a
+    # ribosome): whether there is anything to be told is asked of held-out images first
     if settings.method != "vae" or settings.poses == "search":
         poses = consensus.state.poses if posed is None else posed.posterior
         recipe = SubspaceRecipe(*_of_family(settings, feed, consensus, poses), mask=_mask(settings, feed))
