@@ -301,8 +301,8 @@ def table(document: dict) -> str:
            "| program | budget, CPU-s | used | epochs | GiB | " + ("Spearman" if path else "ARI of k-means")
            + " | FSC-AUC, decoder | own state best, or next | FSC-AUC, nearest images | own state best, or next |",
            "|" + "---|" * 10]  # fmt: skip
-    for name, r in document["rows"].items():
-        program = name.rsplit(",", 1)[0]
+    rows = ((name.rsplit(",", 1)[0], r) for name, r in document["rows"].items())
+    for program, r in sorted(rows, key=lambda row: (row[0], row[1]["budget_s"] or 0)):
         budget = "" if r["budget_s"] is None else f"{r['budget_s']:.0f}"
         epochs = r.get("epochs")
         done = "" if epochs is None else f"{epochs:.3g}"
