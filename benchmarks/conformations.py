@@ -36,7 +36,7 @@ from bench import (
     write_json,
 )
 from cryoloom.maps.io import DensityMap, write_map
-from cryoloom.reconstruct.conformation_run import open_conformations
+from cryoloom.reconstruct.conformation_run import ConformationRun, open_conformations
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +141,15 @@ def scores_of(run: Path, folder: Path, state: np.ndarray, method: str) -> dict:
 def state_maps(run: Path, state: np.ndarray) -> list[str]:
     """Maps at the mean latents of the true states."""
     opened = open_conformations(run, torch.device("cpu"), torch.get_num_threads())
+    return write_state_maps(opened, state, run)
+
+
+def write_state_maps(opened: ConformationRun, state: np.ndarray, folder: Path) -> list[str]:
+    """The same of an opened run, whose latents may be another program's; written to a folder."""
     paths = []
     for k in range(1, state.max() + 1):
         found = opened.map_at(opened.latents.mean[torch.from_numpy(state == k)].mean(0))
-        paths.append(str(run / f"mean_of_state_{k:02d}.mrc"))
+        paths.append(str(folder / f"mean_of_state_{k:02d}.mrc"))
         write_map(Path(paths[-1]), DensityMap(found.combined.contiguous(), opened.feed.pixel_size))
     return paths
 
