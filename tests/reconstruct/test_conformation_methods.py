@@ -137,3 +137,10 @@ def test_the_verdict_speaks_of_conformations(done):
     verdict = verdict_of(done.folder)
     assert any(finding["name"] == "conformations" for finding in verdict["findings"])
     assert "No heterogeneity" not in verdict["headline"]
+
+
+def test_more_classes_than_directions_tell_apart_are_said_to_be_too_many(truth, tmp_path):
+    cryoloom("hetero", truth / "truth.star", "-o", tmp_path / "run", "--preset", truth / "tiny.toml", "--method",
+             "classes", "-k", 4, "-j", 1, "-q", "--particle-diameter", 85)  # fmt: skip
+    said = next(f["text"] for f in verdict_of(tmp_path / "run")["findings"] if f["name"] == "conformations")
+    assert "4 classes were asked for, where there is room for 2" in said

@@ -132,6 +132,8 @@ def test_one_conformation_is_said_to_be_one_and_there_is_nothing_to_analyze(tmp_
     assert "No heterogeneity found." in verdict_of(run)["headline"]
     assert not (run / "z.npy").exists()
     assert (run / "map.mrc").exists()
+    # also where the file had classes of its own
+    assert set(starfile.read(run / "particles.star")["particles"]["rlnClassNumber"]) == {1}
     assert "found no heterogeneity" in cryoloom("analyze", run, code=2)
     assert "found no heterogeneity" in cryoloom("volume", run, "--z", "0", "-o", tmp_path / "x.mrc", code=2)
 

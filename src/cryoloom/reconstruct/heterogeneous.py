@@ -188,6 +188,9 @@ def _linear_finding(
     if junk > 0:
         text += f" {100 * junk:.1f} % of the images show no particle and stand outside of it."
     if classes is not None:
+        if len(classes.shares) > state.components + 1:
+            text += f" {len(classes.shares)} classes were asked for, where there is room for {state.components + 1} in "
+            text += f"general: others may be a split at random (-k {state.components + 1} avoids it)."
         text += " Shares of the classes: " + ", ".join(f"{100 * float(s):.1f}" for s in classes.shares) + " %."
     return Finding("conformations", True, gain, text)
 
@@ -218,23 +221,29 @@ def _network(
 
 
 def _write(found: Found, feed: ImageFeed, consensus: Reconstruction, folder: RunFolder) -> None:
-    if found.latents is None or found.volume is None:
-        return
-    latents = found.latents
-    for path, values in ((folder.z, latents.mean), (folder.z_covariance, latents.covariance),
-                         (folder.contrast, latents.contrast)):  # fmt: skip
-        write_durably(path, npy_bytes(values.float().numpy()))
-    write_durably(folder.conformations, to_bytes(found.volume))
-    if found.classes is None:
-        return
-    labels = found.classes.posterior.best().numpy()
-    columns = particle_columns(consensus.state) | {
-        "rlnClassNumber": labels + 1,
-        "rlnMaxValueProbDistribution": found.classes.posterior.log_weight.amax(1).exp().double().numpy(),
-    }
+    if found.latents is not None and found.volume is not None:
+        latents = found.latents
+        for path, values in ((folder.z, latents.mean), (folder.z_covariance, latents.covariance),
+                             (folder.contrast, latents.contrast)):  # fmt: skip
+            write_durably(path, npy_bytes(values.float().numpy()))
+        write_durably(folder.conformations, to_bytes(found.volume))
+    # classes that the file brought along are not this run's: where it has none, all images are of one
+    columns = particle_columns(consensus.state) | {"rlnClassNumber": np.ones(len(feed), np.int64)}
+    if found.classes is not None:
+        columns["rlnClassNumber"] = found.classes.posterior.best().numpy() + 1
+        columns["rlnMaxValueProbDistribution"] = found.classes.posterior.log_weight.amax(1).exp().double().numpy()
     write_particles(folder.particles, feed.source.particles, columns)
+    if found.classes is not None and found.latents is not None:
+        _write_classes(found.classes, found.latents, feed, consensus, folder)
+
+
+def _write_classes(
+    classes: Classes, latents: LatentPosterior, feed: ImageFeed, consensus: Reconstruction, folder: RunFolder
+) -> None:
+    """A map for each class, and their table."""
+    labels = classes.posterior.best().numpy()
     rows = []
-    for k, share in enumerate(found.classes.shares.tolist()):
+    for k, share in enumerate(classes.shares.tolist()):
         mine = np.flatnonzero((labels == k) & (latents.contrast.numpy() >= JUNK_CONTRAST))
         name, resolution = f"class_{k + 1:03d}", None
         if min(int((consensus.state.half[mine] == h).sum()) for h in (0, 1)) > 0:
