@@ -44,21 +44,21 @@ from bench import (
 )
 from cryoloom.inference.poses.encoder import PAPER, VGGEncoder, best_of_candidates_degrees
 from cryoloom.inference.poses.encoder_file import read_encoder
+from cryoloom.inference.poses.misfit import misfit
+from cryoloom.inference.poses.proposals import propose
+from cryoloom.inference.training import Trainer
+from cryoloom.jobs.presets import with_preset
+from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
+from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.kernels.dispatch import Images
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation
 from cryoloom.maps.io import read_map
 from cryoloom.maps.mask import soft_sphere
+from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.rotations import random_rotations
-from cryoloom.reconstruct.abinit import AbInitRecipe
-from cryoloom.reconstruct.amortized import AmortizedRecipe, AmortizedState
-from cryoloom.reconstruct.config import AbInitSettings, InputSettings, ReconstructSettings, WakeSleepSettings
-from cryoloom.reconstruct.feed import ImageFeed
-from cryoloom.reconstruct.objective import misfit
-from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
-from cryoloom.reconstruct.presets import with_preset
-from cryoloom.reconstruct.proposals import propose
-from cryoloom.reconstruct.training import Trainer
-from cryoloom.reconstruct.wake_sleep import WakeSleepRecipe
+from cryoloom.recipes.abinit import AbInitRecipe, AbInitSettings
+from cryoloom.recipes.amortized import AmortizedRecipe, AmortizedState
+from cryoloom.recipes.wake_sleep import WakeSleepRecipe, WakeSleepSettings
 from cryoloom.volumes.fourier_net import FourierNet
 from cryoloom.volumes.interface import Volume, rotated_frequencies
 from cryoloom.volumes.voxel_grid import VoxelGrid
@@ -118,11 +118,15 @@ def hybrid(name: str, seed: int, work: Path, sets: Path) -> dict:
         )
         found = scores(folder, run)
         out[poses] = {
-            "cpu_s": spent.cpu_s, "peak_rss_bytes": spent.peak_rss_bytes, "stage_cpu_s": stage_cpu_s(run),
+            "cpu_s": spent.cpu_s,
+            "peak_rss_bytes": spent.peak_rss_bytes,
+            "stage_cpu_s": stage_cpu_s(run),
             "verdict": json.loads((run / "run.json").read_text())["verdict"]["outcome"],
-            **{k: found[k] for k in ("rotation_median_deg", "rotation_frac_below_10deg", "shift_median_px",
-                                     "fsc0.5_shell")},
-        }  # fmt: skip
+            **{
+                k: found[k]
+                for k in ("rotation_median_deg", "rotation_frac_below_10deg", "shift_median_px", "fsc0.5_shell")
+            },
+        }
     trained = read_encoder(run / "encoder.safetensors")
     feed, noise = feed_of(folder)
     candidates, truth = propose(trained, feed, trained.encoder.radius, noise), true_rotations(folder, run)
@@ -144,7 +148,12 @@ def parts(seed: int, sets: Path) -> dict:
     for name, changes in PARTS.items():
         given = {k: v for k, v in changes.items() if k != "vgg"}
         recipe = WakeSleepRecipe(
-            feed, replace(WakeSleepSettings(), **given), seed, first.volume, first.noise, first.sigma_angstrom
+            feed=feed,
+            settings=replace(WakeSleepSettings(), **given),
+            seed=seed,
+            volume=first.volume,
+            noise=first.noise,
+            sigma_angstrom=first.sigma_angstrom,
         )
         if "vgg" in changes:
             box = 2 * (recipe.radius + 1)
@@ -161,8 +170,9 @@ def parts(seed: int, sets: Path) -> dict:
         for K in (1, 4, 8):
             error = best_of_candidates_degrees(candidates, truth, K)
             out["parts"][name][f"best_of_{K}"] = {
-                "median_deg": float(error.median()), "within_15": float((error < 15).float().mean())
-            }  # fmt: skip
+                "median_deg": float(error.median()),
+                "within_15": float((error < 15).float().mean()),
+            }
         print(name, out["parts"][name], flush=True)
     return out
 
@@ -185,12 +195,39 @@ def small_ribosome(work: Path, snr: float, seed: int) -> Path:
     """5,000 images of 32 px."""
     folder, map_ = work / f"ribosome-32-snr{snr:g}-s{seed}", work / "70S-32.mrc"
     if not map_.exists():
-        subprocess.run([sys.executable, str(SHARED_BENCH / "make_map.py"), str(MODEL), str(map_), "--pixel", "11.2",
-                        "--box", "32"], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable,
+                str(SHARED_BENCH / "make_map.py"),
+                str(MODEL),
+                str(map_),
+                "--pixel",
+                "11.2",
+                "--box",
+                "32",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     if not (folder / "truth.star").exists():
-        subprocess.run([sys.executable, str(SHARED_BENCH / "simulate.py"), str(folder), str(map_), "-n", "5000",
-                        "--snr", str(snr), "--seed", "1", "--shift", "0.75"], check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable,
+                str(SHARED_BENCH / "simulate.py"),
+                str(folder),
+                str(map_),
+                "-n",
+                "5000",
+                "--snr",
+                str(snr),
+                "--seed",
+                "1",
+                "--shift",
+                "0.75",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     return folder
 
 
@@ -204,15 +241,29 @@ def infer(work: Path, sets: Path) -> dict:
     for name, folder in (("seen", trained), ("new", new)):
         for polish in (0, 5):
             star, log = work / f"infer-{name}.star", work / "infer.log"
-            spent = run_measured([CRYOLOOM, "infer", run, folder / "particles.star", "-o", star, "--overwrite",
-                                  "--polish", str(polish)], log)  # fmt: skip
+            spent = run_measured(
+                [CRYOLOOM, "infer", run, folder / "particles.star", "-o", star, "--overwrite", "--polish", str(polish)],
+                log,
+            )
             found = evaluator().evaluate(str(folder / "truth.star"), str(star))
-            out["points"].append({
-                "images": name, "polish": polish, "cpu_s": spent.cpu_s, "peak_rss_bytes": spent.peak_rss_bytes,
-                "said": log.read_text().strip().splitlines()[-1].split(". Poses in")[0],
-                **{k: found[k] for k in ("rotation_median_deg", "rotation_mean_deg", "rotation_frac_below_10deg",
-                                         "shift_median_px")},
-            })  # fmt: skip
+            out["points"].append(
+                {
+                    "images": name,
+                    "polish": polish,
+                    "cpu_s": spent.cpu_s,
+                    "peak_rss_bytes": spent.peak_rss_bytes,
+                    "said": log.read_text().strip().splitlines()[-1].split(". Poses in")[0],
+                    **{
+                        k: found[k]
+                        for k in (
+                            "rotation_median_deg",
+                            "rotation_mean_deg",
+                            "rotation_frac_below_10deg",
+                            "shift_median_px",
+                        )
+                    },
+                }
+            )
     out["memory"] = [_memory(work, run, n) for n in (5000, 50000)]
     return out | rates(work, sets)
 
@@ -226,16 +277,25 @@ def rates(work: Path, sets: Path) -> dict:
     for name, net, count in (("compact", trained, 5000), ("paper", paper, 300)):
         images = feed.images(np.arange(count), net.radius, noise)
         parts = [
-            Images(images.observed[i : i + 100], images.ctf[i : i + 100], images.variance, images.group[i : i + 100],
-                   images.disc) for i in range(0, count, 100)
-        ]  # fmt: skip
+            Images(
+                images.observed[i : i + 100],
+                images.ctf[i : i + 100],
+                images.variance,
+                images.group[i : i + 100],
+                images.disc,
+            )
+            for i in range(0, count, 100)
+        ]
         at, cpu = time.perf_counter(), time.process_time()
         with torch.no_grad():
             for part in parts:
                 net(part)
         wall, cpu = time.perf_counter() - at, time.process_time() - cpu
-        out |= {f"{name}_images_per_second": count / wall, f"{name}_images_per_cpu_second": count / cpu,
-                f"{name}_threads": torch.get_num_threads()}  # fmt: skip
+        out |= {
+            f"{name}_images_per_second": count / wall,
+            f"{name}_images_per_cpu_second": count / cpu,
+            f"{name}_threads": torch.get_num_threads(),
+        }
     return out
 
 
@@ -247,8 +307,12 @@ def _memory(work: Path, run: Path, count: int) -> dict:
     write_star(part, {**tables, "particles": tables["particles"].iloc[:count]})
     log = work / "infer-memory.log"
     spent = run_measured([CRYOLOOM, "infer", run, part, "-o", work / "many.star", "--overwrite", "--polish", "0"], log)
-    return {"images": count, "peak_rss_bytes": spent.peak_rss_bytes, "cpu_s": spent.cpu_s,
-            "returncode": spent.returncode}  # fmt: skip
+    return {
+        "images": count,
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "cpu_s": spent.cpu_s,
+        "returncode": spent.returncode,
+    }
 
 
 def many_images(work: Path) -> Path:
@@ -256,8 +320,11 @@ def many_images(work: Path) -> Path:
     folder = work / "many"
     if not (folder / "truth.star").exists():
         map_ = work / "70S-64.mrc"
-        subprocess.run([sys.executable, str(SHARED_BENCH / "make_map.py"), str(MODEL), str(map_), "--pixel", "5.6",
-                        "--box", "64"], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [sys.executable, str(SHARED_BENCH / "make_map.py"), str(MODEL), str(map_), "--pixel", "5.6", "--box", "64"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         subprocess.run([CRYOLOOM, "simulate", map_, "-o", folder, "-n", "50000", "--snr", "0.1", "-q"], check=True)
     return folder
 
@@ -292,8 +359,12 @@ def fitted(make: Callable[[], Volume], rate: float, truth: torch.Tensor, pixel: 
         updates += 1
     mask = soft_sphere(box, 0.4 * box, 3.0)
     fsc = fourier_shell_correlation((volume.density_map((box - 1) // 2) * mask).double(), (truth * mask).double())
-    return {"cpu_s": spent, "images": updates * 32, "fsc0.5_shell": float(crossing(fsc[: box // 2], 0.5)),
-            "mean_fsc": float(fsc[1 : box // 2].mean())}  # fmt: skip
+    return {
+        "cpu_s": spent,
+        "images": updates * 32,
+        "fsc0.5_shell": float(crossing(fsc[: box // 2], 0.5)),
+        "mean_fsc": float(fsc[1 : box // 2].mean()),
+    }
 
 
 def cost(make: Callable[[], Volume], box: int) -> dict:
@@ -306,9 +377,12 @@ def cost(make: Callable[[], Volume], box: int) -> dict:
     volume.slices(k).abs().square().sum().backward()
     at = time.process_time()
     volume.slices(k).abs().square().sum().backward()
-    return {"box": box, "parameter_bytes": sum(4 * p.numel() for p in volume.parameters()),
-            "cpu_s_an_image": (time.process_time() - at) / 2,
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # fmt: skip
+    return {
+        "box": box,
+        "parameter_bytes": sum(4 * p.numel() for p in volume.parameters()),
+        "cpu_s_an_image": (time.process_time() - at) / 2,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
 
 
 def volumes(work: Path) -> dict:
@@ -372,11 +446,23 @@ def cold_run(work: Path, preset: str, snr: float, seed: int) -> dict:
         if state.round % 20 == 0 or recipe.finished(state):
             R = likeliest_rotations(recipe, state).double().numpy()
             error = e.common_frame(At, np.swapaxes(R, 1, 2), "C1")[2]
-            course.append({"cpu_s": spent, "median_deg": float(np.median(error)),
-                           "frac_below_10deg": float((error < 10).mean()),
-                           "images_seen": dict(info.metrics)["images_seen"]})  # fmt: skip
-    return {"preset": preset, "snr": snr, "seed": seed, "cpu_s": spent, **course[-1],
-            "converged": course[-1]["median_deg"] <= CONVERGED, "course": course}  # fmt: skip
+            course.append(
+                {
+                    "cpu_s": spent,
+                    "median_deg": float(np.median(error)),
+                    "frac_below_10deg": float((error < 10).mean()),
+                    "images_seen": dict(info.metrics)["images_seen"],
+                }
+            )
+    return {
+        "preset": preset,
+        "snr": snr,
+        "seed": seed,
+        "cpu_s": spent,
+        **course[-1],
+        "converged": course[-1]["median_deg"] <= CONVERGED,
+        "course": course,
+    }
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -394,14 +480,27 @@ def hybrid_part(runs: list[dict]) -> list[str]:
         pairs = [f"{h[key]:.{n}f} / {s[key]:.{n}f}" for key, n in keys]
         gib = f"{h['peak_rss_bytes'] / 2**30:.2f}"
         rows.append([f"{r['set']}-s{r['seed']}", *best, *pairs, f"{h['stage_cpu_s']['encoder']:.0f}", gib, r["commit"]])
-    head = ["set", "best of 1", "of 4", "of 8", "median deg, hybrid / search", "< 10 deg", "FSC-0.5 shell", "CPU-s",
-            "of it encoder", "GiB", "commit"]  # fmt: skip
+    head = [
+        "set",
+        "best of 1",
+        "of 4",
+        "of 8",
+        "median deg, hybrid / search",
+        "< 10 deg",
+        "FSC-0.5 shell",
+        "CPU-s",
+        "of it encoder",
+        "GiB",
+        "commit",
+    ]
     return [
-        "## Hybrid beside search", "",
+        "## Hybrid beside search",
+        "",
         "5,000 images of 64 px, SNR 0.1. Best of K: median angle between the truth and the nearest of the K candidates",
-        "that the encoder holds likeliest, degrees, before any polish (in brackets: share within 15 degrees).", "",
+        "that the encoder holds likeliest, degrees, before any polish (in brackets: share within 15 degrees).",
+        "",
         *table(head, rows),
-    ]  # fmt: skip
+    ]
 
 
 def parts_part(found: dict) -> list[str]:
@@ -411,9 +510,11 @@ def parts_part(found: dict) -> list[str]:
         best = [f"{r[f'best_of_{K}']['median_deg']:.1f} ({r[f'best_of_{K}']['within_15']:.2f})" for K in (1, 4, 8)]
         rows.append([name, *best, f"{r['cpu_s']:.0f}"])
     return [
-        "", f"## What the hybrid's parts buy ({found['set']}, seed {found['seed']}, {found['commit']})", "",
+        "",
+        f"## What the hybrid's parts buy ({found['set']}, seed {found['seed']}, {found['commit']})",
+        "",
         *table(["encoder", "best of 1, deg (within 15)", "of 4", "of 8", "CPU-s of training"], rows),
-    ]  # fmt: skip
+    ]
 
 
 def cold_part(runs: list[dict]) -> list[str]:
@@ -421,33 +522,66 @@ def cold_part(runs: list[dict]) -> list[str]:
     rows = []
     for r in runs:
         at = [next((c["median_deg"] for c in r["course"] if c["cpu_s"] >= 60 * m), None) for m in (3, 6, 9)]
-        rows.append([
-            r["preset"], f"{r['snr']:g}", str(r["seed"]), "yes" if r["converged"] else "no", f"{r['median_deg']:.1f}",
-            f"{r['frac_below_10deg']:.2f}", f"{r['cpu_s'] / 60:.1f}",
-            *("" if x is None else f"{x:.0f}" for x in at), r["commit"],
-        ])  # fmt: skip
-    head = ["preset", "SNR", "seed", "converged", "median deg", "< 10 deg", "CPU-min", "deg after 3 CPU-min", "6", "9",
-            "commit"]  # fmt: skip
+        rows.append(
+            [
+                r["preset"],
+                f"{r['snr']:g}",
+                str(r["seed"]),
+                "yes" if r["converged"] else "no",
+                f"{r['median_deg']:.1f}",
+                f"{r['frac_below_10deg']:.2f}",
+                f"{r['cpu_s'] / 60:.1f}",
+                *("" if x is None else f"{x:.0f}" for x in at),
+                r["commit"],
+            ]
+        )
+    head = [
+        "preset",
+        "SNR",
+        "seed",
+        "converged",
+        "median deg",
+        "< 10 deg",
+        "CPU-min",
+        "deg after 3 CPU-min",
+        "6",
+        "9",
+        "commit",
+    ]
     return [
-        "", "## Cold starts", "",
+        "",
+        "## Cold starts",
+        "",
         "70S ribosome, 5,000 images of 32 px (11.2 angstrom a pixel, CTF, shifts), one thread. SNR 1000 is clean.",
-        "", *table(head, rows),
-    ]  # fmt: skip
+        "",
+        *table(head, rows),
+    ]
 
 
 def infer_part(found: dict) -> list[str]:
     """Images that training never saw, rates, memory."""
     rows = [
-        [r["images"], str(r["polish"]), f"{r['rotation_median_deg']:.2f}", f"{r['rotation_mean_deg']:.2f}",
-         f"{r['rotation_frac_below_10deg']:.3f}", r["said"]] for r in found["points"]
-    ]  # fmt: skip
+        [
+            r["images"],
+            str(r["polish"]),
+            f"{r['rotation_median_deg']:.2f}",
+            f"{r['rotation_mean_deg']:.2f}",
+            f"{r['rotation_frac_below_10deg']:.3f}",
+            r["said"],
+        ]
+        for r in found["points"]
+    ]
     memory = ", ".join(f"{m['images']:,} images {m['peak_rss_bytes'] / 2**30:.2f} GiB" for m in found["memory"])
     return [
-        "", "## New images", "", *table(["images", "polish", "median deg", "mean deg", "< 10 deg", "said"], rows), "",
+        "",
+        "## New images",
+        "",
+        *table(["images", "polish", "median deg", "mean deg", "< 10 deg", "said"], rows),
+        "",
         f"Encoder pass at 64 px, {found['compact_threads']} threads:",
         f"compact {found['compact_images_per_second']:,.0f},",
         f"paper {found['paper_images_per_second']:,.0f} images a second. Peak memory of infer: {memory}.",
-    ]  # fmt: skip
+    ]
 
 
 def volumes_part(found: dict) -> list[str]:

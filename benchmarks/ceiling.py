@@ -30,20 +30,38 @@ def ceiling(folder: Path, symmetry: str = "C1", force: bool = False, nice: int =
         tables["particles"] = tables["particles"].query("rlnClassNumber == 1")
         write_star(work / "true_poses.star", tables)
         # image names are relative to the set's folder
-        command = ["relion_reconstruct", "--i", work / "true_poses.star", "--o", work / "map.mrc", "--ctf",
-                   "--sym", symmetry.lower(), "--angpix", f"{pixel:.6f}"]  # fmt: skip
+        command = [
+            "relion_reconstruct",
+            "--i",
+            work / "true_poses.star",
+            "--o",
+            work / "map.mrc",
+            "--ctf",
+            "--sym",
+            symmetry.lower(),
+            "--angpix",
+            f"{pixel:.6f}",
+        ]
         spent = run_measured(command, work / "log", cwd=folder, environment={"OMP_NUM_THREADS": "1"}, nice=nice)
         if spent.returncode:
             raise RuntimeError(f"relion_reconstruct failed on {folder}:\n{(work / 'log').read_text()[-2000:]}")
         scores = evaluator().evaluate(
-            str(work / "true_poses.star"), str(work / "true_poses.star"),
-            str(folder / "truth_001.mrc"), str(work / "map.mrc"), symmetry=symmetry,
-        )  # fmt: skip
+            str(work / "true_poses.star"),
+            str(work / "true_poses.star"),
+            str(folder / "truth_001.mrc"),
+            str(work / "map.mrc"),
+            symmetry=symmetry,
+        )
     kept = ("fsc0.5_shell", "fsc0.5_angstrom", "fsc0.143_shell", "fsc0.143_angstrom", "fsc_area", "fsc")
     result = {
-        "set": folder.name, "symmetry": symmetry, "particles": scores["particles"], **{k: scores[k] for k in kept},
-        "relion_reconstruct_cpu_s": spent.cpu_s, "relion": relion_version(), "machine": machine(),
-    }  # fmt: skip
+        "set": folder.name,
+        "symmetry": symmetry,
+        "particles": scores["particles"],
+        **{k: scores[k] for k in kept},
+        "relion_reconstruct_cpu_s": spent.cpu_s,
+        "relion": relion_version(),
+        "machine": machine(),
+    }
     write_json(cache, result)
     return result
 

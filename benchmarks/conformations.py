@@ -35,8 +35,8 @@ from bench import (
     run_measured,
     write_json,
 )
+from cryoloom.jobs.conformation_run import ConformationRun, open_conformations
 from cryoloom.maps.io import DensityMap, write_map
-from cryoloom.reconstruct.conformation_run import ConformationRun, open_conformations
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +100,30 @@ def measure(name: str, seed: int, work: Path, sets: Path) -> dict:
     star = folder / ("truth.star" if case.poses == "true" else "particles.star")
     out: dict = {"case": name, "seed": seed, "machine": machine(), "commit": commit()}
     spent = run_measured(
-        [CRYOLOOM, "hetero", star, "-o", run, "--method", case.method, "--seed", str(seed), "--overwrite", "--poses",
-         "given" if case.poses == "true" else "search", *case.options], work / f"{name}-s{seed}.log",
-    )  # fmt: skip
+        [
+            CRYOLOOM,
+            "hetero",
+            star,
+            "-o",
+            run,
+            "--method",
+            case.method,
+            "--seed",
+            str(seed),
+            "--overwrite",
+            "--poses",
+            "given" if case.poses == "true" else "search",
+            *case.options,
+        ],
+        work / f"{name}-s{seed}.log",
+    )
     record = json.loads((run / "run.json").read_text())
-    out |= {"cpu_s": spent.cpu_s, "peak_rss_bytes": spent.peak_rss_bytes, "headline": record["verdict"]["headline"],
-            "stage_cpu_s": {t["stage"]: t["cpu_s"] for t in record["timings"]}}  # fmt: skip
+    out |= {
+        "cpu_s": spent.cpu_s,
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "headline": record["verdict"]["headline"],
+        "stage_cpu_s": {t["stage"]: t["cpu_s"] for t in record["timings"]},
+    }
     if case.set.endswith("-five-times"):  # of interest is what it costs
         return out
     if case.poses == "search":
@@ -126,8 +144,14 @@ def measure(name: str, seed: int, work: Path, sets: Path) -> dict:
 
 def scores_of(run: Path, folder: Path, state: np.ndarray, method: str) -> dict:
     """By the independent evaluator; of latents also the ARI of their k-means clusters, as many as there are states."""
-    command = [sys.executable, str(SHARED_BENCH / "evaluate_hetero.py"), str(folder / "truth.star"),
-               str(run / "particles.star"), "--latent", str(run / "z.npy")]  # fmt: skip
+    command = [
+        sys.executable,
+        str(SHARED_BENCH / "evaluate_hetero.py"),
+        str(folder / "truth.star"),
+        str(run / "particles.star"),
+        "--latent",
+        str(run / "z.npy"),
+    ]
     maps = sorted(str(p) for p in run.glob("class_*.mrc")) if method == "classes" else state_maps(run, state)
     command += ["--maps", *maps, "--truth-maps", *sorted(str(p) for p in folder.glob("truth_*.mrc"))]
     scores = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -156,12 +180,24 @@ def write_state_maps(opened: ConformationRun, state: np.ndarray, folder: Path) -
 
 def write_table() -> None:
     """results/conformations.md from the results that are there."""
-    keys = (("ari", "ARI", 3), ("ari_of_clusters", "ARI of clusters", 3), ("spearman_best_direction", "Spearman", 3),
-            ("fsc_auc_mean", "FSC-AUC", 3), ("own_truth_is_best", "own truth best", 2),
-            ("own_or_next_truth_is_best", "or next", 2))  # fmt: skip
-    lines = ["# Conformations", "", "Written by `benchmarks/conformations.py`; scored by `evaluate_hetero.py`.", "",
-             "| case | seed | poses within 10° | " + " | ".join(label for _, label, _ in keys)
-             + " | CPU-s | GiB | said | commit |", "|" + " --- |" * (len(keys) + 7)]  # fmt: skip
+    keys = (
+        ("ari", "ARI", 3),
+        ("ari_of_clusters", "ARI of clusters", 3),
+        ("spearman_best_direction", "Spearman", 3),
+        ("fsc_auc_mean", "FSC-AUC", 3),
+        ("own_truth_is_best", "own truth best", 2),
+        ("own_or_next_truth_is_best", "or next", 2),
+    )
+    lines = [
+        "# Conformations",
+        "",
+        "Written by `benchmarks/conformations.py`; scored by `evaluate_hetero.py`.",
+        "",
+        "| case | seed | poses within 10° | "
+        + " | ".join(label for _, label, _ in keys)
+        + " | CPU-s | GiB | said | commit |",
+        "|" + " --- |" * (len(keys) + 7),
+    ]
     for path in sorted(RESULTS.glob("conformations-*.json")):
         r = read_json(path)
         assert r is not None
@@ -192,8 +228,10 @@ def main() -> None:
     for name in a.cases:
         if name not in CASES:
             p.error(f"{name}: expected {', '.join(CASES)}")
-        write_json(RESULTS / f"conformations-{name}-s{a.seed}.json",
-                   measure(name, a.seed, work, (a.set_folder or a.workdir / "sets").absolute()))  # fmt: skip
+        write_json(
+            RESULTS / f"conformations-{name}-s{a.seed}.json",
+            measure(name, a.seed, work, (a.set_folder or a.workdir / "sets").absolute()),
+        )
         write_table()
 
 

@@ -48,9 +48,9 @@ from bench import (
 )
 from conformations import write_state_maps
 from cryoloom.inference.conformations.posterior import LatentPosterior
+from cryoloom.jobs.conformation_run import open_conformations
 from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.physics.fourier import resize_real
-from cryoloom.reconstruct.conformation_run import open_conformations
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 APART = {**ONE_THREAD, "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}  # cryoDRGN's, in its own environment
@@ -113,17 +113,35 @@ def train(program: Path, form: Form, case: Case) -> dict:
         preparation.append(("downsample", "particles.mrcs"))
     for name, out in preparation:
         words = [*images, "-D", str(form.box), "--max-threads", "1"] if name == "downsample" else images[:1]
-        spent = run_measured([program, name, *words, "-o", run / out], run / f"{name}.log", cwd=case.folder,
-                             environment=APART)  # fmt: skip
+        spent = run_measured(
+            [program, name, *words, "-o", run / out], run / f"{name}.log", cwd=case.folder, environment=APART
+        )
         before += spent.cpu_s
     if form.box is not None:
         images = [run / "particles.mrcs"]
     command = [
-        program, "train_vae", *images, "-o", run, "--zdim", str(case.latent),
-        "--poses", run / "poses.pkl", "--ctf", run / "ctf.pkl", "--seed", str(case.seed),
-        "-n", str(form.epochs or 1000),
-        "--num-workers", "0", "--max-threads", "1", "--no-analysis", *form.options,
-    ]  # fmt: skip
+        program,
+        "train_vae",
+        *images,
+        "-o",
+        run,
+        "--zdim",
+        str(case.latent),
+        "--poses",
+        run / "poses.pkl",
+        "--ctf",
+        run / "ctf.pkl",
+        "--seed",
+        str(case.seed),
+        "-n",
+        str(form.epochs or 1000),
+        "--num-workers",
+        "0",
+        "--max-threads",
+        "1",
+        "--no-analysis",
+        *form.options,
+    ]
     log, written, reached = run / "train.log", [], {}
 
     def watch(cpu_s: float) -> None:
@@ -134,15 +152,25 @@ def train(program: Path, form: Form, case: Case) -> dict:
             if cpu_s >= budget and str(budget) not in reached:
                 reached[str(budget)] = _epochs(log)
 
-    spent = run_measured(command, log, cwd=case.folder, environment=APART, watch=watch,
-                         cpu_budget_s=None if form.epochs else GRACE * case.budgets[-1] - before)  # fmt: skip
+    spent = run_measured(
+        command,
+        log,
+        cwd=case.folder,
+        environment=APART,
+        watch=watch,
+        cpu_budget_s=None if form.epochs else GRACE * case.budgets[-1] - before,
+    )
     if spent.returncode and not spent.stopped:
         raise SystemExit(log.read_text(errors="replace")[-2000:])
     shown = " ".join(str(c).replace(str(run), "RUN") for c in command[1:])
     return {
-        "command": f"cryodrgn {shown}", "preparation_cpu_s": before, "cpu_s": spent.cpu_s + before,
-        "peak_rss_bytes": spent.peak_rss_bytes, "checkpoint_cpu_s": written, "epochs_at_budget": reached,
-    }  # fmt: skip
+        "command": f"cryodrgn {shown}",
+        "preparation_cpu_s": before,
+        "cpu_s": spent.cpu_s + before,
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "checkpoint_cpu_s": written,
+        "epochs_at_budget": reached,
+    }
 
 
 def _epochs(log: Path) -> float:
@@ -162,10 +190,22 @@ def cryodrgn_row(program: Path, form: Form, trained: dict, epoch: int, case: Cas
     )
     maps = run / f"maps.{epoch}"
     spent = run_measured(
-        [program, "eval_vol", run / f"weights.{epoch}.pkl", "-c", run / "config.yaml", "-o", maps,
-         "--zfile", run / "z_of_states.txt", "--Apix", str(_pixel_size(case.folder))],
-        run / "eval_vol.log", environment=APART,
-    )  # fmt: skip
+        [
+            program,
+            "eval_vol",
+            run / f"weights.{epoch}.pkl",
+            "-c",
+            run / "config.yaml",
+            "-o",
+            maps,
+            "--zfile",
+            run / "z_of_states.txt",
+            "--Apix",
+            str(_pixel_size(case.folder)),
+        ],
+        run / "eval_vol.log",
+        environment=APART,
+    )
     if spent.returncode:
         raise SystemExit((run / "eval_vol.log").read_text(errors="replace")[-2000:])
     opened = open_conformations(case.work / "cryoloom-pca", torch.device("cpu"), 1)
@@ -179,27 +219,44 @@ def cryodrgn_row(program: Path, form: Form, trained: dict, epoch: int, case: Cas
     made = write_state_maps(replace(opened, latents=latents), case.state, near)
     truth = case.folder / "truth.star"
     return {
-        "program": "cryodrgn", "form": form.name, "epochs": epoch, "cpu_s": trained["checkpoint_cpu_s"][epoch - 1],
-        "peak_rss_bytes": trained["peak_rss_bytes"], "latents": latent_scores(truth, run / "z.npy", case),
+        "program": "cryodrgn",
+        "form": form.name,
+        "epochs": epoch,
+        "cpu_s": trained["checkpoint_cpu_s"][epoch - 1],
+        "peak_rss_bytes": trained["peak_rss_bytes"],
+        "latents": latent_scores(truth, run / "z.npy", case),
         "decoder": map_scores(truth, [str(p) for p in decoded], case),
         "nearest_images": map_scores(truth, made, case),
-    }  # fmt: skip
+    }
 
 
 def cryoloom_run(name: str, options: list[str], case: Case) -> dict:
     """A run of `cryoloom hetero`, its cost by stage."""
     run = case.work / f"cryoloom-{name}"
-    command = [CRYOLOOM, "hetero", case.folder / "truth.star", "-o", run, "--seed", str(case.seed), "--threads", "1",
-               "--overwrite", *options]  # fmt: skip
+    command = [
+        CRYOLOOM,
+        "hetero",
+        case.folder / "truth.star",
+        "-o",
+        run,
+        "--seed",
+        str(case.seed),
+        "--threads",
+        "1",
+        "--overwrite",
+        *options,
+    ]
     spent = run_measured(command, case.work / f"cryoloom-{name}.log", environment=ONE_THREAD)
     if spent.returncode:
         raise SystemExit((case.work / f"cryoloom-{name}.log").read_text(errors="replace")[-2000:])
     record = json.loads((run / "run.json").read_text())
     shown = " ".join(str(c) for c in command[5:])
     return {
-        "command": f"cryoloom hetero truth.star -o RUN {shown}", "cpu_s": spent.cpu_s,
-        "peak_rss_bytes": spent.peak_rss_bytes, "stage_cpu_s": {t["stage"]: t["cpu_s"] for t in record["timings"]},
-    }  # fmt: skip
+        "command": f"cryoloom hetero truth.star -o RUN {shown}",
+        "cpu_s": spent.cpu_s,
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "stage_cpu_s": {t["stage"]: t["cpu_s"] for t in record["timings"]},
+    }
 
 
 def cryoloom_row(name: str, spent: dict, case: Case) -> dict:
@@ -212,10 +269,14 @@ def cryoloom_row(name: str, spent: dict, case: Case) -> dict:
         write_map(Path(decoded[-1]), opened.decoded(opened.latents.mean[torch.from_numpy(case.state == k)].mean(0)))
     star = run / "particles.star"
     return {
-        "program": "cryoloom", "form": name, **spent, "coordinates": opened.latents.mean.shape[1],
-        "latents": latent_scores(star, run / "z.npy", case), "decoder": map_scores(star, decoded, case),
+        "program": "cryoloom",
+        "form": name,
+        **spent,
+        "coordinates": opened.latents.mean.shape[1],
+        "latents": latent_scores(star, run / "z.npy", case),
+        "decoder": map_scores(star, decoded, case),
         "nearest_images": map_scores(star, write_state_maps(opened, case.state, run), case),
-    }  # fmt: skip
+    }
 
 
 def latent_scores(star: Path, z: Path, case: Case) -> dict:
@@ -270,8 +331,14 @@ def compare_cryodrgn(program: Path, form: Form, case: Case, document: Document) 
         epoch = sum(1 for end in ends if budget is None or end <= GRACE * budget)
         label = f"cryodrgn {form.name}, " + ("to its end" if budget is None else f"{budget:.0f}")
         nothing = {"program": "cryodrgn", "form": form.name, "epochs": trained["epochs_at_budget"].get(str(budget))}
-        document.part("rows", label, lambda e=epoch, b=budget, n=nothing: {
-            "budget_s": b, **(cryodrgn_row(program, form, trained, e, case) if e else n)})  # fmt: skip
+        document.part(
+            "rows",
+            label,
+            lambda e=epoch, b=budget, n=nothing: {
+                "budget_s": b,
+                **(cryodrgn_row(program, form, trained, e, case) if e else n),
+            },
+        )
 
 
 def compare_cryoloom(case: Case, document: Document) -> None:
@@ -287,20 +354,28 @@ def compare_cryoloom(case: Case, document: Document) -> None:
     for budget in case.budgets:
         stage, name = last["stage_cpu_s"]["vae"], f"vae-{budget:.0f}"
         last = run(name, int((SAFE * budget - (last["cpu_s"] - stage)) / (stage / last["epochs"])))
-        document.part("rows", f"cryoloom vae, {budget:.0f}", lambda b=budget, n=name, r=last: {
-            "budget_s": b, **cryoloom_row(n, r, case)})  # fmt: skip
+        document.part(
+            "rows",
+            f"cryoloom vae, {budget:.0f}",
+            lambda b=budget, n=name, r=last: {"budget_s": b, **cryoloom_row(n, r, case)},
+        )
 
 
 def table(document: dict) -> str:
     """The result as Markdown."""
     path = document["states"] > 3
-    out = [f"# Conformations, {document['set']}: cryoloom beside cryoDRGN {document['cryodrgn']}", "",
-           f"Written by `benchmarks/conformations_side_by_side.py` at {document['commit']}; {document['machine']}, one "
-           f"thread, torch {document['torch_of_cryodrgn']} for cryoDRGN. True poses, {document['latent']} latent "
-           "coordinates (`pca`: as many as held-out images allow). Best FSC-AUC is 0.5.", "",
-           "| program | budget, CPU-s | used | epochs | GiB | " + ("Spearman" if path else "ARI of k-means")
-           + " | FSC-AUC, decoder | own state best, or next | FSC-AUC, nearest images | own state best, or next |",
-           "|" + "---|" * 10]  # fmt: skip
+    out = [
+        f"# Conformations, {document['set']}: cryoloom beside cryoDRGN {document['cryodrgn']}",
+        "",
+        f"Written by `benchmarks/conformations_side_by_side.py` at {document['commit']}; {document['machine']}, one "
+        f"thread, torch {document['torch_of_cryodrgn']} for cryoDRGN. True poses, {document['latent']} latent "
+        "coordinates (`pca`: as many as held-out images allow). Best FSC-AUC is 0.5.",
+        "",
+        "| program | budget, CPU-s | used | epochs | GiB | "
+        + ("Spearman" if path else "ARI of k-means")
+        + " | FSC-AUC, decoder | own state best, or next | FSC-AUC, nearest images | own state best, or next |",
+        "|" + "---|" * 10,
+    ]
     rows = ((name.rsplit(",", 1)[0], r) for name, r in document["rows"].items())
     for program, r in sorted(rows, key=lambda row: (row[0], row[1]["budget_s"] or 0)):
         budget = "" if r["budget_s"] is None else f"{r['budget_s']:.0f}"
@@ -337,16 +412,24 @@ def main() -> None:
     state = read_star(folder / "truth.star")["particles"]["rlnClassNumber"].to_numpy().astype(int)
     work = a.workdir.absolute() / f"conformations-side-by-side-{a.set}-s{a.seed}"
     work.mkdir(parents=True, exist_ok=True)
-    case = Case(folder, work, state, a.seed, a.latent, tuple(sorted(a.budgets)))
+    case = Case(folder=folder, work=work, state=state, seed=a.seed, latent=a.latent, budgets=tuple(sorted(a.budgets)))
     python = a.cryodrgn.absolute().parent / "python"
     versions = subprocess.run(
         [python, "-c", "import cryodrgn, torch; print(cryodrgn.__version__, torch.__version__)"],
-        check=True, capture_output=True, text=True, env={**os.environ, **APART},
-    ).stdout.split()  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **APART},
+    ).stdout.split()
     head = {
-        "set": folder.name, "states": int(state.max()), "latent": a.latent, "machine": machine(), "commit": commit(),
-        "cryodrgn": versions[0], "torch_of_cryodrgn": versions[1],
-    }  # fmt: skip
+        "set": folder.name,
+        "states": int(state.max()),
+        "latent": a.latent,
+        "machine": machine(),
+        "commit": commit(),
+        "cryodrgn": versions[0],
+        "torch_of_cryodrgn": versions[1],
+    }
     document = Document(a.output / f"conformations-side-by-side-{folder.name}.json", head)
     pca = document.part("runs", "cryoloom pca", lambda: cryoloom_run("pca", ["--method", "pca"], case))
     document.part("rows", "cryoloom pca, ", lambda: {"budget_s": None, **cryoloom_row("pca", pca, case)})

@@ -170,12 +170,17 @@ def bound(folder: Path, particles: int = 5000, padding: int = 2, draws: int = 8,
         spread.append(np.degrees(np.sqrt(np.trace(covariance[:, :3, :3], axis1=1, axis2=2))))
     rotation, shift = np.concatenate(rotation), np.concatenate(shift)
     return {
-        "set": folder.resolve().name, "particles": len(rows), "box": D, "pixel_size": pixel,
-        "rotation_median_deg": float(np.median(rotation)), "rotation_p90_deg": float(np.percentile(rotation, 90)),
+        "set": folder.resolve().name,
+        "particles": len(rows),
+        "box": D,
+        "pixel_size": pixel,
+        "rotation_median_deg": float(np.median(rotation)),
+        "rotation_p90_deg": float(np.percentile(rotation, 90)),
         "rotation_rms_median_deg": float(np.median(np.concatenate(spread))),
-        "shift_median_px": float(np.median(shift)), "shift_p90_px": float(np.percentile(shift, 90)),
+        "shift_median_px": float(np.median(shift)),
+        "shift_p90_px": float(np.percentile(shift, 90)),
         "noise_over_white": [round(float(x), 4) for x in s2 / D**2],
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -150,9 +150,21 @@ def timing(
     compute, memory = flop / peak.gemm_gflop_s / 1e9, streamed / peak.memory_gb_s / 1e9
     rate = None if cache is None else cache / seconds / 1e9
     return Timing(
-        kernel, bench.box, radius, items, cpu_s, wall_s, 1e6 * cpu_s / items, flop / 1e9, compute, memory,
-        seconds / max(compute, memory), flop / seconds / 1e9, rate, note,
-    )  # fmt: skip
+        kernel=kernel,
+        box=bench.box,
+        radius=radius,
+        items=items,
+        cpu_s=cpu_s,
+        wall_s=wall_s,
+        cpu_us_per_item=1e6 * cpu_s / items,
+        gflop=flop / 1e9,
+        floor_compute_s=compute,
+        floor_memory_s=memory,
+        over_floor=seconds / max(compute, memory),
+        gflop_s=flop / seconds / 1e9,
+        cache_gb_s=rate,
+        note=note,
+    )
 
 
 def scattered(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
@@ -168,15 +180,41 @@ def scattered(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
     image_bytes = points * (8 + 4)  # observed and CTF; the variance is shared
     cases = [
         ("slices", lambda: dispatch.slices(grid, R, d), SLICE_FLOP, grid_bytes + points * 8, CORNER_BYTES),
-        ("insert", lambda: dispatch.insert(images, samples, side), INSERT_FLOP,
-         image_bytes + 2 * grid_bytes * 12 // 8 * (threads + 1), 2 * CORNER_BYTES * 12 // 8),
-        ("normal_equations", lambda: dispatch.normal_equations(grid, images, rows, R, t), NORMAL_FLOP,
-         grid_bytes + image_bytes, CORNER_BYTES),
-        ("residual_power", lambda: dispatch.residual_power(grid, images, samples), RESIDUAL_FLOP,
-         grid_bytes + image_bytes, CORNER_BYTES),
-    ]  # fmt: skip
+        (
+            "insert",
+            lambda: dispatch.insert(images, samples, side),
+            INSERT_FLOP,
+            image_bytes + 2 * grid_bytes * 12 // 8 * (threads + 1),
+            2 * CORNER_BYTES * 12 // 8,
+        ),
+        (
+            "normal_equations",
+            lambda: dispatch.normal_equations(grid, images, rows, R, t),
+            NORMAL_FLOP,
+            grid_bytes + image_bytes,
+            CORNER_BYTES,
+        ),
+        (
+            "residual_power",
+            lambda: dispatch.residual_power(grid, images, samples),
+            RESIDUAL_FLOP,
+            grid_bytes + image_bytes,
+            CORNER_BYTES,
+        ),
+    ]
     return [
-        timing(name, bench, radius, n, timed(call), flop * points, streamed, peak, threads, cache * points)
+        timing(
+            name,
+            bench,
+            radius=radius,
+            items=n,
+            spent=timed(call),
+            flop=flop * points,
+            streamed=streamed,
+            peak=peak,
+            threads=threads,
+            cache=cache * points,
+        )
         for name, call, flop, streamed, cache in cases
     ]
 
@@ -192,14 +230,36 @@ def matching(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
     B, T, M, P = len(images.observed), len(shifts[0]), len(coarse.grid.R), len(coarse.disc.weight)
     uniform = torch.rand(B, generator=torch.Generator().manual_seed(0))
     prior = search.shift_prior(shifts[0], sigma)
-    spent = timed(lambda: search.match(images, coarse, shifts[0], prior, uniform, 32), 6)
+    spent = timed(lambda: search.match(images, coarse, shifts=shifts[0], prior=prior, uniform=uniform, draws=32), 6)
     gemm = 2.0 * B * T * M * 2 * P + 2.0 * B * M * P
     streamed = 4.0 * (M * 3 * P + B * 3 * P)
-    out = [timing("match", bench, r1, B, spent, gemm, streamed, peak, threads,
-                  note=f"{M} rotations x {T} shifts x {P} coefficients")]  # fmt: skip
+    out = [
+        timing(
+            "match",
+            bench,
+            radius=r1,
+            items=B,
+            spent=spent,
+            flop=gemm,
+            streamed=streamed,
+            peak=peak,
+            threads=threads,
+            note=f"{M} rotations x {T} shifts x {P} coefficients",
+        )
+    ]
 
     def fine_match() -> None:
-        search.match_fine(images, coarse, fine, shifts[0], shifts[1], sigma, uniform, 16, 24)
+        search.match_fine(
+            images,
+            coarse,
+            fine=fine,
+            coarse_shifts=shifts[0],
+            fine_shifts=shifts[1],
+            sigma_angstrom=sigma,
+            uniform=uniform,
+            draws=16,
+            best=24,
+        )
 
     pairs = _pairs_looked_at(fine_match, coarse, fine, shifts)
     spent = timed(fine_match, 6)
@@ -209,7 +269,21 @@ def matching(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
     streamed += 4.0 * len(fine.grid.R) * 3 * Q
     poses = len(fine.grid.R) * len(shifts[1])
     note = f"{pairs / B:.0f} of {poses} fine poses an image; {exhaustive / flop:.0f} times less work than all"
-    return [*out, timing("match_fine", bench, r2, B, spent, flop, streamed, peak, threads, note=note)]
+    return [
+        *out,
+        timing(
+            "match_fine",
+            bench,
+            radius=r2,
+            items=B,
+            spent=spent,
+            flop=flop,
+            streamed=streamed,
+            peak=peak,
+            threads=threads,
+            note=note,
+        ),
+    ]
 
 
 def _reference(bench: Bench, radius: int, nside: int) -> search.Reference:
@@ -266,11 +340,24 @@ def main() -> None:
     for box in a.boxes:
         bench = Bench.create(box, a.images, torch.Generator().manual_seed(1))
         for line in (*scattered(bench, peak, a.threads), *matching(bench, peak, a.threads)):
-            print(f"{line.kernel:18s} box {line.box:3d} r {line.radius:2d} {line.cpu_us_per_item:9.1f} CPU-us an image "
-                  f"{line.gflop_s:6.1f} GFLOP/s  {line.over_floor:5.1f} x floor  {line.note}", flush=True)  # fmt: skip
+            print(
+                f"{line.kernel:18s} box {line.box:3d} r {line.radius:2d} {line.cpu_us_per_item:9.1f} CPU-us an image "
+                f"{line.gflop_s:6.1f} GFLOP/s  {line.over_floor:5.1f} x floor  {line.note}",
+                flush=True,
+            )
             found.append(line)
-    write_json(a.json, {"machine": machine(), "load_before": load, "threads": a.threads, "commit": commit(),
-                        "images": a.images, "peak": asdict(peak), "kernels": [asdict(f) for f in found]})  # fmt: skip
+    write_json(
+        a.json,
+        {
+            "machine": machine(),
+            "load_before": load,
+            "threads": a.threads,
+            "commit": commit(),
+            "images": a.images,
+            "peak": asdict(peak),
+            "kernels": [asdict(f) for f in found],
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -70,27 +70,71 @@ def e_step(
         mask = diameter_angstrom(volume, pixel) + (4 * sigma * pixel if off_centre else 0.0)
         mask = min(mask, (volume.shape[0] - 2) * pixel)
         command = [
-            "relion_refine", "--i", particles_star, "--ref", folder / "truth_001.mrc", "--o", work / "run",
-            "--iter", "1", "--K", "1", "--ctf", "--ctf_corrected_ref", "--healpix_order", "2",
-            "--oversampling", "1", "--offset_range", str(reach), "--offset_step", "2",
-            "--offset", f"{(1 if off_centre else 3) * sigma * pixel:.2f}", "--tau2_fudge", "4",
-            "--particle_diameter", f"{mask:.1f}", "--flatten_solvent", "--zero_mask",
-            "--dont_combine_weights_via_disc", "--pool", "30", "--pad", "2", "--j", "1", "--random_seed", str(seed),
-            "--dont_check_norm", "--skip_maximize",
-        ]  # fmt: skip
+            "relion_refine",
+            "--i",
+            particles_star,
+            "--ref",
+            folder / "truth_001.mrc",
+            "--o",
+            work / "run",
+            "--iter",
+            "1",
+            "--K",
+            "1",
+            "--ctf",
+            "--ctf_corrected_ref",
+            "--healpix_order",
+            "2",
+            "--oversampling",
+            "1",
+            "--offset_range",
+            str(reach),
+            "--offset_step",
+            "2",
+            "--offset",
+            f"{(1 if off_centre else 3) * sigma * pixel:.2f}",
+            "--tau2_fudge",
+            "4",
+            "--particle_diameter",
+            f"{mask:.1f}",
+            "--flatten_solvent",
+            "--zero_mask",
+            "--dont_combine_weights_via_disc",
+            "--pool",
+            "30",
+            "--pad",
+            "2",
+            "--j",
+            "1",
+            "--random_seed",
+            str(seed),
+            "--dont_check_norm",
+            "--skip_maximize",
+        ]
         spent = run_measured(command, work / "log", environment={"OMP_NUM_THREADS": "1"}, nice=nice)
         found = sorted(work.glob("run_it001_data.star"))
         if spent.returncode or not found:
             raise RuntimeError(f"relion_refine failed on {folder}:\n{(work / 'log').read_text()[-2000:]}")
         scores = evaluator().evaluate(str(truth_star), str(found[0]))
-    kept = ("particles", "of", "rotation_median_deg", "rotation_frac_below_5deg", "rotation_frac_below_10deg",
-            "shift_median_px")  # fmt: skip
+    kept = (
+        "particles",
+        "of",
+        "rotation_median_deg",
+        "rotation_frac_below_5deg",
+        "rotation_frac_below_10deg",
+        "shift_median_px",
+    )
     words = [str(w).replace(str(work), "WORK").replace(str(folder), "SET") for w in command]
     return {
-        "set": folder.name, **{k: scores[k] for k in kept}, "cpu_s": spent.cpu_s,
-        "cpu_s_per_image": spent.cpu_s / min(particles, len(origins)), "peak_rss_bytes": spent.peak_rss_bytes,
-        "command": " ".join(words), "relion": relion_version(), "machine": machine(),
-    }  # fmt: skip
+        "set": folder.name,
+        **{k: scores[k] for k in kept},
+        "cpu_s": spent.cpu_s,
+        "cpu_s_per_image": spent.cpu_s / min(particles, len(origins)),
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "command": " ".join(words),
+        "relion": relion_version(),
+        "machine": machine(),
+    }
 
 
 def oracle(folder: Path, particles: int = 300, force: bool = False, nice: int = 0) -> dict:

@@ -161,11 +161,18 @@ def run(job: Job, places: Places, with_oracle: bool, with_relion: bool, keep: bo
     log = run_folder.with_suffix(".log")
     spent = run_measured(command, log, watch=watch)
     result: dict = {
-        "set": job.set.name, "seed": job.seed, "symmetry": job.symmetry, "commit": commit(), "machine": machine(),
-        "command": " ".join(Path(w).name if isinstance(w, Path) else w for w in command), "load_before": load,
-        "returncode": spent.returncode, "cpu_s": spent.cpu_s, "wall_s": spent.wall_s,
+        "set": job.set.name,
+        "seed": job.seed,
+        "symmetry": job.symmetry,
+        "commit": commit(),
+        "machine": machine(),
+        "command": " ".join(Path(w).name if isinstance(w, Path) else w for w in command),
+        "load_before": load,
+        "returncode": spent.returncode,
+        "cpu_s": spent.cpu_s,
+        "wall_s": spent.wall_s,
         "peak_rss_bytes": spent.peak_rss_bytes,
-    }  # fmt: skip
+    }
     if spent.returncode:
         result |= {"log": log.read_text(errors="replace")[-2000:]}
         result["checks"] = [check("ends without an error", spent.returncode, 0, False)]
@@ -203,8 +210,10 @@ def ab_initio_map(job: Job, folder: Path, places: Places) -> dict | None:
 def possible(job: Job, folder: Path, places: Places, with_oracle: bool, with_relion: bool) -> dict:
     """What the set allows: ceiling, Cramer-Rao bound and, for hard sets, the oracles."""
     limit = cramer_rao_bound(folder)
-    out = {"ceiling": {k: v for k, v in ceiling(folder, job.symmetry).items() if k != "fsc"},
-           "cramer_rao": {k: v for k, v in limit.items() if k != "noise_over_white"}}  # fmt: skip
+    out = {
+        "ceiling": {k: v for k, v in ceiling(folder, job.symmetry).items() if k != "fsc"},
+        "cramer_rao": {k: v for k, v in limit.items() if k != "noise_over_white"},
+    }
     if job.set.kind == "hard" and with_oracle:
         out["oracle"] = own_oracle(folder, job.seed, places)
     if job.set.kind == "hard" and with_relion:
@@ -243,20 +252,31 @@ def write_bounds(folders: Sequence[Path], with_relion: bool) -> None:
         e_step = relion_oracle(folder) if with_relion and hard else None
         rows.append({"set": folder.name, "cramer_rao": limit, "ceiling": top, "relion_e_step": e_step})
     write_json(RESULTS / "bounds.json", {"machine": machine(), "sets": rows})
-    lines = ["# What the sets allow", "",
-             "Ceiling: shell and angstrom where the FSC of `relion_reconstruct` with the true poses falls below 0.5. "
-             "Bound: expected median errors at the Cramer-Rao bound. E-step: one of `relion_refine` on the true map "
-             "(15 to 7.5 degrees), its first images only.", "",
-             "| set | ceiling, shell | ceiling, A | bound, deg | bound, px | E-step < 10 deg | E-step median, deg "
-             "| E-step images | E-step CPU-s an image |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "# What the sets allow",
+        "",
+        "Ceiling: shell and angstrom where the FSC of `relion_reconstruct` with the true poses falls below 0.5. "
+        "Bound: expected median errors at the Cramer-Rao bound. E-step: one of `relion_refine` on the true map "
+        "(15 to 7.5 degrees), its first images only.",
+        "",
+        "| set | ceiling, shell | ceiling, A | bound, deg | bound, px | E-step < 10 deg | E-step median, deg "
+        "| E-step images | E-step CPU-s an image |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         top, limit, e = r["ceiling"], r["cramer_rao"], r["relion_e_step"]
-        last = " |  |  |  |" if e is None else (
-            f"{e['rotation_frac_below_10deg']:.3f} | {e['rotation_median_deg']:.2f} | {e['of']} "
-            f"| {e['cpu_s_per_image']:.3f} |"
-        )  # fmt: skip
-        lines.append(f"| {r['set']} | {top['fsc0.5_shell']:.1f} | {top['fsc0.5_angstrom']:.2f} "
-                     f"| {limit['rotation_median_deg']:.3f} | {limit['shift_median_px']:.4f} | {last}")  # fmt: skip
+        last = (
+            " |  |  |  |"
+            if e is None
+            else (
+                f"{e['rotation_frac_below_10deg']:.3f} | {e['rotation_median_deg']:.2f} | {e['of']} "
+                f"| {e['cpu_s_per_image']:.3f} |"
+            )
+        )
+        lines.append(
+            f"| {r['set']} | {top['fsc0.5_shell']:.1f} | {top['fsc0.5_angstrom']:.2f} "
+            f"| {limit['rotation_median_deg']:.3f} | {limit['shift_median_px']:.4f} | {last}"
+        )
     (RESULTS / "bounds.md").write_text("\n".join(lines) + "\n")
 
 
@@ -268,8 +288,17 @@ def own_oracle(folder: Path, seed: int, places: Places) -> dict:
         return known
     with tempfile.TemporaryDirectory(dir=places.sets) as scratch:
         run_folder, log = Path(scratch) / "run", Path(scratch) / "log"
-        command = [CRYOLOOM, "refine", folder / "particles.star", "--from", folder / "truth_001.mrc", "-o", run_folder,
-                   "--seed", str(seed)]  # fmt: skip
+        command = [
+            CRYOLOOM,
+            "refine",
+            folder / "particles.star",
+            "--from",
+            folder / "truth_001.mrc",
+            "-o",
+            run_folder,
+            "--seed",
+            str(seed),
+        ]
         spent = run_measured(command, log)
         if spent.returncode:
             return {"failed": log.read_text(errors="replace")[-1000:]}
@@ -371,11 +400,19 @@ def cold(places: Places, seed: int) -> None:
         environment = {"NUMBA_CACHE_DIR": str(Path(scratch) / "cache")}
         spent = run_measured(command, Path(scratch) / "log", environment=environment)
     warm = read_json(RESULTS / f"{entry.name}-s{seed}.json") or {}
-    write_json(RESULTS / "cold.json", {
-        "set": folder.name, "commit": commit(), "machine": machine(), "returncode": spent.returncode,
-        "cpu_s": spent.cpu_s, "wall_s": spent.wall_s,
-        "warm_cpu_s": warm.get("cpu_s"), "warm_wall_s": warm.get("wall_s"),
-    })  # fmt: skip
+    write_json(
+        RESULTS / "cold.json",
+        {
+            "set": folder.name,
+            "commit": commit(),
+            "machine": machine(),
+            "returncode": spent.returncode,
+            "cpu_s": spent.cpu_s,
+            "wall_s": spent.wall_s,
+            "warm_cpu_s": warm.get("cpu_s"),
+            "warm_wall_s": warm.get("wall_s"),
+        },
+    )
 
 
 def write_table() -> None:
@@ -385,15 +422,18 @@ def write_table() -> None:
     if not done:
         return
     lines = [
-        "# Benchmark sets", "",
+        "# Benchmark sets",
+        "",
         "`cryoloom reconstruct` with default settings on the sets of `make_sets.sh`, seed of the program = seed of the "
-        f"set, on a {done[0][1]['machine']}; scored by `evaluate.py`. Written by `benchmarks/run_sets.py`.", "",
+        f"set, on a {done[0][1]['machine']}; scored by `evaluate.py`. Written by `benchmarks/run_sets.py`.",
+        "",
         "FSC is the shell at which the FSC with the truth falls below 0.5, and that of `relion_reconstruct` with the "
-        "true poses. Medians stand beside the Cramer-Rao bound. The oracle is `cryoloom refine --from` the truth.", "",
+        "true poses. Medians stand beside the Cramer-Rao bound. The oracle is `cryoloom refine --from` the truth.",
+        "",
         "| run | verdict | FSC / ceiling | < 10 deg | oracle | RELION E-step | rotation / bound, deg "
         "| shift / bound, px | CPU-s | first map, CPU-s | GiB | commit | missed |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     lines += [row(job, r) for job, r in done]
     lines += ["", "## By set", "", "| set | runs | all targets met | median CPU-s | target |", "|---|---|---|---|---|"]
     for entry in CATALOGUE:
@@ -416,16 +456,20 @@ def row(job: Job, r: dict) -> str:
     bounds, top = limit.get("cramer_rao", {}), limit.get("ceiling", {})
     missed = "; ".join(f"{c['name']} {_short(c['value'])} ({_short(c['bound'])})" for c in r["checks"] if not c["ok"])
     cells = [
-        job.name, str((r.get("verdict") or {}).get("outcome", "")),
+        job.name,
+        str((r.get("verdict") or {}).get("outcome", "")),
         f"{number(found.get('fsc0.5_shell'), 1)} / {number(top.get('fsc0.5_shell'), 1)}",
         number(found.get("rotation_frac_below_10deg"), 3),
         number(limit.get("oracle", {}).get("rotation_frac_below_10deg"), 3),
         number(limit.get("relion_e_step", {}).get("rotation_frac_below_10deg"), 3),
         f"{number(found.get('rotation_median_deg'))} / {number(bounds.get('rotation_median_deg'))}",
         f"{number(found.get('shift_median_px'), 3)} / {number(bounds.get('shift_median_px'), 3)}",
-        number(r["cpu_s"], 1), number(first and first["cpu_s"], 1), number(r["peak_rss_bytes"] / 2**30), r["commit"],
+        number(r["cpu_s"], 1),
+        number(first and first["cpu_s"], 1),
+        number(r["peak_rss_bytes"] / 2**30),
+        r["commit"],
         missed or "-",
-    ]  # fmt: skip
+    ]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -31,11 +31,39 @@ def simulated(work: Path, count: int, box: int, snr: float, seed: int) -> Path:
     density, folder = work / f"70S-{box}.mrc", work / f"n{count}-d{box}"
     if not density.exists():
         b_factor = ["--b", "60"] if pixel < 3 else []
-        subprocess.run([sys.executable, str(SHARED_BENCH / "make_map.py"), str(MODEL), str(density), "--box", str(box),
-                        "--pixel", f"{pixel:.6f}", *b_factor], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
-    subprocess.run([sys.executable, str(SHARED_BENCH / "simulate.py"), str(folder), str(density), "-n", str(count),
-                    "--snr", str(snr), "--seed", str(seed), "--shift", str(1.5 * box / 64)],
-                   check=True, stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable,
+                str(SHARED_BENCH / "make_map.py"),
+                str(MODEL),
+                str(density),
+                "--box",
+                str(box),
+                "--pixel",
+                f"{pixel:.6f}",
+                *b_factor,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    subprocess.run(
+        [
+            sys.executable,
+            str(SHARED_BENCH / "simulate.py"),
+            str(folder),
+            str(density),
+            "-n",
+            str(count),
+            "--snr",
+            str(snr),
+            "--seed",
+            str(seed),
+            "--shift",
+            str(1.5 * box / 64),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return folder
 
 
@@ -46,8 +74,15 @@ def point(work: Path, count: int, box: int, snr: float, seed: int) -> dict:
     shutil.rmtree(run_folder, ignore_errors=True)
     command = [CRYOLOOM, "reconstruct", folder / "particles.star", "-o", run_folder, "--seed", str(seed)]
     spent = run_measured(command, log)
-    out = {"particles": count, "box": box, "snr": snr, "cpu_s": spent.cpu_s, "wall_s": spent.wall_s,
-           "peak_rss_bytes": spent.peak_rss_bytes, "commit": commit()}  # fmt: skip
+    out = {
+        "particles": count,
+        "box": box,
+        "snr": snr,
+        "cpu_s": spent.cpu_s,
+        "wall_s": spent.wall_s,
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "commit": commit(),
+    }
     if spent.returncode:
         out["failed"] = log.read_text(errors="replace")[-1000:]
     else:
@@ -103,15 +138,19 @@ def report(output: Path, points: list[dict], box_count: int) -> None:
     lines = [f"# Growth with images and box, {machine()}", ""]
     for title, key, rows in (("images of 64 px", "particles", by_count), (f"box, {box_count} images", "box", by_box)):
         stages = list(dict.fromkeys(s for r in rows for s in r.get("stage_cpu_s", {})))
-        lines += [f"| {title} | CPU-s | {''.join(f'{s} | ' for s in stages)}wall, s | GiB | < 10 deg | median, deg |",
-                  "|---|---|" + "---|" * len(stages) + "---|---|---|---|"]  # fmt: skip
+        lines += [
+            f"| {title} | CPU-s | {''.join(f'{s} | ' for s in stages)}wall, s | GiB | < 10 deg | median, deg |",
+            "|---|---|" + "---|" * len(stages) + "---|---|---|---|",
+        ]
         for r in rows:
             by_stage = "".join(f"{r.get('stage_cpu_s', {}).get(s, 0):.1f} | " for s in stages)
             scores = "failed | "
             if "failed" not in r:
                 scores = f"{r['rotation_frac_below_10deg']:.3f} | {r['rotation_median_deg']:.2f}"
-            lines.append(f"| {r[key]} | {r['cpu_s']:.1f} | {by_stage}{r['wall_s']:.1f} "
-                         f"| {r['peak_rss_bytes'] / 2**30:.2f} | {scores} |")  # fmt: skip
+            lines.append(
+                f"| {r[key]} | {r['cpu_s']:.1f} | {by_stage}{r['wall_s']:.1f} "
+                f"| {r['peak_rss_bytes'] / 2**30:.2f} | {scores} |"
+            )
         slope = powers[key]
         lines += ["", "" if slope is None else f"CPU-seconds grow as the power {slope:.2f}.", ""]
     (output / "scaling.md").write_text("\n".join(lines))

@@ -59,15 +59,58 @@ def relion_initial_model(folder: Path, work: Path, job: InitialModel, seed: int,
     pixel = float(read_star(folder / "truth.star")["optics"]["rlnImagePixelSize"].iloc[0])
     first, between, last = (str(n) for n in job.iterations)
     command = [
-        "relion_refine", "--o", work / "run", "--i", "particles.star", "--sgd", "--denovo_3dref",
-        "--sgd_ini_iter", first, "--sgd_inbetween_iter", between, "--sgd_fin_iter", last, "--sgd_write_iter", "1",
-        "--sgd_ini_resol", "35", "--sgd_fin_resol", "15", "--sgd_ini_subset", "100", "--sgd_fin_subset", "500",
-        "--ctf", "--K", "1", "--sym", "C1", "--flatten_solvent", "--zero_mask", "--dont_combine_weights_via_disc",
-        "--pool", "3", "--pad", "1", "--skip_gridding",
-        "--particle_diameter", f"{diameter_angstrom(volume, pixel):.0f}",
-        "--oversampling", "1", "--healpix_order", "1", "--offset_range", "6", "--offset_step", "2", "--j", "1",
-        "--random_seed", str(seed), *job.extra,
-    ]  # fmt: skip
+        "relion_refine",
+        "--o",
+        work / "run",
+        "--i",
+        "particles.star",
+        "--sgd",
+        "--denovo_3dref",
+        "--sgd_ini_iter",
+        first,
+        "--sgd_inbetween_iter",
+        between,
+        "--sgd_fin_iter",
+        last,
+        "--sgd_write_iter",
+        "1",
+        "--sgd_ini_resol",
+        "35",
+        "--sgd_fin_resol",
+        "15",
+        "--sgd_ini_subset",
+        "100",
+        "--sgd_fin_subset",
+        "500",
+        "--ctf",
+        "--K",
+        "1",
+        "--sym",
+        "C1",
+        "--flatten_solvent",
+        "--zero_mask",
+        "--dont_combine_weights_via_disc",
+        "--pool",
+        "3",
+        "--pad",
+        "1",
+        "--skip_gridding",
+        "--particle_diameter",
+        f"{diameter_angstrom(volume, pixel):.0f}",
+        "--oversampling",
+        "1",
+        "--healpix_order",
+        "1",
+        "--offset_range",
+        "6",
+        "--offset_step",
+        "2",
+        "--j",
+        "1",
+        "--random_seed",
+        str(seed),
+        *job.extra,
+    ]
     spent = run_measured(
         command, work / "log", cwd=folder, cpu_budget_s=budget_s, environment={"OMP_NUM_THREADS": "1"}, nice=nice
     )
@@ -75,11 +118,16 @@ def relion_initial_model(folder: Path, work: Path, job: InitialModel, seed: int,
     if spent.returncode and not spent.stopped:
         return {"program": job.name, "failed": log[-1000:]}
     result = {
-        "program": job.name, "cpu_s": spent.cpu_s, "wall_s": spent.wall_s, "peak_rss_bytes": spent.peak_rss_bytes,
-        "stopped_at_budget": spent.stopped, "iterations": 0, "of": sum(job.iterations),
+        "program": job.name,
+        "cpu_s": spent.cpu_s,
+        "wall_s": spent.wall_s,
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "stopped_at_budget": spent.stopped,
+        "iterations": 0,
+        "of": sum(job.iterations),
         "warnings": [line.strip() for line in log.splitlines() if "WARNING" in line][:5],
         "command": " ".join(str(c).replace(str(work), "WORK") for c in command),
-    }  # fmt: skip
+    }
     written = sorted(work.glob("run_it*_class001.mrc"))
     if written:
         number = written[-1].name[6:9]
@@ -118,9 +166,14 @@ def cryoloom(folder: Path, work: Path, seed: int, symmetry: str) -> dict:
         return {"program": "cryoloom reconstruct", "failed": work.with_suffix(".log").read_text()[-1000:]}
     found = scores(folder, work, symmetry)
     kept = ("fsc0.5_shell", "rotation_median_deg", "rotation_frac_below_10deg", "shift_median_px")
-    return {"program": "cryoloom reconstruct", "cpu_s": spent.cpu_s, "wall_s": spent.wall_s,
-            "peak_rss_bytes": spent.peak_rss_bytes, "stage_cpu_s": stage_cpu_s(work),
-            **{k: found[k] for k in kept}}  # fmt: skip
+    return {
+        "program": "cryoloom reconstruct",
+        "cpu_s": spent.cpu_s,
+        "wall_s": spent.wall_s,
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "stage_cpu_s": stage_cpu_s(work),
+        **{k: found[k] for k in kept},
+    }
 
 
 def main() -> None:
@@ -148,25 +201,35 @@ def main() -> None:
             lines.append({"program": "relion_refine, one E-step on the true map", **found})
         else:
             job = DEFAULT if program == "default" else REDUCED
-            lines.append(relion_initial_model(folder, work / program, job, a.seed, a.cpu_budget, a.nice))
+            lines.append(
+                relion_initial_model(folder, work / program, job=job, seed=a.seed, budget_s=a.cpu_budget, nice=a.nice)
+            )
         print({k: v for k, v in lines[-1].items() if k not in ("command", "stage_cpu_s")}, flush=True)
     ours = next((r.get("cpu_s") for r in lines if r["program"].startswith("cryoloom")), None)
     for r in lines:
         if ours and "cpu_s" in r and not r["program"].startswith("cryoloom"):
             r["cpu_over_cryoloom"] = r["cpu_s"] / ours
     shutil.rmtree(work, ignore_errors=True)
-    document = {"set": folder.name, "machine": machine(), "commit": commit(), "relion": relion_version(),
-                "cpu_budget_s": a.cpu_budget, "programs": lines}  # fmt: skip
+    document = {
+        "set": folder.name,
+        "machine": machine(),
+        "commit": commit(),
+        "relion": relion_version(),
+        "cpu_budget_s": a.cpu_budget,
+        "programs": lines,
+    }
     write_json(a.output / f"side_by_side-{a.set}.json", document)
     (a.output / f"side_by_side-{a.set}.md").write_text(table(document))
 
 
 def table(document: dict) -> str:
     """The result as Markdown."""
-    out = [f"# {document['set']}, {document['machine']}", "",
-           "| program | CPU-s | over cryoloom | GiB | iterations | FSC-0.5 shell | median, deg | < 10 deg "
-           "| shift, px |",
-           "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    out = [
+        f"# {document['set']}, {document['machine']}",
+        "",
+        "| program | CPU-s | over cryoloom | GiB | iterations | FSC-0.5 shell | median, deg | < 10 deg | shift, px |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for r in document["programs"]:
 
         def cell(key: str, digits: int, r: dict = r) -> str:
@@ -179,9 +242,17 @@ def table(document: dict) -> str:
         if r["program"].endswith("true map"):
             name += f" ({r['particles']} images)"
         memory = f"{r['peak_rss_bytes'] / 2**30:.2f}" if "peak_rss_bytes" in r else ""
-        cells = [name, cell("cpu_s", 1), cell("cpu_over_cryoloom", 1), memory, iterations, cell("fsc0.5_shell", 1),
-                 cell("rotation_median_deg", 2), cell("rotation_frac_below_10deg", 3),
-                 cell("shift_median_px", 3)]  # fmt: skip
+        cells = [
+            name,
+            cell("cpu_s", 1),
+            cell("cpu_over_cryoloom", 1),
+            memory,
+            iterations,
+            cell("fsc0.5_shell", 1),
+            cell("rotation_median_deg", 2),
+            cell("rotation_frac_below_10deg", 3),
+            cell("shift_median_px", 3),
+        ]
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out) + "\n"
 

@@ -17,7 +17,7 @@ from cryoloom.evaluate.map_error import score_map
 from cryoloom.evaluate.pose_error import score_poses
 from cryoloom.evaluate.pose_table import read_poses
 from cryoloom.maps.io import read_map
-from cryoloom.reconstruct.run_record import read_record
+from cryoloom.runs.record import read_record
 
 
 @pytest.fixture
@@ -41,8 +41,11 @@ def test_demo_solves_the_structure_and_knows_how_well(tmp_path: Path):
     # numba's default one, so that the kernels which other tests have compiled are found
     result = subprocess.run(
         [sys.executable, "-c", "from cryoloom.cli.main import main; main()", "demo", "--output", str(tmp_path)],
-        capture_output=True, text=True, check=False, env=os.environ | {"NUMBA_CACHE_DIR": ""},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NUMBA_CACHE_DIR": ""},
+    )
     assert result.returncode == 0, result.stderr
     run, particles = tmp_path / "run", tmp_path / "particles"
 

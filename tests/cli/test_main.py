@@ -22,9 +22,9 @@ from cryoloom.cli.device import available_threads, choose_device, set_threads
 from cryoloom.cli.errors import available_memory, check_memory, printable
 from cryoloom.cli.main import COMMANDS, build_app, prepare_environment
 from cryoloom.cli.terminal import LiveProgress, PlainProgress, clock_time, open_progress
-from cryoloom.reconstruct.interrupts import Stopped
-from cryoloom.reconstruct.progress import StagePlan, StepInfo
-from cryoloom.reconstruct.run_folder import LogNote
+from cryoloom.runs.folder import LogNote
+from cryoloom.runs.interrupts import Stopped
+from cryoloom.runs.progress import StagePlan, StepInfo
 
 PROGRAM = [sys.executable, "-c", "from cryoloom.cli.main import main; main()"]
 
@@ -331,7 +331,7 @@ def test_resume_refuses_what_it_can_not_resume(tmp_path: Path):
 def make_run(folder: Path, command: str, finish: bool = False) -> None:
     from dataclasses import make_dataclass
 
-    from cryoloom.reconstruct.run_folder import RunFolder
+    from cryoloom.runs.folder import RunFolder
 
     settings = make_dataclass("Settings", [("seed", int, 1)], frozen=True)()
     with RunFolder.create(

@@ -70,7 +70,7 @@ def make_states(case: Case, folder: Path, seed: int = 0, count: int = 300, state
     arm[:20, 0] = 5.0
     _simulate(case, folder, [positions + s * arm for s in range(states)], count)
     Q = Rotation.from_rotvec(case.turn).as_matrix()
-    state = _write_estimated_poses(case, folder, Q, rng, states, "particles.star")
+    state = _write_estimated_poses(case, folder, Q=Q, rng=rng, classes=states, name="particles.star")
     for s in range(1, states + 1):
         estimate = _estimated_map(case, read_map(folder / f"truth_{s:03d}.mrc"), Q, rng)
         write_map(folder / f"class_{s % states + 1:03d}.mrc", estimate)
@@ -132,8 +132,15 @@ def _write_estimated_poses(
     state = column["rlnClassNumber"].astype(int)
     score = np.where(state > 0, 1.0, 0.0) + 0.7 * rng.standard_normal(n)
     keep = rng.permutation(np.flatnonzero(rng.random(n) >= case.dropped))
-    tags = ["rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst",
-            "rlnLogLikeliContribution"]  # fmt: skip
+    tags = [
+        "rlnImageName",
+        "rlnAngleRot",
+        "rlnAngleTilt",
+        "rlnAnglePsi",
+        "rlnOriginXAngst",
+        "rlnOriginYAngst",
+        "rlnLogLikeliContribution",
+    ]
     rows = [[*angles[i], *(-t_est[i]), score[i]] for i in range(n)]
     if classes:
         tags.append("rlnClassNumber")

@@ -38,10 +38,17 @@ for name, folder, symmetry in json.loads(sys.argv[2]):
 print(json.dumps(out))
 """
 TOLERANCE = {
-    "rotation_median_deg": 0.02, "rotation_mean_deg": 0.02, "rotation_frac_below_5deg": 0.005,
-    "rotation_frac_below_10deg": 0.005, "shift_median_px": 0.01, "shift_p90_px": 0.02, "fsc0.5_shell": 0.1,
-    "fsc0.143_shell": 0.1, "fsc_area": 0.005, "junk_auc": 1e-9,
-}  # fmt: skip
+    "rotation_median_deg": 0.02,
+    "rotation_mean_deg": 0.02,
+    "rotation_frac_below_5deg": 0.005,
+    "rotation_frac_below_10deg": 0.005,
+    "shift_median_px": 0.01,
+    "shift_p90_px": 0.02,
+    "fsc0.5_shell": 0.1,
+    "fsc0.143_shell": 0.1,
+    "fsc_area": 0.005,
+    "junk_auc": 1e-9,
+}
 
 
 def _scorer(name: str) -> Path:

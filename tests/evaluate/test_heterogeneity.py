@@ -107,7 +107,15 @@ def test_senseless_latents_are_refused() -> None:
 def test_states_are_found_by_the_name_of_the_image() -> None:
     images = tuple((i + 1, ("set", "a.mrcs")) for i in range(4))
     still = np.tile(np.eye(3), (4, 1, 1))
-    truth = PoseTable(Path("truth.star"), images, still, np.zeros((4, 2)), np.ones(4), np.array([2, 0, 1, 3]), None)
+    truth = PoseTable(
+        path=Path("truth.star"),
+        images=images,
+        R=still,
+        t_angstrom=np.zeros((4, 2)),
+        pixel_size=np.ones(4),
+        state=np.array([2, 0, 1, 3]),
+        score=None,
+    )
     estimate = replace(truth, images=(images[3], images[0], images[1]), state=None)
     assert true_states(truth, estimate).tolist() == [3, 2, 0]
     with pytest.raises(ValueError, match=r"truth.star: no column rlnClassNumber"):

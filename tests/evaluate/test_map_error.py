@@ -16,7 +16,7 @@ from cryoloom.evaluate.map_error import score_map, soft_sphere
 from cryoloom.evaluate.pose_error import CommonFrame, score_poses
 from cryoloom.evaluate.pose_table import read_poses
 from cryoloom.maps.io import DensityMap, read_map, write_map
-from cryoloom.reconstruct.run_record import Machine, RunRecord, write_record
+from cryoloom.runs.record import Machine, RunRecord, write_record
 
 from .estimates import PIXEL, Case, make
 
@@ -136,9 +136,21 @@ def test_mask_in_place_of_the_sphere(folder: Path, tmp_path: Path) -> None:
 
 def test_claims_of_the_run_are_compared(folder: Path, run_folder: Path) -> None:
     record = RunRecord(
-        "finished", "reconstruct", (), {}, "", {}, 1, "", "", Machine.here(1, "cpu"), (),
-        {"resolution_angstrom": 4.0, "converged": True}, "", "",
-    )  # fmt: skip
+        status="finished",
+        command="reconstruct",
+        argv=(),
+        settings={},
+        settings_hash="",
+        versions={},
+        seed=1,
+        input_path="",
+        fingerprint="",
+        machine=Machine.here(1, "cpu"),
+        timings=(),
+        verdict={"resolution_angstrom": 4.0, "converged": True},
+        started="",
+        updated="",
+    )
     write_record(run_folder / "run.json", record)
     truth = ("--truth", str(folder / "truth.star"), "--map", str(folder / "truth_001.mrc"))
     result = _invoke(str(run_folder), *truth)

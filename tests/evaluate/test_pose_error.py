@@ -19,7 +19,15 @@ def _truth() -> PoseTable:
     images = tuple((i + 1, ("set", "particles.mrcs")) for i in range(N))
     R = Rotation.random(N, random_state=2).as_matrix()
     t = rng.normal(0, 4, (N, 2))
-    return PoseTable(Path("truth.star"), images, R, t, np.full(N, PIXEL), np.ones(N, np.int64), None)
+    return PoseTable(
+        path=Path("truth.star"),
+        images=images,
+        R=R,
+        t_angstrom=t,
+        pixel_size=np.full(N, PIXEL),
+        state=np.ones(N, np.int64),
+        score=None,
+    )
 
 
 def _moved(truth: PoseTable, hand: bool, angle_degrees: float = 0.0) -> PoseTable:
@@ -80,9 +88,12 @@ def test_missing_molecules_count_as_wrong_and_junk_not_at_all() -> None:
     whole = _moved(truth, False)
     keep = np.flatnonzero(np.arange(N) % 5 != 0)
     estimate = replace(
-        whole, images=tuple(whole.images[i] for i in keep), R=whole.R[keep], t_angstrom=whole.t_angstrom[keep],
+        whole,
+        images=tuple(whole.images[i] for i in keep),
+        R=whole.R[keep],
+        t_angstrom=whole.t_angstrom[keep],
         score=np.where(keep < 100, 0.0, 1.0),
-    )  # fmt: skip
+    )
     scores = score_poses(truth, estimate)
     assert (scores.particles, scores.of) == (320, 400)
     assert scores.share_below(5) == pytest.approx(0.8)

@@ -26,10 +26,30 @@ CONTRAST = (  # defocus U, V, angle, phase shift, B-factor, kV, Cs, amplitude co
     (9000.0, 8000.0, 110.0, 60.0, 30.0, 300.0, 2.7, 0.1),
     (-4000.0, -5000.0, 40.0, 0.0, 0.0, 300.0, 2.7, 0.1),
 )
-OPTICS = ("OpticsGroup", "OpticsGroupName", "Voltage", "SphericalAberration", "AmplitudeContrast", "ImagePixelSize",
-          "ImageSize", "ImageDimensionality")  # fmt: skip
-PARTICLES = ("ImageName", "OpticsGroup", "AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst",
-             "DefocusU", "DefocusV", "DefocusAngle", "PhaseShift", "CtfBfactor")  # fmt: skip
+OPTICS = (
+    "OpticsGroup",
+    "OpticsGroupName",
+    "Voltage",
+    "SphericalAberration",
+    "AmplitudeContrast",
+    "ImagePixelSize",
+    "ImageSize",
+    "ImageDimensionality",
+)
+PARTICLES = (
+    "ImageName",
+    "OpticsGroup",
+    "AngleRot",
+    "AngleTilt",
+    "AnglePsi",
+    "OriginXAngst",
+    "OriginYAngst",
+    "DefocusU",
+    "DefocusV",
+    "DefocusAngle",
+    "PhaseShift",
+    "CtfBfactor",
+)
 
 
 def block(name: str, columns: tuple[str, ...], rows: list[tuple]) -> str:

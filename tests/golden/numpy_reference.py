@@ -53,12 +53,18 @@ class Cloud:
 # Chiral, off-centre, no two coordinates alike: each swap, mirror or transposition moves it
 CLOUD = Cloud(
     centres=np.array(
-        [[21.0, 3.0, -6.0], [-9.0, 17.0, 4.0], [5.0, -12.0, 20.0], [-15.0, -7.0, -16.0], [8.0, 11.0, 13.0],
-         [-3.0, 19.0, -11.0]]
+        [
+            [21.0, 3.0, -6.0],
+            [-9.0, 17.0, 4.0],
+            [5.0, -12.0, 20.0],
+            [-15.0, -7.0, -16.0],
+            [8.0, 11.0, 13.0],
+            [-3.0, 19.0, -11.0],
+        ]
     ),
     widths=np.array([5.0, 5.5, 6.0, 5.0, 5.5, 6.0]),
     masses=np.array([1.0, 1.4, 0.8, 1.7, 0.6, 1.2]),
-)  # fmt: skip
+)
 
 
 def cloud_transform(cloud: Cloud, k: np.ndarray) -> np.ndarray:

@@ -64,7 +64,14 @@ def test_ctf_columns(shared_data, name):
         names = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnVoltage", "rlnSphericalAberration"]
         u, v, angle, voltage, cs = star[names].to_numpy(np.float64).T
         expected = CTFParameters.create(
-            u, v, np.radians(angle), np.radians(star["rlnPhaseShift"].to_numpy()), 0.0, voltage, cs, 0.1
+            u,
+            v,
+            astigmatism_radian=np.radians(angle),
+            phase_shift_radian=np.radians(star["rlnPhaseShift"].to_numpy()),
+            b_factor_angstrom2=0.0,
+            voltage_kv=voltage,
+            spherical_aberration_mm=cs,
+            amplitude_contrast=0.1,
         )
     else:
         columns = unpickle(shared_data / "formats/ctf2.pkl")[:50]
@@ -73,7 +80,16 @@ def test_ctf_columns(shared_data, name):
         expected = CTFParameters.create(*field.values(), 0.0, 200.0, 2.0, 0.07)
     box, pixel_size, u, v, angle, voltage, cs, w, phase = columns.astype(np.float64).T
     disc = FourierDisc.create(int(box[0]), pixel_size[0], radius=40, dtype=torch.float64)
-    found = CTFParameters.create(u, v, np.radians(angle), np.radians(phase), 0.0, voltage, cs, w)
+    found = CTFParameters.create(
+        u,
+        v,
+        astigmatism_radian=np.radians(angle),
+        phase_shift_radian=np.radians(phase),
+        b_factor_angstrom2=0.0,
+        voltage_kv=voltage,
+        spherical_aberration_mm=cs,
+        amplitude_contrast=w,
+    )
     # the pickles are float32: 1e-3 angstrom of defocus and 1e-5 degrees; a swapped column gives 1
     np.testing.assert_allclose(evaluate_ctf(found, disc.k).numpy(), evaluate_ctf(expected, disc.k).numpy(), atol=1e-4)
 

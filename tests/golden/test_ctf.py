@@ -22,7 +22,17 @@ CASES = {  # defocus U, V, angle, phase shift, B-factor, kV, Cs, amplitude contr
 
 def parameters(cases, dtype=torch.float64) -> CTFParameters:
     u, v, angle, phase, b, kv, cs, w = np.array(list(cases), float).T
-    return CTFParameters.create(u, v, np.radians(angle), np.radians(phase), b, kv, cs, w, dtype=dtype)
+    return CTFParameters.create(
+        u,
+        v,
+        astigmatism_radian=np.radians(angle),
+        phase_shift_radian=np.radians(phase),
+        b_factor_angstrom2=b,
+        voltage_kv=kv,
+        spherical_aberration_mm=cs,
+        amplitude_contrast=w,
+        dtype=dtype,
+    )
 
 
 @pytest.mark.parametrize("box", [48, 49])

@@ -50,12 +50,12 @@ def test_ctf_is_relions(case):
     ctf = CTFParameters.create(
         case.defocus_u,
         case.defocus_v,
-        np.radians(case.angle),
-        np.radians(case.phase_shift),
-        case.b_factor,
-        case.voltage,
-        case.cs,
-        case.amplitude_contrast,
+        astigmatism_radian=np.radians(case.angle),
+        phase_shift_radian=np.radians(case.phase_shift),
+        b_factor_angstrom2=case.b_factor,
+        voltage_kv=case.voltage,
+        spherical_aberration_mm=case.cs,
+        amplitude_contrast=case.amplitude_contrast,
     )
     k = torch.tensor(relion.CTF_INDEX, dtype=torch.float64) / (relion.CTF_BOX * relion.CTF_PIXEL_SIZE)
     # measured: 7e-5 to 2.3e-4: RELION's wavelength differs by 5e-6 in relative terms

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cryoloom.inference.conformations.classes import fit_classes
+from cryoloom.inference.conformations.linear import Products, contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.inference.conformations.posterior import ClassPosterior, LatentPosterior
-from cryoloom.inference.conformations.subspace import Products, contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Images
 from cryoloom.kernels.half_grid import volume_to_half

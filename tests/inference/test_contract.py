@@ -16,9 +16,9 @@ from cryoloom.inference.poses.polar_encoder import PolarEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.inference.poses.search import distinct_candidates, match, match_fine, shift_prior, slice_reference
+from cryoloom.inference.training import Trainer
 from cryoloom.kernels.dispatch import Images
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
-from cryoloom.reconstruct.training import Trainer
 from inference.scene import BOX, PIXEL_SIZE, Phantom, turned
 
 B, K = 45, 3
@@ -49,7 +49,13 @@ def search(task: Task, generator: torch.Generator) -> PosePosterior:
     reference = slice_reference(task.phantom.grid, cached_rotation_grid(4), task.phantom.disc.prefix(8))
     shifts = shifts_for(8)
     found = match(
-        task.images, reference, shifts, shift_prior(shifts, SIGMA), torch.rand(B, generator=generator), 4, 4 * K
+        task.images,
+        reference,
+        shifts=shifts,
+        prior=shift_prior(shifts, SIGMA),
+        uniform=torch.rand(B, generator=generator),
+        draws=4,
+        best=4 * K,
     )
     return distinct_candidates(found, reference.grid, shifts, K, 20.0)
 
@@ -58,7 +64,15 @@ def drawn(task: Task, generator: torch.Generator) -> PosePosterior:
     """Draws from the posterior over the grid as equally weighted candidates."""
     reference = slice_reference(task.phantom.grid, cached_rotation_grid(4), task.phantom.disc.prefix(8))
     shifts = shifts_for(8)
-    found = match(task.images, reference, shifts, shift_prior(shifts, SIGMA), torch.rand(B, generator=generator), K, 1)
+    found = match(
+        task.images,
+        reference,
+        shifts=shifts,
+        prior=shift_prior(shifts, SIGMA),
+        uniform=torch.rand(B, generator=generator),
+        draws=K,
+        best=1,
+    )
     M = len(reference.grid.R)
     return PosePosterior(reference.grid.R[found.picks % M], shifts[found.picks // M], torch.zeros(B, K)).normalised()
 
@@ -68,7 +82,17 @@ def pruned_search(task: Task, generator: torch.Generator) -> PosePosterior:
     fine = slice_reference(task.phantom.grid, cached_rotation_grid(8), task.phantom.disc.prefix(11))
     shifts = shifts_for(11)
     uniform = torch.rand(B, generator=generator)
-    found = match_fine(task.images, coarse, fine, shifts_for(8), shifts, SIGMA, uniform, 4, 8 * K)
+    found = match_fine(
+        task.images,
+        coarse,
+        fine=fine,
+        coarse_shifts=shifts_for(8),
+        fine_shifts=shifts,
+        sigma_angstrom=SIGMA,
+        uniform=uniform,
+        draws=4,
+        best=8 * K,
+    )
     return distinct_candidates(found, fine.grid, shifts, K, 10.0)
 
 

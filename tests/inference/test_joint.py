@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from cryoloom.inference.conformations.joint import FamilyEvidence
-from cryoloom.inference.conformations.subspace import contrast_prior, infer_latents, products
+from cryoloom.inference.conformations.linear import contrast_prior, infer_latents, products
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import OneMap, climb_poses
 from cryoloom.kernels.half_grid import volume_to_half

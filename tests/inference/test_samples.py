@@ -50,9 +50,7 @@ def test_draws_have_the_posterior_s_mean_and_covariance(covariance, generator):
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=2e-5, rtol=0)
     found = d.T @ d / len(d)
     scale = torch.diagonal(covariance).sqrt()
-    torch.testing.assert_close(
-        found / scale / scale[:, None], covariance / scale / scale[:, None], atol=0.03, rtol=0
-    )  # fmt: skip
+    torch.testing.assert_close(found / scale / scale[:, None], covariance / scale / scale[:, None], atol=0.03, rtol=0)
 
 
 def test_weights_sum_to_one_an_image_and_light_candidates_are_left_out(covariance, generator):

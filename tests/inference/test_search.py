@@ -57,7 +57,7 @@ def test_evidence_and_best_are_those_of_the_likelihood(phantom, tiny, generator)
     R, t = random_poses(5, shifts, generator)
     images = phantom.images(R, t, 0.1, generator)
     prior = shift_prior(shifts, 20.0)
-    found = match(images, tiny, shifts, prior, torch.rand(5, generator=generator), 3, 6)
+    found = match(images, tiny, shifts=shifts, prior=prior, uniform=torch.rand(5, generator=generator), draws=3, best=6)
     M, T = len(tiny.grid.R), len(shifts)
     all_R, all_t = tiny.grid.R.repeat(T, 1, 1), shifts.repeat_interleave(M, 0)
     part = images.prefix(5)
@@ -75,7 +75,7 @@ def test_likelihood_ratio_of_the_best_entry_is_its_score(phantom, coarse, genera
     shifts = shifts_for(6)
     R, t = random_poses(B, shifts, generator)
     images = phantom.images(R, t, 0.1, generator)
-    found = match(images, coarse, shifts, torch.zeros(len(shifts)), torch.zeros(B), 1)
+    found = match(images, coarse, shifts=shifts, prior=torch.zeros(len(shifts)), uniform=torch.zeros(B), draws=1)
     M = len(coarse.grid.R)
     key = found.best[:, 0]
     poses = coarse.grid.R[key % M], shifts[key // M]
@@ -88,7 +88,15 @@ def test_noise_free_images_on_the_grid_are_found_exactly(phantom, coarse, genera
     M = len(coarse.grid.R)
     key = torch.randint(len(shifts) * M, (B,), generator=generator)
     images = phantom.images(coarse.grid.R[key % M], shifts[key // M], 0.5)
-    found = match(images, coarse, shifts, shift_prior(shifts, 1e3), torch.rand(B, generator=generator), 4, 2)
+    found = match(
+        images,
+        coarse,
+        shifts=shifts,
+        prior=shift_prior(shifts, 1e3),
+        uniform=torch.rand(B, generator=generator),
+        draws=4,
+        best=2,
+    )
     assert torch.equal(found.best[:, 0], key)
 
 
@@ -96,7 +104,9 @@ def test_noise_free_images_between_the_grid_find_its_nearest_rotation(phantom, f
     """Nearest by likelihood, which for a few images is a rotation hardly farther than the nearest by angle."""
     shifts = shifts_for(10)
     R, t = random_poses(B, shifts, generator)
-    found = match(phantom.images(R, t, 0.5), fine, shifts, shift_prior(shifts, 1e3), torch.zeros(B), 1)
+    found = match(
+        phantom.images(R, t, 0.5), fine, shifts=shifts, prior=shift_prior(shifts, 1e3), uniform=torch.zeros(B), draws=1
+    )
     rotation = found.best[:, 0] % len(fine.grid.R)
     nearest, distance = nearest_on(fine.grid.R, R)
     error = geodesic_degrees(fine.grid.R[rotation], R)
@@ -112,7 +122,15 @@ def test_draws_follow_the_posterior(phantom, tiny, generator):
     shifts = shifts_for(5)
     R, t = random_poses(B, shifts, generator)
     images = phantom.images(R, t, 0.01, generator)
-    found = match(images, tiny, shifts, shift_prior(shifts, 20.0), torch.rand(B, generator=generator), 1000, 4)
+    found = match(
+        images,
+        tiny,
+        shifts=shifts,
+        prior=shift_prior(shifts, 20.0),
+        uniform=torch.rand(B, generator=generator),
+        draws=1000,
+        best=4,
+    )
     share = (found.picks[:, None] == found.best[..., None]).float().mean(2)
     expected = (found.best_score - found.log_evidence[:, None]).exp()
     assert (share - expected).abs().max() < 2.5e-3
@@ -124,10 +142,10 @@ def test_images_do_not_depend_on_each_other(phantom, coarse, generator):
     R, t = random_poses(B, shifts, generator)
     images = phantom.images(R, t, 0.1, generator)
     prior, uniform = shift_prior(shifts, 20.0), torch.rand(B, generator=generator)
-    together = match(images, coarse, shifts, prior, uniform, 4, 3)
+    together = match(images, coarse, shifts=shifts, prior=prior, uniform=uniform, draws=4, best=3)
     rows = torch.tensor([49, 3, 41])
     few = Images(images.observed[rows], images.ctf[rows], images.variance, images.group[rows], images.disc)
-    alone = match(few, coarse, shifts, prior, uniform[rows], 4, 3)
+    alone = match(few, coarse, shifts=shifts, prior=prior, uniform=uniform[rows], draws=4, best=3)
     assert torch.equal(alone.best, together.best[rows])
     torch.testing.assert_close(alone.log_evidence, together.log_evidence[rows], rtol=1e-5, atol=1e-3)
 
@@ -145,8 +163,22 @@ def test_without_pruning_match_fine_is_match(coarse_shifts, fine_shifts, phantom
     R, t = random_poses(B, fine_shifts, generator)
     images = phantom.images(R, t, 0.05, generator)
     uniform = torch.rand(B, generator=generator)
-    pruned = match_fine(images, coarse, tiny, coarse_shifts, fine_shifts, 20.0, uniform, 1, 3, window=1e6, cap=72)
-    whole = match(images, tiny, fine_shifts, shift_prior(fine_shifts, 20.0), uniform, 1, 3)
+    pruned = match_fine(
+        images,
+        coarse,
+        fine=tiny,
+        coarse_shifts=coarse_shifts,
+        fine_shifts=fine_shifts,
+        sigma_angstrom=20.0,
+        uniform=uniform,
+        draws=1,
+        best=3,
+        window=1e6,
+        cap=72,
+    )
+    whole = match(
+        images, tiny, shifts=fine_shifts, prior=shift_prior(fine_shifts, 20.0), uniform=uniform, draws=1, best=3
+    )
     assert torch.equal(pruned.best[:, 0], whole.best[:, 0])
     torch.testing.assert_close(pruned.best_score[:, 0], whole.best_score[:, 0], rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(pruned.log_evidence, whole.log_evidence, rtol=1e-5, atol=1e-3)
@@ -157,8 +189,20 @@ def test_pruning_loses_no_noisy_particle(phantom, coarse, fine, generator):
     R, t = random_poses(B, fine_shifts, generator)
     images = phantom.images(R, t, 0.15, generator)
     uniform = torch.rand(B, generator=generator)
-    pruned = match_fine(images, coarse, fine, coarse_shifts, fine_shifts, 20.0, uniform, 4, 3)
-    whole = match(images, fine, fine_shifts, shift_prior(fine_shifts, 20.0), uniform, 4, 3)
+    pruned = match_fine(
+        images,
+        coarse,
+        fine=fine,
+        coarse_shifts=coarse_shifts,
+        fine_shifts=fine_shifts,
+        sigma_angstrom=20.0,
+        uniform=uniform,
+        draws=4,
+        best=3,
+    )
+    whole = match(
+        images, fine, shifts=fine_shifts, prior=shift_prior(fine_shifts, 20.0), uniform=uniform, draws=4, best=3
+    )
     M = len(fine.grid.R)
     error = {
         name: geodesic_degrees(fine.grid.R[found.best[:, 0] % M], R) for name, found in (("p", pruned), ("w", whole))
@@ -175,8 +219,12 @@ def test_seeds_decide_the_draws(phantom, tiny, generator):
     images = phantom.images(R, t, 0.01, generator)
     prior = shift_prior(shifts, 20.0)
     uniform = torch.rand(B, generator=generator)
-    first, second = (match(images, tiny, shifts, prior, uniform, 4, 1).picks for _ in range(2))
-    other = match(images, tiny, shifts, prior, torch.rand(B, generator=generator), 4, 1).picks
+    first, second = (
+        match(images, tiny, shifts=shifts, prior=prior, uniform=uniform, draws=4, best=1).picks for _ in range(2)
+    )
+    other = match(
+        images, tiny, shifts=shifts, prior=prior, uniform=torch.rand(B, generator=generator), draws=4, best=1
+    ).picks
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 

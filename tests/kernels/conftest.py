@@ -58,20 +58,27 @@ def _torch_insert_moments(images, R, t, first, second, side, padding=2):
 
 
 NUMBA = Kernels(
-    dispatch.slices, dispatch.insert, dispatch.insert_moments, dispatch.normal_equations, dispatch.turns,
-    dispatch.residual_power, dispatch.grid_posterior,
-)  # fmt: skip
+    slices=dispatch.slices,
+    insert=dispatch.insert,
+    insert_moments=dispatch.insert_moments,
+    normal_equations=dispatch.normal_equations,
+    turns=dispatch.turns,
+    residual_power=dispatch.residual_power,
+    grid_posterior=dispatch.grid_posterior,
+)
 # what dispatch does with tensors on a GPU, with tensors on the CPU
 TORCH = Kernels(
-    lambda grid, R, disc, padding=2: gpu.slices(grid, R, disc.index, padding),
-    _torch_insert,
-    _torch_insert_moments,
-    lambda grid, images, image, R, t, padding=2: gpu.normal_equations(
+    slices=lambda grid, R, disc, padding=2: gpu.slices(grid, R, disc.index, padding),
+    insert=_torch_insert,
+    insert_moments=_torch_insert_moments,
+    normal_equations=lambda grid, images, image, R, t, padding=2: gpu.normal_equations(
         grid, images, image, R, t, padding, _step(images.disc)
     ),
-    _torch_turns,
-    lambda grid, images, samples, padding=2: gpu.residual_power(grid, images, samples, padding, _step(images.disc)),
-    lambda *args, **named: GridPosterior(*gpu.grid_posterior(*args, **named)),
+    turns=_torch_turns,
+    residual_power=lambda grid, images, samples, padding=2: gpu.residual_power(
+        grid, images, samples, padding, _step(images.disc)
+    ),
+    grid_posterior=lambda *args, **named: GridPosterior(*gpu.grid_posterior(*args, **named)),
 )
 
 

@@ -75,7 +75,9 @@ def make_scene(box: int, generator: torch.Generator, count: int = 12) -> Scene:
     clean = predict(reference, R[:count].double(), samples.t[:count].double(), ctf, disc)
     observed = (clean.to(torch.complex64) + noise * variance[group].sqrt()).contiguous()
     images = Images(observed, evaluate_ctf(ctf, disc.k).float(), variance, group, disc)
-    return Scene(box, volume_to_half(volume), reference, disc, ctf, images, samples)
+    return Scene(
+        box=box, grid=volume_to_half(volume), reference=reference, disc=disc, ctf=ctf, images=images, samples=samples
+    )
 
 
 def random_moments(count: int, channels: int = 3) -> tuple[Tensor, Tensor]:

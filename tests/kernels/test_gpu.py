@@ -29,11 +29,18 @@ def everything(kernels: Kernels, scene: Scene, device: str = "cpu") -> list[torc
         *kernels.insert(images, samples, scene.side),
         *kernels.insert_moments(images, R, t, *(m.to(device) for m in random_moments(len(t))), scene.side),
         *kernels.normal_equations(grid, images, samples.image, samples.R, samples.t),
-        kernels.turns([grid, grid], torch.linspace(-1, 1, 2 * len(samples.R), device=device).reshape(-1, 2), samples.R,
-                      images.disc),
+        kernels.turns(
+            [grid, grid],
+            torch.linspace(-1, 1, 2 * len(samples.R), device=device).reshape(-1, 2),
+            samples.R,
+            images.disc,
+        ),
         *kernels.residual_power(grid, images, samples),
-        posterior.picks, posterior.best, posterior.best_score, posterior.log_evidence,
-    ]  # fmt: skip
+        posterior.picks,
+        posterior.best,
+        posterior.best_score,
+        posterior.log_evidence,
+    ]
     assert all(x.device.type == torch.device(device).type for x in outputs)
     return [x.cpu() for x in outputs]
 
@@ -137,11 +144,11 @@ def test_no_samples_at_all(scene):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_dispatch_on_a_gpu_agrees_with_the_cpu(scene):
     on_gpu = Kernels(
-        dispatch.slices,
-        dispatch.insert,
-        dispatch.insert_moments,
-        dispatch.normal_equations,
-        dispatch.residual_power,
-        dispatch.grid_posterior,
+        slices=dispatch.slices,
+        insert=dispatch.insert,
+        insert_moments=dispatch.insert_moments,
+        normal_equations=dispatch.normal_equations,
+        turns=dispatch.residual_power,
+        residual_power=dispatch.grid_posterior,
     )
     assert_alike(everything(on_gpu, scene, "cuda"), everything(NUMBA, scene), tolerance=1e-5)

@@ -102,13 +102,28 @@ class Result:
 
 def run(fine: Fine, allowed, kept, count, uniform, draws: int, best: int) -> Result:
     out = Result(
-        np.empty((B, draws), np.int64), np.empty((B, best), np.int64), np.empty((B, best), np.float32),
+        np.empty((B, draws), np.int64),
+        np.empty((B, best), np.int64),
+        np.empty((B, best), np.float32),
         np.empty(B, np.float32),
-    )  # fmt: skip
+    )
     cpu.child_posterior(
-        fine.X, fine.power, fine.S, fine.S2, fine.prior, allowed, kept, count, children(COARSE, FINE), uniform, THREADS,
-        out.picks, out.best, out.best_score, out.evidence,
-    )  # fmt: skip
+        fine.X,
+        fine.power,
+        power=fine.S,
+        S=fine.S2,
+        S2=fine.prior,
+        prior=allowed,
+        allowed=kept,
+        kept=count,
+        count=children(COARSE, FINE),
+        children=uniform,
+        uniform=THREADS,
+        threads=out.picks,
+        picks=out.best,
+        best_key=out.best_score,
+        best_score=out.evidence,
+    )
     return out
 
 
@@ -132,7 +147,7 @@ def test_below_every_coarse_rotation_it_is_the_softmax_of_the_whole_fine_grid(fi
     n = 72 * COARSE**3
     kept = np.tile(np.arange(n, dtype=np.int32), (B, 1))
     uniform = torch.rand(B, generator=generator).numpy()
-    result = run(fine, np.ones((B, T), np.bool_), kept, np.full(B, n), uniform, 200, 4)
+    result = run(fine, np.ones((B, T), np.bool_), kept=kept, count=np.full(B, n), uniform=uniform, draws=200, best=4)
     check(result, fine.score(), 200)
 
 
@@ -141,7 +156,9 @@ def test_with_a_huge_window_both_steps_are_the_softmax_of_the_whole_fine_grid(fi
     kept, count = np.empty((B, n), np.int32), np.empty(B, np.int64)
     alive = np.empty((B, T), np.bool_)
     cpu.surviving_rotations(*random_coarse(generator), 1e4, n, THREADS, kept, count, alive)
-    result = run(fine, alive, kept, count, torch.rand(B, generator=generator).numpy(), 200, 4)
+    result = run(
+        fine, alive, kept=kept, count=count, uniform=torch.rand(B, generator=generator).numpy(), draws=200, best=4
+    )
     check(result, fine.score(), 200)
 
 
@@ -157,5 +174,7 @@ def test_only_children_of_the_kept_at_allowed_shifts_take_part(fine, generator):
         below = np.unique(table[kept[b, : count[b]]])
         entries = np.ix_(np.flatnonzero(allowed[b]), below[below >= 0])
         score[b][entries] = fine.score()[b][entries]
-    result = run(fine, allowed, kept, count, torch.rand(B, generator=generator).numpy(), 200, 4)
+    result = run(
+        fine, allowed, kept=kept, count=count, uniform=torch.rand(B, generator=generator).numpy(), draws=200, best=4
+    )
     check(result, score, 200)

@@ -20,8 +20,11 @@ def everything(scene: Scene) -> list[torch.Tensor]:
         *dispatch.insert(scene.images, s, scene.side),
         *dispatch.normal_equations(scene.grid, scene.images, s.image, s.R, s.t),
         *dispatch.residual_power(scene.grid, scene.images, s),
-        posterior.picks, posterior.best, posterior.best_score, posterior.log_evidence,
-    ]  # fmt: skip
+        posterior.picks,
+        posterior.best,
+        posterior.best_score,
+        posterior.log_evidence,
+    ]
 
 
 def at(threads: int, scene: Scene, monkeypatch) -> list[torch.Tensor]:

@@ -179,9 +179,14 @@ def test_pixel_size_argument_overrides_the_header(good: Path) -> None:
 def test_truncated_short_empty_and_missing(good: Path) -> None:
     raw = good.read_bytes()
     cut = good.with_name("cut.mrc")
-    for content, match in ((raw[:-1], "truncated"), (raw[:1000], "header ends"), (b"", "header ends"),
-                           (gzip.compress(raw)[:-100], "decompress"), (gzip.compress(raw[:-9]), "density ends"),
-                           (b"data_particles loop_ " * 80, "not an MRC")):  # fmt: skip
+    for content, match in (
+        (raw[:-1], "truncated"),
+        (raw[:1000], "header ends"),
+        (b"", "header ends"),
+        (gzip.compress(raw)[:-100], "decompress"),
+        (gzip.compress(raw[:-9]), "density ends"),
+        (b"data_particles loop_ " * 80, "not an MRC"),
+    ):
         cut.write_bytes(content)
         with pytest.raises(ValueError, match=match):
             read_map(cut)
@@ -205,8 +210,16 @@ def test_gzip_bomb_is_refused_before_allocating(good: Path) -> None:
         read_map(bomb)
 
 
-@pytest.mark.parametrize("name", ["test_data_corrupt_header.map", "float16.mrc", "sav_img_mrc_bigendian.mrc",
-                                  "bsoft_OneImage_badvoxel.mrc", "5i55_tiny.ccp4"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_data_corrupt_header.map",
+        "float16.mrc",
+        "sav_img_mrc_bigendian.mrc",
+        "bsoft_OneImage_badvoxel.mrc",
+        "5i55_tiny.ccp4",
+    ],
+)
 def test_files_that_are_no_map_here(shared_data: Path, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         read_map(shared_data / "formats/mrc" / name)

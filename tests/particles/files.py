@@ -35,13 +35,23 @@ class StarText:
     """A STAR file of optics and particles whose parts a test replaces before it is written."""
 
     optics_columns: tuple[str, ...] = (
-        "rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
-        "rlnImagePixelSize", "rlnImageSize",
-    )  # fmt: skip
+        "rlnOpticsGroup",
+        "rlnOpticsGroupName",
+        "rlnVoltage",
+        "rlnSphericalAberration",
+        "rlnAmplitudeContrast",
+        "rlnImagePixelSize",
+        "rlnImageSize",
+    )
     optics_rows: tuple[str, ...] = ("1 glacios 200.0 2.7 0.1 3.5 16",)
     columns: tuple[str, ...] = (
-        "rlnImageName", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnOpticsGroup", "someUnknownColumn",
-    )  # fmt: skip
+        "rlnImageName",
+        "rlnDefocusU",
+        "rlnDefocusV",
+        "rlnDefocusAngle",
+        "rlnOpticsGroup",
+        "someUnknownColumn",
+    )
     rows: tuple[str, ...] = ()
 
     def text(self) -> str:

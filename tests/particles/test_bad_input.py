@@ -455,9 +455,13 @@ def relion30(small: SmallSet, *extra: tuple[str, str]) -> Path:
 
 def test_row31_no_optics_table_is_relion30(small: SmallSet) -> None:
     star = relion30(
-        small, ("rlnVoltage", "300"), ("rlnSphericalAberration", "2.7"), ("rlnAmplitudeContrast", "0.1"),
-        ("rlnDetectorPixelSize", "7.0"), ("rlnMagnification", "20000"),
-    )  # fmt: skip
+        small,
+        ("rlnVoltage", "300"),
+        ("rlnSphericalAberration", "2.7"),
+        ("rlnAmplitudeContrast", "0.1"),
+        ("rlnDetectorPixelSize", "7.0"),
+        ("rlnMagnification", "20000"),
+    )
     particles = open_particles(star)
     assert particles.optics is None
     assert particles.pixel_size == pytest.approx(3.5)
@@ -566,8 +570,10 @@ def test_row43_matrices_are_projected_within_tolerance(generator: torch.Generato
     noisy[3] *= 1.2
     refused(
         lambda: InputPoses.from_matrices(noisy, torch.zeros(5, 2, dtype=torch.float64), Path("poses.pkl")),
-        "row 4", "orthonormal", "poses.pkl",
-    )  # fmt: skip
+        "row 4",
+        "orthonormal",
+        "poses.pkl",
+    )
     noisy[3] = torch.nan
     refused(lambda: InputPoses.from_matrices(noisy, torch.zeros(5, 2, dtype=torch.float64), Path("poses.pkl")), "row 4")
 
@@ -577,8 +583,9 @@ def test_row44_reflections(generator: torch.Generator) -> None:
     R[1] = R[1] @ torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
     refused(
         lambda: InputPoses.from_matrices(R, torch.zeros(5, 2, dtype=torch.float64), Path("poses.pkl")),
-        "row 2", "reflection",
-    )  # fmt: skip
+        "row 2",
+        "reflection",
+    )
 
 
 def test_row45_unicode_and_spaces_in_paths(tmp_path: Path) -> None:

@@ -167,5 +167,11 @@ def test_odd_boxes_and_integers(tmp_path: Path) -> None:
 
 def test_preprocessing_has_the_agreed_fields() -> None:
     assert [f.name for f in dataclasses.fields(Preprocessing)] == [
-        "contrast_sign", "noise", "box", "pixel_size", "particle_diameter_angstrom", "outlier_sigma", "said",
-    ]  # fmt: skip
+        "contrast_sign",
+        "noise",
+        "box",
+        "pixel_size",
+        "particle_diameter_angstrom",
+        "outlier_sigma",
+        "said",
+    ]

@@ -19,7 +19,17 @@ CTFS = [(18000, 15000, 25, 0, 60, 300, 2.7, 0.1), (9000, 9700, -50, 70, 0, 200, 
 
 def ctf_parameters(dtype=torch.float64) -> CTFParameters:
     u, v, angle, phase, b, kv, cs, w = np.array(CTFS, float).T
-    return CTFParameters.create(u, v, np.radians(angle), np.radians(phase), b, kv, cs, w, dtype=dtype)
+    return CTFParameters.create(
+        u,
+        v,
+        astigmatism_radian=np.radians(angle),
+        phase_shift_radian=np.radians(phase),
+        b_factor_angstrom2=b,
+        voltage_kv=kv,
+        spherical_aberration_mm=cs,
+        amplitude_contrast=w,
+        dtype=dtype,
+    )
 
 
 @pytest.mark.parametrize("box", BOXES)

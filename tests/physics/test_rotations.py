@@ -158,9 +158,18 @@ def test_symmetry_groups_are_groups(name, order):
 
 @pytest.mark.parametrize(
     ("name", "axis", "degrees"),
-    [("C3", "z", 120.0), ("C4", "z", 90.0), ("D5", "z", 72.0), ("D5", "x", 180.0), ("D2", "x", 180.0),
-     ("T", "z", 180.0), ("O", "z", 90.0), ("O", "x", 90.0), ("I", "z", 180.0)],
-)  # fmt: skip
+    [
+        ("C3", "z", 120.0),
+        ("C4", "z", 90.0),
+        ("D5", "z", 72.0),
+        ("D5", "x", 180.0),
+        ("D2", "x", 180.0),
+        ("T", "z", 180.0),
+        ("O", "z", 90.0),
+        ("O", "x", 90.0),
+        ("I", "z", 180.0),
+    ],
+)
 def test_symmetry_axes(name, axis, degrees):
     distances = (symmetry_group(name) - turn(axis, degrees)).flatten(1).norm(dim=1)
     assert distances.min() < 1e-9

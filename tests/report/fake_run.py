@@ -23,9 +23,9 @@ from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import random_rotations, to_euler
 from cryoloom.physics.slicing import rotated_points
-from cryoloom.reconstruct.metrics_log import MetricsLog
-from cryoloom.reconstruct.progress import StepInfo
-from cryoloom.reconstruct.run_record import Machine, RunRecord, StageTiming, write_record
+from cryoloom.runs.metrics_log import MetricsLog
+from cryoloom.runs.progress import StepInfo
+from cryoloom.runs.record import Machine, RunRecord, StageTiming, write_record
 
 BOX, PIXEL, COUNT = 32, 4.0, 60
 
@@ -86,15 +86,25 @@ def write_run(folder: Path, *, stack: str = "particles.mrcs", sign: float = 1.0,
     mask = soft_sphere(BOX, 10, 3)
     mean = (halves[0] + halves[1]) / 2
     local = 8 + torch.rand(BOX, BOX, BOX, generator=g) * 4
-    maps = {"map": mean, "map_sharp": mean * mask, "half1": halves[0], "half2": halves[1], "mask": mask,
-            "local_resolution": local}  # fmt: skip
+    maps = {
+        "map": mean,
+        "map_sharp": mean * mask,
+        "half1": halves[0],
+        "half2": halves[1],
+        "mask": mask,
+        "local_resolution": local,
+    }
     for name, data in maps.items():
         write_map(folder / f"{name}.mrc", DensityMap(data, PIXEL))
     _write_fsc(folder, halves, mask, g)
     log = MetricsLog(folder / "metrics.jsonl")
     for step in range(1, 9):
         stage, message = ("abinit", None) if step < 5 else ("refine", "resolution grows")
-        log.write(StepInfo(stage, step, 8, 60.0 / step, (), message), 2.0, 3.0)
+        log.write(
+            StepInfo(stage=stage, step=step, total=8, resolution_angstrom=60.0 / step, metrics=(), message=message),
+            2.0,
+            3.0,
+        )
     write_record(folder / "run.json", replace(_record(), **changes))
     return folder
 
@@ -109,18 +119,35 @@ def _write_images(folder: Path, stack: str, m: Molecule) -> None:
     angles = to_euler(m.R).numpy()
     rng = np.random.default_rng(3)
     numbers = {
-        "rlnDefocusU": m.ctf.defocus_u_angstrom.numpy(), "rlnDefocusV": m.ctf.defocus_v_angstrom.numpy(),
-        "rlnDefocusAngle": np.zeros(COUNT), "rlnAngleRot": angles[:, 0], "rlnAngleTilt": angles[:, 1],
-        "rlnAnglePsi": angles[:, 2], "rlnOriginXAngst": -m.t[:, 0].numpy(), "rlnOriginYAngst": -m.t[:, 1].numpy(),
-        "rlnLogLikeliContribution": rng.normal(200, 30, COUNT), "rlnMaxValueProbDistribution": rng.beta(6, 2, COUNT),
-        "cryoloomAngularErrorDegrees": rng.gamma(5, 0.3, COUNT), "cryoloomShiftErrorAngst": rng.gamma(5, 0.1, COUNT),
-    }  # fmt: skip
+        "rlnDefocusU": m.ctf.defocus_u_angstrom.numpy(),
+        "rlnDefocusV": m.ctf.defocus_v_angstrom.numpy(),
+        "rlnDefocusAngle": np.zeros(COUNT),
+        "rlnAngleRot": angles[:, 0],
+        "rlnAngleTilt": angles[:, 1],
+        "rlnAnglePsi": angles[:, 2],
+        "rlnOriginXAngst": -m.t[:, 0].numpy(),
+        "rlnOriginYAngst": -m.t[:, 1].numpy(),
+        "rlnLogLikeliContribution": rng.normal(200, 30, COUNT),
+        "rlnMaxValueProbDistribution": rng.beta(6, 2, COUNT),
+        "cryoloomAngularErrorDegrees": rng.gamma(5, 0.3, COUNT),
+        "cryoloomShiftErrorAngst": rng.gamma(5, 0.1, COUNT),
+    }
     text = {name: [f"{v:.6f}" for v in values] for name, values in numbers.items()}
-    names = {"rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(COUNT)], "rlnOpticsGroup": ["1"] * COUNT,
-             "rlnRandomSubset": [str(1 + i % 2) for i in range(COUNT)]}  # fmt: skip
-    optics = {"rlnOpticsGroup": "1", "rlnOpticsGroupName": "one", "rlnVoltage": "300", "rlnSphericalAberration": "2.7",
-              "rlnAmplitudeContrast": "0.1", "rlnImagePixelSize": str(PIXEL), "rlnImageSize": str(BOX),
-              "rlnImageDimensionality": "2"}  # fmt: skip
+    names = {
+        "rlnImageName": [f"{i + 1:06d}@{stack}" for i in range(COUNT)],
+        "rlnOpticsGroup": ["1"] * COUNT,
+        "rlnRandomSubset": [str(1 + i % 2) for i in range(COUNT)],
+    }
+    optics = {
+        "rlnOpticsGroup": "1",
+        "rlnOpticsGroupName": "one",
+        "rlnVoltage": "300",
+        "rlnSphericalAberration": "2.7",
+        "rlnAmplitudeContrast": "0.1",
+        "rlnImagePixelSize": str(PIXEL),
+        "rlnImageSize": str(BOX),
+        "rlnImageDimensionality": "2",
+    }
     tables = [("optics", pd.DataFrame([optics])), ("particles", pd.DataFrame(names | text))]
     write_star(folder / "particles.star", tables)
 
@@ -138,10 +165,18 @@ def _write_fsc(folder: Path, halves: list[Tensor], mask: Tensor, generator: torc
 
 def _record() -> RunRecord:
     return RunRecord(
-        status="finished", command="reconstruct", argv=("cryoloom", "reconstruct", "my set/p.star", "--output", "run"),
-        settings={"symmetry": "C1", "diameter_angstrom": None, "abinit": {"radii": [5, 6.5]}}, settings_hash="a" * 64,
-        versions={"cryoloom": "0.1.0", "torch": "2.6.0"}, seed=7, input_path="/data/my set/p.star",
-        fingerprint="0123456789abcdef" * 4, machine=Machine("host1", "Linux", 8, 2, "cpu", 2**34),
-        timings=(StageTiming("abinit", 61.0, 100.0), StageTiming("refine", 4000.0, 9.0)), verdict=VERDICT,
-        started="2026-11-20T10:00:00+01:00", updated="2026-11-20T11:00:00+01:00",
-    )  # fmt: skip
+        status="finished",
+        command="reconstruct",
+        argv=("cryoloom", "reconstruct", "my set/p.star", "--output", "run"),
+        settings={"symmetry": "C1", "diameter_angstrom": None, "abinit": {"radii": [5, 6.5]}},
+        settings_hash="a" * 64,
+        versions={"cryoloom": "0.1.0", "torch": "2.6.0"},
+        seed=7,
+        input_path="/data/my set/p.star",
+        fingerprint="0123456789abcdef" * 4,
+        machine=Machine(host="host1", system="Linux", cpu_count=8, threads=2, device="cpu", memory_bytes=2**34),
+        timings=(StageTiming("abinit", 61.0, 100.0), StageTiming("refine", 4000.0, 9.0)),
+        verdict=VERDICT,
+        started="2026-11-20T10:00:00+01:00",
+        updated="2026-11-20T11:00:00+01:00",
+    )

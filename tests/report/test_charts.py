@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from cryoloom.reconstruct.metrics_log import LoggedStep
-from cryoloom.reconstruct.progress import StepInfo
 from cryoloom.report.charts import Axis, Band, Chart, Dot, Line, Rule, draw, histogram, legend, nice_ticks
 from cryoloom.report.figures import fsc_chart, time_chart
 from cryoloom.report.results import FSCCurves
+from cryoloom.runs.metrics_log import LoggedStep
+from cryoloom.runs.progress import StepInfo
 
 EVIL = "<script>&\"'"
 
@@ -48,9 +48,11 @@ def test_log_axis_keeps_ratios() -> None:
 
 def test_texts_are_escaped() -> None:
     parts = dict(
-        rules=(Rule(1, EVIL, True), Rule(0.5, EVIL, False)), dots=(Dot(1, 1, EVIL),), bands=(Band(0, 10, EVIL),),
+        rules=(Rule(1, EVIL, True), Rule(0.5, EVIL, False)),
+        dots=(Dot(1, 1, EVIL),),
+        bands=(Band(0, 10, EVIL),),
         tips=((1.0, EVIL), (2.0, EVIL)),
-    )  # fmt: skip
+    )
     axis = Axis(0, 10, ((1, EVIL),), EVIL)
     c = Chart(EVIL, axis, axis, **parts)
     for svg in (draw(c), legend([(EVIL, EVIL)]), histogram(np.arange(5.0), EVIL, EVIL, EVIL)):

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from cryoloom.analyze.series import write_series
+from cryoloom.jobs.class_table import ClassRow, write_class_table
 from cryoloom.maps.io import DensityMap, write_map
-from cryoloom.reconstruct.class_table import ClassRow, write_class_table
-from cryoloom.reconstruct.run_record import read_record
 from cryoloom.report.charts import plot_area
 from cryoloom.report.conformations import Conformations, Series, of_latent, read_conformations
 from cryoloom.report.filmstrip import MOST_FRAMES, filmstrip
 from cryoloom.report.latent_panels import HEX_RADIUS, MOST_POINTS, STEPS, page_data, panels, shown_rows, swatches
 from cryoloom.report.page import render, write_report
 from cryoloom.report.png import hex_colour
+from cryoloom.runs.record import read_record
 
 from .fake_run import COUNT
 from .test_page import EVIL, Page
@@ -54,7 +54,7 @@ def whole(folder: Path, count: int = COUNT) -> Conformations:
     paths = moving(folder / "analysis", "pc1", 4)
     series = (Series("pc1", paths, tuple(f"point {i}" for i in range(4)), z[:4]),)
     names = np.array([f"{i + 1:06d}@particles.mrcs" for i in range(count)], dtype=object)
-    return of_latent(z, covariance, z[:, :2] * 2, labels, classes, series, names)
+    return of_latent(z, covariance, embedding=z[:, :2] * 2, labels=labels, classes=classes, series=series, names=names)
 
 
 @pytest.fixture
@@ -71,12 +71,25 @@ def parsed(html: str) -> dict[str, Any]:
 def test_a_page_with_everything(run: Path) -> None:
     html = render(run, read_record(run), whole(run))
     found = Page(html)
-    for words in ("Conformations", "state 3", "33.3 %", "7.50 Å", "12.0 Å", "Where the particles lie", "Maps: pc1",
-                  "point 3", "How surely is each particle's conformation known?"):  # fmt: skip
+    for words in (
+        "Conformations",
+        "state 3",
+        "33.3 %",
+        "7.50 Å",
+        "12.0 Å",
+        "Where the particles lie",
+        "Maps: pc1",
+        "point 3",
+        "How surely is each particle's conformation known?",
+    ):
         assert words in found.text, words
     charts = {a["aria-label"] for a in found.all("svg") if a.get("role") == "img"}
-    assert {"Particles by PC1 and PC2", "Particles by UMAP", "Particles by PC3 and PC4",
-            "Particles by PC1 and uncertainty"} <= charts  # fmt: skip
+    assert {
+        "Particles by PC1 and PC2",
+        "Particles by UMAP",
+        "Particles by PC3 and PC4",
+        "Particles by PC1 and uncertainty",
+    } <= charts
     assert len(found.all("canvas")) == 4
     assert sum(a.get("data-frame") is not None for a in found.all("figure")) == 4
     policy = next(a["content"] for a in found.all("meta") if a.get("http-equiv") == "Content-Security-Policy") or ""
@@ -164,7 +177,9 @@ def test_many_images_make_no_large_page(run: Path) -> None:
         Series(name, moving(run / "analysis", name, 10), tuple(f"{name} {i}" for i in range(10)), z[:10])
         for name in ("pc1", "pc2")
     )
-    found = of_latent(z, covariance, z[:, :2], np.arange(count) % 7, (), series, names)
+    found = of_latent(
+        z, covariance, embedding=z[:, :2], labels=np.arange(count) % 7, classes=(), series=series, names=names
+    )
     html = render(run, read_record(run), found)
     assert len(html.encode()) < 3e6
     assert "15\u202f000 of them drawn at random" in html
@@ -177,13 +192,16 @@ def test_many_images_make_no_large_page(run: Path) -> None:
     assert (unpack(data["names"]["index"], "<u4") == rows % 300 + 1).all()
 
 
-@pytest.mark.parametrize(("dims", "covariance", "names"), [
-    (1, False, ["PC1 along the file"]),
-    (1, True, ["PC1 and uncertainty"]),
-    (2, False, ["PC1 and PC2"]),
-    (3, True, ["PC1 and PC2", "PC1 and PC3", "PC1 and uncertainty"]),
-    (8, False, ["PC1 and PC2", "PC3 and PC4"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dims", "covariance", "names"),
+    [
+        (1, False, ["PC1 along the file"]),
+        (1, True, ["PC1 and uncertainty"]),
+        (2, False, ["PC1 and PC2"]),
+        (3, True, ["PC1 and PC2", "PC1 and PC3", "PC1 and uncertainty"]),
+        (8, False, ["PC1 and PC2", "PC3 and PC4"]),
+    ],
+)
 def test_panels_of_spaces_of_any_size(run: Path, dims: int, covariance: bool, names: list[str]) -> None:
     z, C = latent(COUNT, dims)
     found = of_latent(z, C if covariance else None)
@@ -317,9 +335,13 @@ def _short_points(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [(_short_z, "expected one number"), (_text_z, "z.npy: not an array"), (_flat_covariance, "expected numbers in 3"),
-     (_short_points, "2 points for 3 maps")],
-)  # fmt: skip
+    [
+        (_short_z, "expected one number"),
+        (_text_z, "z.npy: not an array"),
+        (_flat_covariance, "expected numbers in 3"),
+        (_short_points, "2 points for 3 maps"),
+    ],
+)
 def test_damage_is_refused_by_name(run: Path, spoil: Any, words: str) -> None:
     spoil(run)
     with pytest.raises(ValueError, match=re.escape(words)):

@@ -14,10 +14,10 @@ import torch
 
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.particles.errors import BadInput
-from cryoloom.reconstruct.metrics_log import MetricsLog
-from cryoloom.reconstruct.progress import StepInfo
-from cryoloom.reconstruct.run_record import BadRunFolder, read_record
 from cryoloom.report.page import render, write_report
+from cryoloom.runs.metrics_log import MetricsLog
+from cryoloom.runs.progress import StepInfo
+from cryoloom.runs.record import BadRunFolder, read_record
 
 from .fake_run import BOX, COUNT, PIXEL, VERDICT, write_run
 
@@ -75,8 +75,18 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 def test_verdict_and_its_reasons_stand_first(whole: Page) -> None:
     text = whole.text
-    words = ("Converged", "9.1 Å from 58 particles.", "Half maps", "9.12", "✗ failed", "Starts", "0.41", "3 starts led",
-             "Undetermined.", "Particles used")  # fmt: skip
+    words = (
+        "Converged",
+        "9.1 Å from 58 particles.",
+        "Half maps",
+        "9.12",
+        "✗ failed",
+        "Starts",
+        "0.41",
+        "3 starts led",
+        "Undetermined.",
+        "Particles used",
+    )
     places = [text.index(word) for word in words]
     assert places == sorted(places)
     assert text.count("✓ passed") == 1
@@ -90,11 +100,17 @@ def test_key_numbers(whole: Page) -> None:
 def test_every_figure_is_there(whole: Page) -> None:
     charts = {a["aria-label"] for a in whole.all("svg") if a.get("role") == "img"}
     assert charts == {
-        "Fourier shell correlation of the half maps", "Resolution against time", "Resolution by direction",
-        "Viewing directions, Mollweide map", "Local resolution", "Uncertainty of the orientations",
-        "Uncertainty of the shifts", "Shifts", "How sure is the best pose?",
+        "Fourier shell correlation of the half maps",
+        "Resolution against time",
+        "Resolution by direction",
+        "Viewing directions, Mollweide map",
+        "Local resolution",
+        "Uncertainty of the orientations",
+        "Uncertainty of the shifts",
+        "Shifts",
+        "How sure is the best pose?",
         "How well does the map explain each image?",
-    }  # fmt: skip
+    }
     images = [a["alt"] for a in whole.all("img")]
     # 3 surfaces, 6 rows of 3 planes, 3 of local resolution, 6 pairs
     assert len(images) == 3 + 18 + 3 + 12
@@ -150,9 +166,15 @@ def test_names_never_become_markup(tmp_path: Path, whole: Page) -> None:
     """Every text that comes from a file or a command line, from the particle's path to the stage's name."""
     verdict = VERDICT | {"headline": EVIL, "findings": [{"name": EVIL, "passed": True, "value": 1.0, "text": EVIL}]}
     folder = write_run(
-        tmp_path / EVIL.replace("/", "") / EVIL, stack=f"{EVIL}/{EVIL}.mrcs", verdict=verdict, argv=("cryoloom", EVIL),
-        settings={EVIL: EVIL, "deep": {EVIL: [EVIL]}}, versions={"cryoloom": EVIL}, input_path=EVIL, command=EVIL,
-    )  # fmt: skip
+        tmp_path / EVIL.replace("/", "") / EVIL,
+        stack=f"{EVIL}/{EVIL}.mrcs",
+        verdict=verdict,
+        argv=("cryoloom", EVIL),
+        settings={EVIL: EVIL, "deep": {EVIL: [EVIL]}},
+        versions={"cryoloom": EVIL},
+        input_path=EVIL,
+        command=EVIL,
+    )
     log = folder / "metrics.jsonl"
     log.write_text(log.read_text().replace('"abinit"', f'"{EVIL}"').replace("resolution grows", EVIL))
     bad = page(folder)
@@ -214,8 +236,12 @@ def test_a_run_that_has_written_nothing_yet(tmp_path: Path) -> None:
     ],
 )
 def test_other_verdicts_warn_beside_the_map(tmp_path: Path, outcome: str, word: str, caution: str) -> None:
-    verdict = VERDICT | {"outcome": outcome, "resolution_angstrom": None, "resolution_half_angstrom": None,
-                         "directional_resolution_angstrom": []}  # fmt: skip
+    verdict = VERDICT | {
+        "outcome": outcome,
+        "resolution_angstrom": None,
+        "resolution_half_angstrom": None,
+        "directional_resolution_angstrom": [],
+    }
     found = page(write_run(tmp_path / "run", verdict=verdict))
     assert word in found.text
     assert caution in found.text

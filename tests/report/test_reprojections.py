@@ -66,7 +66,10 @@ def test_particles_are_spread_over_the_likelihood(finished_run: Path) -> None:
 def test_few_particles_are_shown_once(finished_run: Path) -> None:
     particles, view = _opened(finished_run)
     two = replace(
-        particles, table=particles.table.iloc[:2], rows=particles.rows[:2], group=particles.group[:2],
+        particles,
+        table=particles.table.iloc[:2],
+        rows=particles.rows[:2],
+        group=particles.group[:2],
         lines=particles.lines[:2],
-    )  # fmt: skip
+    )
     assert [p.row for p in compare(two, view, None, None, None).pairs] == [1, 2]

@@ -9,18 +9,34 @@ from cryoloom.report.text import angstrom, duration, file_size, flat, number, pl
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (math.nan, "–"), (0.0311, "0.0311"), (70.52, "70.5"), (1234.5, "1\u202f234"), (4963, "4\u202f963"),
-     (-83.0, "\u221283"), (0, "0"), (0.98, "0.98"), (1e-7, "1e\u221207")],
-)  # fmt: skip
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (0.0311, "0.0311"),
+        (70.52, "70.5"),
+        (1234.5, "1\u202f234"),
+        (4963, "4\u202f963"),
+        (-83.0, "\u221283"),
+        (0, "0"),
+        (0.98, "0.98"),
+        (1e-7, "1e\u221207"),
+    ],
+)
 def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (8.23, "8.2 s"), (63, "1 min 03 s"), (3569, "59 min 29 s"), (3590, "1 h 00 min"),
-     (7860, "2 h 11 min")],
-)  # fmt: skip
+    [
+        (0.04, "0.0 s"),
+        (8.23, "8.2 s"),
+        (63, "1 min 03 s"),
+        (3569, "59 min 29 s"),
+        (3590, "1 h 00 min"),
+        (7860, "2 h 11 min"),
+    ],
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

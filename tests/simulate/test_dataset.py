@@ -36,9 +36,16 @@ def _state(seed: int) -> DensityMap:
 
 STATES = (_state(1), _state(2), _state(3))
 FULL = SimulationSettings(
-    count=400, seed=4, shares=(6.0, 3.0, 1.0), noise_colour=4.0, contrast=0.15, junk=0.2, optics_groups=3,
-    astigmatism_angstrom=900.0, images_per_micrograph=25,
-)  # fmt: skip
+    count=400,
+    seed=4,
+    shares=(6.0, 3.0, 1.0),
+    noise_colour=4.0,
+    contrast=0.15,
+    junk=0.2,
+    optics_groups=3,
+    astigmatism_angstrom=900.0,
+    images_per_micrograph=25,
+)
 
 
 def _truth(folder: Path):
@@ -54,9 +61,13 @@ def test_noise_free_limit_is_the_image_model(tmp_path: Path) -> None:
     kv, cs, w = (np.array(v)[group] for v in ((300.0, 200.0, 300.0), (2.7, 2.0, 0.01), (0.1, 0.07, 0.1)))
     ctf = CTFParameters.create(
         *(torch.from_numpy(v) for v in (number["rlnDefocusU"], number["rlnDefocusV"])),
-        torch.from_numpy(np.radians(number["rlnDefocusAngle"])), 0.0, 0.0,
-        torch.from_numpy(kv), torch.from_numpy(cs), torch.from_numpy(w),
-    )  # fmt: skip
+        torch.from_numpy(np.radians(number["rlnDefocusAngle"])),
+        0.0,
+        0.0,
+        torch.from_numpy(kv),
+        torch.from_numpy(cs),
+        torch.from_numpy(w),
+    )
     euler = np.stack([number[f"rlnAngle{a}"] for a in ("Rot", "Tilt", "Psi")], -1)
     t = -np.stack([number["rlnOriginXAngst"], number["rlnOriginYAngst"]], -1)
     for state in (1, 2):
@@ -115,8 +126,13 @@ def test_particles_star_holds_no_truth(tmp_path: Path) -> None:
     star, truth = read_star(tmp_path / "particles.star"), read_star(tmp_path / "truth.star")
     tags, more = (set(s.block("particles").table.columns) for s in (star, truth))
     assert more - tags == {
-        "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst", "rlnClassNumber",
-    }  # fmt: skip
+        "rlnAngleRot",
+        "rlnAngleTilt",
+        "rlnAnglePsi",
+        "rlnOriginXAngst",
+        "rlnOriginYAngst",
+        "rlnClassNumber",
+    }
     assert len(star.block("optics").table) == 3
 
 
@@ -164,10 +180,17 @@ def test_a_set_is_not_overwritten_unasked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"count": 0}, {"snr": 0.0}, {"shares": (1.0, 2.0)}, {"defocus_angstrom": (1.0, 2.5)}, {"junk": 1.0},
-        {"preferred": 1.5}, {"dtype": "int8"}, {"optics_groups": 0}, {"defocus_angstrom": (2e4, 1e4)},
+        {"count": 0},
+        {"snr": 0.0},
+        {"shares": (1.0, 2.0)},
+        {"defocus_angstrom": (1.0, 2.5)},
+        {"junk": 1.0},
+        {"preferred": 1.5},
+        {"dtype": "int8"},
+        {"optics_groups": 0},
+        {"defocus_angstrom": (2e4, 1e4)},
     ],
-)  # fmt: skip
+)
 def test_senseless_settings_are_refused_before_anything_is_written(tmp_path: Path, change: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
         simulate_dataset(STATES[:1], replace(SimulationSettings(count=5), **change), tmp_path / "out")
@@ -226,10 +249,27 @@ def test_command(tmp_path: Path) -> None:
     register(app)
     write_map(tmp_path / "map.mrc", STATES[0])
     arguments = [
-        "simulate", str(tmp_path / "map.mrc"), str(tmp_path / "map.mrc"), "-o", str(tmp_path / "set"), "--n", "30",
-        "--shares", "2,1", "--defocus", "8000", "9000", "--seed", "7", "--dtype", "float16",
-        "--device", "cpu", "--threads", "1",
-    ]  # fmt: skip
+        "simulate",
+        str(tmp_path / "map.mrc"),
+        str(tmp_path / "map.mrc"),
+        "-o",
+        str(tmp_path / "set"),
+        "--n",
+        "30",
+        "--shares",
+        "2,1",
+        "--defocus",
+        "8000",
+        "9000",
+        "--seed",
+        "7",
+        "--dtype",
+        "float16",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "30 images of 24 px at 4 A" in result.output

@@ -33,11 +33,13 @@ def _cloud(box: int, pixel_size: float) -> tuple[np.ndarray, np.ndarray, float, 
 def _relion_matrix(rot: float, tilt: float, psi: float) -> np.ndarray:
     a, b, g = np.radians([rot, tilt, psi])
     ca, sa, cb, sb, cg, sg = np.cos(a), np.sin(a), np.cos(b), np.sin(b), np.cos(g), np.sin(g)
-    return np.array([
-        [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
-        [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
-        [sb * ca, sb * sa, cb],
-    ])  # fmt: skip
+    return np.array(
+        [
+            [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
+            [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
+            [sb * ca, sb * sa, cb],
+        ]
+    )
 
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -102,9 +104,13 @@ def test_relion_itself(tmp_path: Path) -> None:
     count = 60
     state = model_state(load_embedded_structure(), StateGeometry(box=64, pixel_size=4.0))
     settings = SimulationSettings(
-        count=count, astigmatism_angstrom=1500, phase_shift_degrees=40, ctf_b_factor_angstrom2=50, optics_groups=3,
+        count=count,
+        astigmatism_angstrom=1500,
+        phase_shift_degrees=40,
+        ctf_b_factor_angstrom2=50,
+        optics_groups=3,
         images_per_micrograph=7,
-    )  # fmt: skip
+    )
     truth = draw_truth(settings, 1, 4.0, np.random.default_rng(0))
     write_map(tmp_path / "map.mrc", DensityMap(state.data, 4.0))
     write_star(tmp_path / "angles.star", truth, 64, 4.0, "clean.mrcs", with_truth=True)

@@ -30,15 +30,15 @@ def _atom(serial, name, altloc, residue, number, x, occupancy=1.0, element="", r
 def awkward(tmp_path: Path) -> Path:
     """Waters, hydrogens, conformers, an ion, and names without an element column."""
     lines = [
-        _atom(1, " N  ", " ", "ALA", 1, 1.0),
-        _atom(2, "CA  ", " ", "ALA", 1, 2.0),  # one column off: reads as calcium
-        _atom(3, " C  ", " ", "ALA", 1, 3.0),
-        _atom(4, "1HB ", " ", "ALA", 1, 4.0),
-        _atom(5, " N  ", " ", "SER", 2, 5.0, element="N"),
-        _atom(6, " OG ", "A", "SER", 2, 6.0, 0.3, "O"),
-        _atom(7, " OG ", "B", "SER", 2, 7.0, 0.7, "O"),
-        _atom(8, "CA   ", "", " CA", 3, 8.0, element="CA", record="HETATM"),
-        _atom(9, " O  ", " ", "HOH", 4, 9.0, element="O", record="HETATM"),
+        _atom(1, " N  ", altloc=" ", residue="ALA", number=1, x=1.0),
+        _atom(2, "CA  ", altloc=" ", residue="ALA", number=1, x=2.0),  # one column off: reads as calcium
+        _atom(3, " C  ", altloc=" ", residue="ALA", number=1, x=3.0),
+        _atom(4, "1HB ", altloc=" ", residue="ALA", number=1, x=4.0),
+        _atom(5, " N  ", altloc=" ", residue="SER", number=2, x=5.0, element="N"),
+        _atom(6, " OG ", altloc="A", residue="SER", number=2, x=6.0, occupancy=0.3, element="O"),
+        _atom(7, " OG ", altloc="B", residue="SER", number=2, x=7.0, occupancy=0.7, element="O"),
+        _atom(8, "CA   ", altloc="", residue=" CA", number=3, x=8.0, element="CA", record="HETATM"),
+        _atom(9, " O  ", altloc=" ", residue="HOH", number=4, x=9.0, element="O", record="HETATM"),
         "END",
     ]
     path = tmp_path / "modèle éé.pdb"

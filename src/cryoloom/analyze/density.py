@@ -156,7 +156,9 @@ def density_map(
         blur = (float(spread[0]), float(spread[1]))
     kernel = 4 * math.pi * float(widths.prod())
     modes = _modes(x, y, density, counts, len(coordinates) * kernel)
-    return DensityMap2D(x, y, density, (float(widths[0]), float(widths[1])), blur, modes)
+    return DensityMap2D(
+        x=x, y=y, density=density, bandwidth=(float(widths[0]), float(widths[1])), blur=blur, modes=modes
+    )
 
 
 def _edges(values: np.ndarray, width: float) -> np.ndarray:

@@ -52,9 +52,13 @@ def umap_embedding(
         logger.warning(_MISSING)
         return Embedding(None, _MISSING)
     reducer = umap.UMAP(
-        n_neighbors=neighbours, min_dist=minimum_distance, n_components=2, random_state=seed, n_jobs=1,
+        n_neighbors=neighbours,
+        min_dist=minimum_distance,
+        n_components=2,
+        random_state=seed,
+        n_jobs=1,
         init="pca" if z.shape[1] >= 2 else "random",
-    )  # fmt: skip
+    )
     values = z.astype(np.float32)
     if len(z) <= MOST_FITTED:
         return Embedding(np.asarray(reducer.fit_transform(values), dtype=np.float32), None)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from cryoloom.files.durable import write_durably
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.particles.particle_set import ParticleSet, write_particles
-from cryoloom.reconstruct.durable import write_durably
 
 FRAMES_PER_SECOND = 8
 CACHED_FRAMES = 200  # surfaces that ChimeraX keeps, so that the second round plays smoothly
@@ -115,9 +115,13 @@ def _check_name(name: str) -> None:
 
 
 def write_cluster_particles(
-    folder: Path, particles: ParticleSet, labels: Int[np.ndarray, " N"], count: int, name: str = "cluster",
+    folder: Path,
+    particles: ParticleSet,
+    labels: Int[np.ndarray, " N"],
+    count: int,
+    name: str = "cluster",
     columns: dict[str, np.ndarray] | None = None,
-) -> tuple[Path, ...]:  # fmt: skip
+) -> tuple[Path, ...]:
     """Write the particles of each of K clusters as NAME_01.star and so on, all columns and the order kept.
 
     Each file has rlnClassNumber, the cluster's number from 1. Clusters without particles get no file; numbers stay.

@@ -33,9 +33,12 @@ class Trajectory:
 
 
 def along_axis(
-    z: Float[np.ndarray, "N Z"], axes: PrincipalAxes, component: int, count: int = 10,
+    z: Float[np.ndarray, "N Z"],
+    axes: PrincipalAxes,
+    component: int,
+    count: int = 10,
     percentiles: tuple[float, float] = (5.0, 95.0),
-) -> Trajectory:  # fmt: skip
+) -> Trajectory:
     """Points at equidistant values of one principal coordinate; the other coordinates are those of images there.
 
     At each value the images nearest to it are candidates. One of each is chosen so that the way is short and passes

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cryoloom.analyze.series import MapSeries
-    from cryoloom.reconstruct.conformation_run import ConformationRun
+    from cryoloom.jobs.conformation_run import ConformationRun
 
 
 def register(app: typer.Typer) -> None:
@@ -52,8 +52,8 @@ def analyze(
         from cryoloom.analyze.latent import principal_axes
         from cryoloom.analyze.series import write_cluster_particles, write_movie_script
         from cryoloom.analyze.trajectories import along_axis, neighbour_graph, through_neighbours
-        from cryoloom.reconstruct.conformation_run import open_conformations
-        from cryoloom.reconstruct.heterogeneous import JUNK_CONTRAST
+        from cryoloom.jobs.conformation_run import open_conformations
+        from cryoloom.jobs.hetero import JUNK_CONTRAST
         from cryoloom.report.page import write_report
 
         torch.set_num_threads(count)
@@ -96,7 +96,7 @@ def _series(opened: ConformationRun, folder: Path, name: str, places: np.ndarray
 
     from cryoloom.analyze.series import write_series
     from cryoloom.maps.io import DensityMap
-    from cryoloom.reconstruct.progress import StepInfo
+    from cryoloom.runs.progress import StepInfo
 
     progress.begin(name, 0)
 
@@ -117,8 +117,8 @@ def _cluster_table(opened: ConformationRun, folder: Path, labels: np.ndarray, co
     """Sizes of the clusters, and the resolution that the halves of each reach."""
     import numpy as np
 
-    from cryoloom.analyze.cluster_fsc import FEWEST_PER_HALF, cluster_map
-    from cryoloom.reconstruct.class_table import ClassRow, write_class_table
+    from cryoloom.jobs.class_maps import FEWEST_PER_HALF, cluster_map
+    from cryoloom.jobs.class_table import ClassRow, write_class_table
 
     rows = []
     for k in range(count):
@@ -126,7 +126,9 @@ def _cluster_table(opened: ConformationRun, folder: Path, labels: np.ndarray, co
         resolution = None
         if min(int((opened.half[mine] == h).sum()) for h in (0, 1)) >= FEWEST_PER_HALF:
             noise = opened.feed.source.preprocessing.noise.float()
-            scored = cluster_map(opened.feed, opened.poses, opened.half, mine, noise, seed, opened.mask)
+            scored = cluster_map(
+                opened.feed, opened.poses, half=opened.half, rows=mine, noise=noise, seed=seed, mask=opened.mask
+            )
             resolution = scored.gold.resolution_angstrom
         rows.append(ClassRow(f"cluster_{k + 1:02d}", len(mine), len(mine) / len(labels), resolution))
     write_class_table(folder / "classes.csv", tuple(rows))

@@ -115,7 +115,9 @@ def score_conformations(
         if mixture and estimate.state is not None:
             classes = score_classes(estimate.state, state, states)
     if files.truth_maps:
-        maps, map_of_image = _map_scores(files, classes, estimate, frame, symmetry, radius_voxels, mask)
+        maps, map_of_image = _map_scores(
+            files, classes, estimate=estimate, frame=frame, symmetry=symmetry, radius_voxels=radius_voxels, mask=mask
+        )
         per_image = None if state is None else maps.per_image(state, map_of_image)
     if classes is latent is maps is None:
         return None
@@ -135,16 +137,23 @@ def _read_latent(path: Path, rows: int) -> np.ndarray:
     if not isinstance(z, np.ndarray) or z.ndim not in (1, 2) or len(z) != rows or z.dtype.kind not in "fiu":
         found = f"{z.dtype} of shape {z.shape}" if isinstance(z, np.ndarray) else "several arrays"
         raise BadInput.report(
-            "The latent does not fit the particles.", file=path, found=found,
+            "The latent does not fit the particles.",
+            file=path,
+            found=found,
             expected=f"numbers of shape ({rows}, Z), a row for each of the estimated STAR file",
-        )  # fmt: skip
+        )
     return z[:, None] if z.ndim == 1 else z
 
 
 def _map_scores(
-    files: ConformationFiles, classes: ClassScores | None, estimate: PoseTable, frame: CommonFrame,
-    symmetry: str, radius_voxels: float | None, mask: Tensor | None,
-) -> tuple[StateMapScores, np.ndarray | None]:  # fmt: skip
+    files: ConformationFiles,
+    classes: ClassScores | None,
+    estimate: PoseTable,
+    frame: CommonFrame,
+    symmetry: str,
+    radius_voxels: float | None,
+    mask: Tensor | None,
+) -> tuple[StateMapScores, np.ndarray | None]:
     """Scores of the maps, and which of them each image was given, where that is not the one of its true state."""
     from cryoloom.evaluate.state_maps import StateMapScores, auc_matrix
 

@@ -41,8 +41,8 @@ def demo(
     from cryoloom.cli.errors import tell
     from cryoloom.cli.options import RunningOptions
     from cryoloom.cli.runs import start_run
-    from cryoloom.reconstruct.config import InputSettings, ReconstructSettings
-    from cryoloom.reconstruct.run_folder import check_output_folder, cpu_seconds
+    from cryoloom.jobs.settings import InputSettings, ReconstructSettings
+    from cryoloom.runs.folder import check_output_folder, cpu_seconds
 
     began = time.monotonic()
     particles, run = output / "particles", output / "run"
@@ -53,8 +53,10 @@ def demo(
 
     made = simulate_demo(particles, n, seed, device=choose_device(device.value, lambda said: None), overwrite=overwrite)
     if not quiet:
-        tell(f"simulated {made.count} images of an antibody ({made.box} px of {made.pixel_size:g} Å, "
-             f"SNR {made.snr_measured:.2g}), to be solved from these alone")  # fmt: skip
+        tell(
+            f"simulated {made.count} images of an antibody ({made.box} px of {made.pixel_size:g} Å, "
+            f"SNR {made.snr_measured:.2g}), to be solved from these alone"
+        )
     settings = ReconstructSettings(InputSettings(str((particles / "particles.star").absolute())), seed=seed)
     options = RunningOptions(threads=threads, device=device, overwrite=overwrite, quiet=quiet)
     start_run(settings, "reconstruct", run, options)
@@ -77,7 +79,7 @@ def _compare(console: Console, particles: Path, run: Path) -> None:
     from cryoloom.evaluate.pose_error import score_poses
     from cryoloom.evaluate.pose_table import read_poses
     from cryoloom.maps.io import read_map
-    from cryoloom.reconstruct.run_record import read_record
+    from cryoloom.runs.record import read_record
 
     poses = score_poses(read_poses(particles / "truth.star"), read_poses(run / "particles.star"))
     maps = score_map(read_map(particles / "truth_001.mrc"), read_map(run / "map.mrc"), poses.frame)

@@ -57,8 +57,8 @@ def report_errors() -> Iterator[None]:
 
 def describe(error: BaseException) -> Failure:
     """The message and exit code of an exception."""
-    from cryoloom.reconstruct.durable import is_disk_full
-    from cryoloom.reconstruct.interrupts import Stopped
+    from cryoloom.files.durable import is_disk_full
+    from cryoloom.runs.interrupts import Stopped
 
     kind, text = type(error).__name__, str(error)
     if isinstance(error, Stopped):
@@ -71,16 +71,27 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, ValueError):
         return Failure(text, BAD_INPUT)
     if kind == "OutOfMemoryError":
-        return Failure(f"the GPU's memory is exhausted: {_first_line(text)}\n"
-                       "  what to do: use a smaller box or --device cpu", FAILURE, True)  # fmt: skip
+        return Failure(
+            f"the GPU's memory is exhausted: {_first_line(text)}\n  what to do: use a smaller box or --device cpu",
+            FAILURE,
+            True,
+        )
     if isinstance(error, MemoryError):
-        return Failure("the memory is exhausted\n  what to do: use a smaller box or fewer particles, or a machine "
-                       "with more memory", FAILURE, True)  # fmt: skip
+        return Failure(
+            "the memory is exhausted\n  what to do: use a smaller box or fewer particles, or a machine "
+            "with more memory",
+            FAILURE,
+            True,
+        )
     if is_disk_full(error):
         assert isinstance(error, OSError)
         where = f" while writing {error.filename}" if error.filename else ""
-        return Failure(f"the disk is full ({error.strerror}){where}\n  what was saved before is intact\n"
-                       "  what to do: free some space and resume the run", FAILURE, True)  # fmt: skip
+        return Failure(
+            f"the disk is full ({error.strerror}){where}\n  what was saved before is intact\n"
+            "  what to do: free some space and resume the run",
+            FAILURE,
+            True,
+        )
     if kind == "BrokenProcessPool":
         return Failure("a worker process was killed (by the system, for want of memory?)", FAILURE, True)
     if isinstance(error, OSError) and error.filename is not None:
@@ -105,7 +116,7 @@ def notes(error: BaseException) -> list[str]:
 
 def is_log_note(note: str) -> bool:
     """Whether a note is the path of the log that has the exception's traceback."""
-    from cryoloom.reconstruct.run_folder import LogNote
+    from cryoloom.runs.folder import LogNote
 
     return isinstance(note, LogNote)
 

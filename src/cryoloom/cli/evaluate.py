@@ -188,7 +188,7 @@ def scores_table(poses: PoseScores, maps: MapScores | None) -> Table:
 
 def _verdict(run: Path) -> dict[str, Any] | None:
     """What the run said of itself, or None where it has not (yet)."""
-    from cryoloom.reconstruct.run_record import read_record
+    from cryoloom.runs.record import read_record
 
     if not (run / "run.json").is_file():
         return None

@@ -91,7 +91,7 @@ def _aligned(a: DensityMap, b: DensityMap) -> tuple[Tensor, str]:
 
 
 def _write_csv(path: Path, curve: Tensor, box: int, pixel_size: float) -> None:
-    from cryoloom.reconstruct.durable import write_durably
+    from cryoloom.files.durable import write_durably
 
     lines = ["shell,frequency_per_angstrom,resolution_angstrom,fsc"]
     for shell, value in enumerate(curve.tolist()):

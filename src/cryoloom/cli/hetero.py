@@ -65,15 +65,21 @@ def hetero(
 
     Then: cryoloom analyze RUN for clusters, trajectories and movies; cryoloom volume RUN --z ... for single maps.
     """
-    from cryoloom.reconstruct.config import HeteroSettings
-    from cryoloom.reconstruct.presets import with_preset
+    from cryoloom.jobs.presets import with_preset
+    from cryoloom.jobs.settings import HeteroSettings
 
     if (particles / "run.json").is_file():
         particles = particles / "particles.star"
     settings = HeteroSettings(
-        options.input(particles), method, poses, classes, None if mask is None else os.path.abspath(mask),
-        options.particle_diameter, options.box, options.seed,
-    )  # fmt: skip
+        input=options.input(particles),
+        method=method,
+        poses=poses,
+        classes=classes,
+        mask=None if mask is None else os.path.abspath(mask),
+        particle_diameter_angstrom=options.particle_diameter,
+        box=options.box,
+        seed=options.seed,
+    )
     if preset is not None:
         settings = with_preset(settings, preset)
     said = {"latent": latent, "epochs": epochs, "encoder": encoder, "refine_poses": refine_poses or None}

@@ -45,13 +45,13 @@ def infer(
     with open_progress(quiet) as progress:
         import torch
 
+        from cryoloom.jobs.infer import TrainedRun, columns
+        from cryoloom.jobs.infer import infer as find_poses
+        from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
+        from cryoloom.jobs.settings import ReconstructSettings
         from cryoloom.particles.particle_set import write_particles
-        from cryoloom.reconstruct.config import ReconstructSettings
-        from cryoloom.reconstruct.infer import TrainedRun, columns
-        from cryoloom.reconstruct.infer import infer as find_poses
-        from cryoloom.reconstruct.pipeline import make_feed, open_input, prepare
-        from cryoloom.reconstruct.progress import StepInfo
-        from cryoloom.reconstruct.run_folder import read_settings
+        from cryoloom.runs.folder import read_settings
+        from cryoloom.runs.progress import StepInfo
 
         torch.set_num_threads(count)
         chosen = choose_device(device.value, progress.say)
@@ -60,9 +60,14 @@ def infer(
         given = options.input(particles)
         new = open_input(given)
         settings = replace(
-            settings, input=given, box=trained.check(new), device=chosen.type, threads=count, cache_bytes=0,
+            settings,
+            input=given,
+            box=trained.check(new),
+            device=chosen.type,
+            threads=count,
+            cache_bytes=0,
             particle_diameter_angstrom=trained.encode.particle_diameter_angstrom,
-        )  # fmt: skip
+        )
         feed = make_feed(new, prepare(new, settings), settings)
         progress.begin("infer", 0)
         total = len(feed)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from cryoloom.reconstruct.config import InputSettings
+    from cryoloom.jobs.settings import InputSettings
 
 
 class DeviceName(StrEnum):
@@ -74,13 +74,19 @@ class InputOptions:
 
     def input(self, particles: Path) -> InputSettings:
         """Settings of an input with these options."""
-        from cryoloom.reconstruct.config import InputSettings
+        from cryoloom.jobs.settings import InputSettings
 
         return InputSettings(
-            os.path.abspath(particles), None if self.datadir is None else os.path.abspath(self.datadir),
-            self.pixel_size, self.voltage, self.cs, self.amplitude_contrast, self.no_ctf, self.on_bad,
-            self.on_duplicates,
-        )  # fmt: skip
+            particles=os.path.abspath(particles),
+            datadir=None if self.datadir is None else os.path.abspath(self.datadir),
+            pixel_size=self.pixel_size,
+            voltage_kv=self.voltage,
+            spherical_aberration_mm=self.cs,
+            amplitude_contrast=self.amplitude_contrast,
+            no_ctf=self.no_ctf,
+            on_bad=self.on_bad,
+            on_duplicates=self.on_duplicates,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

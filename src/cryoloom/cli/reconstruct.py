@@ -13,7 +13,7 @@ from cryoloom.cli.options import Output, Particles, RunningOptions, taking
 from cryoloom.cli.runs import start_run
 
 if TYPE_CHECKING:
-    from cryoloom.reconstruct.config import ReconstructSettings
+    from cryoloom.jobs.settings import ReconstructSettings
 
 Restarts = Annotated[
     int | None,
@@ -63,24 +63,36 @@ class RunOptions(RunningOptions):
 
     def settings(self, job: Literal["reconstruct", "abinit", "refine"], particles: Path) -> ReconstructSettings:
         """Settings of a run with these options."""
-        from cryoloom.reconstruct.config import ReconstructSettings
+        from cryoloom.jobs.settings import ReconstructSettings
 
         return ReconstructSettings(
-            self.input(particles), job, symmetry=self.symmetry, particle_diameter_angstrom=self.particle_diameter,
-            box=self.box, seed=self.seed, flip=self.flip,
-        )  # fmt: skip
+            self.input(particles),
+            job,
+            symmetry=self.symmetry,
+            particle_diameter_angstrom=self.particle_diameter,
+            box=self.box,
+            seed=self.seed,
+            flip=self.flip,
+        )
 
 
 @taking(RunOptions)
 def reconstruct(
-    particles: Particles, output: Output, restarts: Restarts = None, poses: Poses = None, volume: VolumeKind = None,
-    polish: Polish = None, preset: Preset = None, *, options: RunOptions,
-) -> None:  # fmt: skip
+    particles: Particles,
+    output: Output,
+    restarts: Restarts = None,
+    poses: Poses = None,
+    volume: VolumeKind = None,
+    polish: Polish = None,
+    preset: Preset = None,
+    *,
+    options: RunOptions,
+) -> None:
     """The main job: particles in; poses, gold-standard map and verdict out. No starting model.
 
     Ab initio from random starts, then refinement with half sets apart; or, with --poses, networks that learn poses.
     """
-    from cryoloom.reconstruct.presets import with_preset
+    from cryoloom.jobs.presets import with_preset
 
     settings = options.settings("reconstruct", particles)
     if preset is not None:
@@ -92,9 +104,10 @@ def reconstruct(
         raise ValueError("--volume and --polish are for --poses amortized: the other methods have a map and refine it")
     amortized = settings.amortized
     amortized = replace(
-        amortized, volume=amortized.volume if volume is None else volume,
+        amortized,
+        volume=amortized.volume if volume is None else volume,
         polish=amortized.polish if polish is None else polish,
-    )  # fmt: skip
+    )
     start_run(replace(settings, amortized=amortized), settings.job, output, options)
 
 

@@ -37,7 +37,7 @@ def resume(
 
     The result is the one the run would have had without the interruption.
     """
-    from cryoloom.reconstruct.run_folder import BadRunFolder, read_record
+    from cryoloom.runs.folder import BadRunFolder, read_record
 
     record = read_record(run)
     if record.status == "finished":

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from cryoloom.cli.options import RunningOptions
 
 if TYPE_CHECKING:
-    from cryoloom.reconstruct.config import HeteroSettings, ReconstructSettings
-    from cryoloom.reconstruct.run_folder import RunFolder
+    from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
+    from cryoloom.runs.folder import RunFolder
 
     Settings: TypeAlias = ReconstructSettings | HeteroSettings
 
@@ -20,15 +20,15 @@ def start_run(settings: Settings, command: str, output: Path, options: RunningOp
     """Check everything, then compute in a new run folder."""
     from cryoloom.cli.device import choose_device, set_threads
     from cryoloom.cli.terminal import announce, open_progress
-    from cryoloom.reconstruct.run_folder import RunFolder, check_output_folder
+    from cryoloom.runs.folder import RunFolder, check_output_folder
 
     check_output_folder(output, options.overwrite)
     count = set_threads(options.threads)
     with open_progress(options.quiet) as progress:
+        from cryoloom.jobs.reconstruct import open_input, prepare
+        from cryoloom.jobs.settings import ReconstructSettings
         from cryoloom.physics.rotations import symmetry_group
-        from cryoloom.reconstruct.config import ReconstructSettings
-        from cryoloom.reconstruct.interrupts import Interrupts
-        from cryoloom.reconstruct.pipeline import open_input, prepare
+        from cryoloom.runs.interrupts import Interrupts
 
         found = choose_device(options.device.value, progress.say)
         chosen: Literal["cpu", "cuda"] = "cuda" if found.type == "cuda" else "cpu"
@@ -41,26 +41,41 @@ def start_run(settings: Settings, command: str, output: Path, options: RunningOp
         with (
             Interrupts(announce) as interrupts,
             RunFolder.create(
-                output, settings, particles.fingerprint(), command, input_path=particles.path, seed=settings.seed,
-                threads=count, device=chosen, argv=tuple(sys.argv), overwrite=options.overwrite,
+                output,
+                settings,
+                particles.fingerprint(),
+                command,
+                input_path=particles.path,
+                seed=settings.seed,
+                threads=count,
+                device=chosen,
+                argv=tuple(sys.argv),
+                overwrite=options.overwrite,
             ) as folder,
-        ):  # fmt: skip
-            _work(settings, particles, preprocessing, folder, progress, interrupts)
+        ):
+            _work(
+                settings,
+                particles,
+                preprocessing=preprocessing,
+                folder=folder,
+                progress=progress,
+                interrupts=interrupts,
+            )
 
 
 def continue_run(folder: Path, *, threads: int | None, quiet: bool) -> None:
     """Go on with an interrupted run; the result is that of an uninterrupted one."""
     from cryoloom.cli.device import choose_device, set_threads
     from cryoloom.cli.terminal import announce, open_progress
-    from cryoloom.reconstruct.config import HeteroSettings, ReconstructSettings
-    from cryoloom.reconstruct.run_folder import RunFolder, read_record, read_settings
+    from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
+    from cryoloom.runs.folder import RunFolder, read_record, read_settings
 
     kind = HeteroSettings if read_record(folder).command == "hetero" else ReconstructSettings
     settings: Settings = read_settings(folder, kind)
     count = set_threads(settings.threads if threads is None else threads)
     with open_progress(quiet) as progress:
-        from cryoloom.reconstruct.interrupts import Interrupts
-        from cryoloom.reconstruct.pipeline import open_input, prepare
+        from cryoloom.jobs.reconstruct import open_input, prepare
+        from cryoloom.runs.interrupts import Interrupts
 
         if count != settings.threads:
             progress.say(f"{count} threads instead of {settings.threads}: equal up to rounding only", warning=True)
@@ -71,22 +86,26 @@ def continue_run(folder: Path, *, threads: int | None, quiet: bool) -> None:
             Interrupts(announce) as interrupts,
             RunFolder.resume(folder, settings, particles.fingerprint(), threads=count, device=settings.device) as run,
         ):
-            _work(settings, particles, preprocessing, run, progress, interrupts)
+            _work(
+                settings, particles, preprocessing=preprocessing, folder=run, progress=progress, interrupts=interrupts
+            )
 
 
 def _work(settings: Settings, particles, preprocessing, folder: RunFolder, progress, interrupts) -> None:
     import numba
     import torch
 
-    from cryoloom.reconstruct.config import HeteroSettings
-    from cryoloom.reconstruct.heterogeneous import run_hetero
-    from cryoloom.reconstruct.pipeline import run
+    from cryoloom.jobs.hetero import run_hetero
+    from cryoloom.jobs.reconstruct import run
+    from cryoloom.jobs.settings import HeteroSettings
     from cryoloom.report.page import write_report
 
     torch.set_num_threads(settings.threads)
     numba.set_num_threads(min(settings.threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     if isinstance(settings, HeteroSettings):
-        verdict = run_hetero(settings, particles, preprocessing, folder, progress, interrupts)
+        verdict = run_hetero(
+            settings, particles, preprocessing=preprocessing, folder=folder, progress=progress, interrupts=interrupts
+        )
     else:
         verdict = run(settings, particles, preprocessing, folder, progress, interrupts)
     folder.finish(verdict)

@@ -95,12 +95,33 @@ def simulate(
     from cryoloom.simulate.truth import SimulationSettings
 
     settings = SimulationSettings(
-        count=n, snr=snr, seed=seed, shares=_numbers(shares), shift_px=shift, defocus_angstrom=defocus,
-        astigmatism_angstrom=astigmatism, phase_shift_degrees=phase_shift, ctf_b_factor_angstrom2=ctf_b_factor,
-        optics_groups=optics_groups, images_per_micrograph=per_micrograph, noise_colour=noise_colour,
-        contrast=contrast, preferred=preferred, junk=junk, noise_only=noise_only, dtype=dtype.value,
-    )  # fmt: skip
-    geometry = StateGeometry(box, pixel_size, b_factor, symmetry, radius, map_pixel_size, centre)
+        count=n,
+        snr=snr,
+        seed=seed,
+        shares=_numbers(shares),
+        shift_px=shift,
+        defocus_angstrom=defocus,
+        astigmatism_angstrom=astigmatism,
+        phase_shift_degrees=phase_shift,
+        ctf_b_factor_angstrom2=ctf_b_factor,
+        optics_groups=optics_groups,
+        images_per_micrograph=per_micrograph,
+        noise_colour=noise_colour,
+        contrast=contrast,
+        preferred=preferred,
+        junk=junk,
+        noise_only=noise_only,
+        dtype=dtype.value,
+    )
+    geometry = StateGeometry(
+        box=box,
+        pixel_size=pixel_size,
+        b_factor_angstrom2=b_factor,
+        symmetry=symmetry,
+        radius_angstrom=radius,
+        map_pixel_size=map_pixel_size,
+        centre_angstrom=centre,
+    )
     listed = sources_of(sources, frames)
     settings.check(len(listed))
     where = choose_device(device.value, lambda message: None if quiet else tell(message))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from cryoloom.cli.errors import printable
-from cryoloom.reconstruct.progress import Progress, RemainingTime, StagePlan, StepInfo
+from cryoloom.runs.progress import Progress, RemainingTime, StagePlan, StepInfo
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -104,8 +104,11 @@ class PlainProgress:
         """A line, if the last one is old enough."""
         self._meter.update(info)
         if self._last is None or self._clock() - self._last >= _SECONDS_BETWEEN_LINES:
-            self._line(", ".join([f"{info.stage}: {' '.join(self._meter.step()[:1])}", *self._meter.step()[1:],
-                                  *self._meter.times()]))  # fmt: skip
+            self._line(
+                ", ".join(
+                    [f"{info.stage}: {' '.join(self._meter.step()[:1])}", *self._meter.step()[1:], *self._meter.times()]
+                )
+            )
             self._last = self._clock()
 
     def say(self, message: str, *, warning: bool = False) -> None:
@@ -135,9 +138,12 @@ class LiveProgress:
         self._meter = _Meter(clock)
         self._console = Console(stderr=True, highlight=False)
         self._live = Live(
-            get_renderable=self._render, console=self._console, transient=True,
-            refresh_per_second=_REFRESHES_PER_SECOND, redirect_stdout=False,
-        )  # fmt: skip
+            get_renderable=self._render,
+            console=self._console,
+            transient=True,
+            refresh_per_second=_REFRESHES_PER_SECOND,
+            redirect_stdout=False,
+        )
 
     def __enter__(self) -> LiveProgress:
         self._live.start()

@@ -38,8 +38,8 @@ def volume(
     count = set_threads(threads)
     import torch
 
+    from cryoloom.jobs.conformation_run import open_conformations
     from cryoloom.maps.io import DensityMap, write_map
-    from cryoloom.reconstruct.conformation_run import open_conformations
 
     torch.set_num_threads(count)
     opened = open_conformations(run, choose_device(device.value, lambda said: None if quiet else tell(said)), count)

@@ -97,12 +97,12 @@ def score_poses(truth: PoseTable, estimate: PoseTable, symmetry: str = "C1") -> 
     offset, residual = fit_offset(R_est, difference, good, pixel_size)
     missing = wanted - int(real.sum())
     return PoseScores(
-        int(real.sum()),
-        wanted,
-        CommonFrame(hand, Q, offset),
-        np.concatenate([angles, np.full(missing, MISSING_DEGREES)]),
-        np.concatenate([residual / pixel_size, np.full(missing, np.inf)]),
-        None if estimate.score is None or real.all() else area_under_curve(estimate.score, real),
+        particles=int(real.sum()),
+        of=wanted,
+        frame=CommonFrame(hand, Q, offset),
+        rotation_degrees=np.concatenate([angles, np.full(missing, MISSING_DEGREES)]),
+        shift_px=np.concatenate([residual / pixel_size, np.full(missing, np.inf)]),
+        junk_auc=None if estimate.score is None or real.all() else area_under_curve(estimate.score, real),
     )
 
 

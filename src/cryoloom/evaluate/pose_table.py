@@ -60,10 +60,14 @@ def read_poses(path: Path) -> PoseTable:
     R = from_euler(torch.from_numpy(np.stack([rows.numbers(column) for column in angles], -1))).numpy()
     pixel_size = _pixel_size(rows)
     return PoseTable(
-        Path(path), _images(rows), R, -_origin(rows, pixel_size), pixel_size,
-        rows.numbers("rlnClassNumber").astype(np.int64) if rows.has("rlnClassNumber") else None,
-        rows.numbers("rlnLogLikeliContribution") if rows.has("rlnLogLikeliContribution") else None,
-    )  # fmt: skip
+        path=Path(path),
+        images=_images(rows),
+        R=R,
+        t_angstrom=-_origin(rows, pixel_size),
+        pixel_size=pixel_size,
+        state=rows.numbers("rlnClassNumber").astype(np.int64) if rows.has("rlnClassNumber") else None,
+        score=rows.numbers("rlnLogLikeliContribution") if rows.has("rlnLogLikeliContribution") else None,
+    )
 
 
 def _images(rows: Rows) -> tuple[tuple[int, tuple[str, ...]], ...]:

@@ -116,7 +116,7 @@ def insert(
             continue
         b = image[c]
         g = group[b]
-        _ramps(t[c, 0], t[c, 1], n, step, cx, sx, cy, sy)
+        _ramps(t[c, 0], t[c, 1], n=n, step=step, cx=cx, sx=sx, cy=cy, sy=sy)
         xx, xy = np.float32(R[c, 0, 0] * scale), np.float32(R[c, 0, 1] * scale)
         yx, yy = np.float32(R[c, 1, 0] * scale), np.float32(R[c, 1, 1] * scale)
         zx, zy = np.float32(R[c, 2, 0] * scale), np.float32(R[c, 2, 1] * scale)
@@ -166,7 +166,7 @@ def insert_moments(
     line = np.zeros(width, np.float32)
     for b in range(thread * B // threads, (thread + 1) * B // threads):
         g = group[b]
-        _ramps(t[b, 0], t[b, 1], n, step, cx, sx, cy, sy)
+        _ramps(t[b, 0], t[b, 1], n=n, step=step, cx=cx, sx=sx, cy=cy, sy=sy)
         xx, xy = np.float32(R[b, 0, 0] * scale), np.float32(R[b, 0, 1] * scale)
         yx, yy = np.float32(R[b, 1, 0] * scale), np.float32(R[b, 1, 1] * scale)
         zx, zy = np.float32(R[b, 2, 0] * scale), np.float32(R[b, 2, 1] * scale)
@@ -217,17 +217,38 @@ def _value_and_gradient(grid, x, y, z, half):
     gz = e1 - e0
     # the mate is conj V(-k): its gradient carries a minus sign on the real part only
     return (
-        v.real, sign * v.imag,
-        sign * gx.real, gx.imag, sign * gy.real, gy.imag, sign * gz.real, gz.imag,
-    )  # fmt: skip
+        v.real,
+        sign * v.imag,
+        sign * gx.real,
+        gx.imag,
+        sign * gy.real,
+        gy.imag,
+        sign * gz.real,
+        gz.imag,
+    )
 
 
 @threaded
 def normal_equations(
     thread,
-    grid, observed, ctf, variance, group, image, R, t, index, hermitian, step, scale, threads,
-    score, gradient, hessian, power,
-):  # fmt: skip
+    grid,
+    observed,
+    ctf,
+    variance,
+    group,
+    image,
+    R,
+    t,
+    index,
+    hermitian,
+    step,
+    scale,
+    threads,
+    score,
+    gradient,
+    hessian,
+    power,
+):
     """Log-likelihood, gradient [C, 5] and Gauss-Newton matrix [C, 5, 5] of poses (rotation vector, shift).
 
     The rotation vector omega (radians) acts on the image's side, R <- R exp[omega]; t is in angstrom. `score` is
@@ -244,7 +265,7 @@ def normal_equations(
     for c in range(thread * C // threads, (thread + 1) * C // threads):
         b = image[c]
         g = group[b]
-        _ramps(t[c, 0], t[c, 1], n, step, cx, sx, cy, sy)
+        _ramps(t[c, 0], t[c, 1], n=n, step=step, cx=cx, sx=sx, cy=cy, sy=sy)
         r00, r01, r02 = np.float32(R[c, 0, 0]), np.float32(R[c, 0, 1]), np.float32(R[c, 0, 2])
         r10, r11, r12 = np.float32(R[c, 1, 0]), np.float32(R[c, 1, 1]), np.float32(R[c, 1, 2])
         r20, r21, r22 = np.float32(R[c, 2, 0]), np.float32(R[c, 2, 1]), np.float32(R[c, 2, 2])
@@ -360,7 +381,7 @@ def residual_power(
             continue
         b = image[c]
         g = group[b]
-        _ramps(t[c, 0], t[c, 1], n, step, cx, sx, cy, sy)
+        _ramps(t[c, 0], t[c, 1], n=n, step=step, cx=cx, sx=sx, cy=cy, sy=sy)
         xx, xy = np.float32(R[c, 0, 0] * scale), np.float32(R[c, 0, 1] * scale)
         yx, yy = np.float32(R[c, 1, 0] * scale), np.float32(R[c, 1, 1] * scale)
         zx, zy = np.float32(R[c, 2, 0] * scale), np.float32(R[c, 2, 1] * scale)

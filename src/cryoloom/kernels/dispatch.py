@@ -108,10 +108,22 @@ def insert(
         shape = (threads, side, side, side // 2 + GUARD)
         nums, dens = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
         cpu.insert(
-            images.observed.numpy(), images.ctf.numpy(), images.variance.numpy(), images.group.numpy(),
-            samples.image.numpy(), samples.R.numpy(), samples.t.numpy(), samples.weight.numpy(),
-            d.index.numpy(), d.weight.numpy(), _step(d), float(padding), threads, nums, dens,
-        )  # fmt: skip
+            images.observed.numpy(),
+            images.ctf.numpy(),
+            images.variance.numpy(),
+            images.group.numpy(),
+            samples.image.numpy(),
+            samples.R.numpy(),
+            samples.t.numpy(),
+            samples.weight.numpy(),
+            d.index.numpy(),
+            d.weight.numpy(),
+            _step(d),
+            float(padding),
+            threads,
+            nums,
+            dens,
+        )
         for i in range(1, threads):
             nums[0] += nums[i]
             dens[0] += dens[i]
@@ -120,9 +132,14 @@ def insert(
 
 
 def insert_moments(
-    images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"], first: Float[Tensor, "B Q"],
-    second: Float[Tensor, "B T"], side: int, padding: int = PADDING,
-) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:  # fmt: skip
+    images: Images,
+    R: Float[Tensor, "B 3 3"],
+    t: Float[Tensor, "B 2"],
+    first: Float[Tensor, "B Q"],
+    second: Float[Tensor, "B T"],
+    side: int,
+    padding: int = PADDING,
+) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:
     """Normal equations of Q volumes of which every image shows its own mixture.
 
     With E[a] = first and E[a a^T] = second (upper triangle, row by row: T = Q (Q + 1) / 2) of an image's mixture a:
@@ -143,10 +160,21 @@ def insert_moments(
         threads = _threads()
         sums = np.zeros((threads, side, side, side // 2 + GUARD, 2 * Q + T), np.float32)
         cpu.insert_moments(
-            images.observed.numpy(), images.ctf.numpy(), images.variance.numpy(), images.group.numpy(), R.numpy(),
-            t.numpy(), first.numpy(), second.numpy(), d.index.numpy(), d.weight.numpy(), _step(d), float(padding),
-            threads, sums,
-        )  # fmt: skip
+            images.observed.numpy(),
+            images.ctf.numpy(),
+            images.variance.numpy(),
+            images.group.numpy(),
+            R.numpy(),
+            t.numpy(),
+            first.numpy(),
+            second.numpy(),
+            d.index.numpy(),
+            d.weight.numpy(),
+            _step(d),
+            float(padding),
+            threads,
+            sums,
+        )
         for i in range(1, threads):
             sums[0] += sums[i]
         pairs, squares = torch.from_numpy(sums[0]).split((2 * Q, T), -1)
@@ -183,17 +211,34 @@ def normal_equations(
     score, power, gradient = torch.empty(C), torch.empty(C), torch.empty(C, 5)
     hessian = torch.empty(C, 5, 5)
     cpu.normal_equations(
-        grid.numpy(), images.observed.numpy(), images.ctf.numpy(), images.variance.numpy(), images.group.numpy(),
-        image.numpy(), R.numpy(), t.numpy(), d.index.numpy(), d.weight.numpy(), _step(d), float(padding), _threads(),
-        score.numpy(), gradient.numpy(), hessian.numpy(), power.numpy(),
-    )  # fmt: skip
+        grid.numpy(),
+        images.observed.numpy(),
+        images.ctf.numpy(),
+        images.variance.numpy(),
+        images.group.numpy(),
+        image.numpy(),
+        R.numpy(),
+        t.numpy(),
+        d.index.numpy(),
+        d.weight.numpy(),
+        _step(d),
+        float(padding),
+        _threads(),
+        score.numpy(),
+        gradient.numpy(),
+        hessian.numpy(),
+        power.numpy(),
+    )
     return score, gradient, hessian, power
 
 
 def turns(
-    grids: list[Complex[Tensor, "M M H"]], mixture: Float[Tensor, "N Q"], R: Float[Tensor, "N 3 3"], disc: FourierDisc,
+    grids: list[Complex[Tensor, "M M H"]],
+    mixture: Float[Tensor, "N Q"],
+    R: Float[Tensor, "N 3 3"],
+    disc: FourierDisc,
     padding: int = PADDING,
-) -> Complex[Tensor, "N 3 P"]:  # fmt: skip
+) -> Complex[Tensor, "N 3 P"]:
     """Derivatives of slices with respect to omega, R <- R exp[omega] (radians), each slice of its own mixture of Q
     volumes, sum_q mixture[n, q] V_q."""
     _check(grids[0].shape[0], disc, padding)
@@ -207,8 +252,15 @@ def turns(
         else:
             from cryoloom.kernels import cpu
 
-            cpu.add_turns(grid.numpy(), weight.numpy(), R.numpy(), disc.index.numpy(), float(padding), _threads(),
-                          out.numpy())  # fmt: skip
+            cpu.add_turns(
+                grid.numpy(),
+                weight.numpy(),
+                weight=R.numpy(),
+                R=disc.index.numpy(),
+                index=float(padding),
+                scale=_threads(),
+                threads=out.numpy(),
+            )
     return out
 
 
@@ -229,10 +281,23 @@ def residual_power(
     shape = (threads, images.variance.shape[0], int(shell.max()) + 1)
     power, total = np.zeros(shape), np.zeros(shape)
     cpu.residual_power(
-        grid.numpy(), images.observed.numpy(), images.ctf.numpy(), images.group.numpy(), samples.image.numpy(),
-        samples.R.numpy(), samples.t.numpy(), samples.weight.numpy(), d.index.numpy(), d.weight.numpy(),
-        shell.numpy(), _step(d), float(padding), threads, power, total,
-    )  # fmt: skip
+        grid.numpy(),
+        images.observed.numpy(),
+        images.ctf.numpy(),
+        images.group.numpy(),
+        samples.image.numpy(),
+        samples.R.numpy(),
+        samples.t.numpy(),
+        samples.weight.numpy(),
+        d.index.numpy(),
+        d.weight.numpy(),
+        shell.numpy(),
+        _step(d),
+        float(padding),
+        threads,
+        power,
+        total,
+    )
     return torch.from_numpy(power.sum(0)).float(), torch.from_numpy(total.sum(0)).float()
 
 
@@ -262,14 +327,24 @@ def grid_posterior(
     if cross.is_cuda:
         from cryoloom.kernels import gpu
 
-        return GridPosterior(*gpu.grid_posterior(cross, norm, prior, uniform, draws, best, window))
+        return GridPosterior(
+            *gpu.grid_posterior(cross, norm, prior=prior, uniform=uniform, draws=draws, best=best, window=window)
+        )
     from cryoloom.kernels import cpu
 
     B = len(cross)
     picks, keys = torch.empty(B, draws, dtype=torch.int64), torch.empty(B, best, dtype=torch.int64)
     scores, evidence = torch.empty(B, best), torch.empty(B)
     cpu.grid_posterior(
-        cross.numpy(), norm.numpy(), prior.numpy(), window, uniform.numpy(), _threads(),
-        picks.numpy(), keys.numpy(), scores.numpy(), evidence.numpy(),
-    )  # fmt: skip
+        cross.numpy(),
+        norm.numpy(),
+        prior.numpy(),
+        window,
+        uniform.numpy(),
+        _threads(),
+        picks.numpy(),
+        keys.numpy(),
+        scores.numpy(),
+        evidence.numpy(),
+    )
     return GridPosterior(picks, keys, scores, evidence)

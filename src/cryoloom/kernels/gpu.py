@@ -191,9 +191,15 @@ def insert(
 
 
 def insert_moments(
-    images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"], first: Float[Tensor, "B Q"],
-    second: Float[Tensor, "B T"], side: int, padding: int, step: float,
-) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:  # fmt: skip
+    images: Images,
+    R: Float[Tensor, "B 3 3"],
+    t: Float[Tensor, "B 2"],
+    first: Float[Tensor, "B Q"],
+    second: Float[Tensor, "B T"],
+    side: int,
+    padding: int,
+    step: float,
+) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:
     """Normal equations of several volumes before the mates are folded in; see `dispatch.insert_moments`."""
     disc, width = images.disc, side // 2 + GUARD
     device = images.observed.device
@@ -266,9 +272,13 @@ def normal_equations(
 
 
 def add_turns(
-    grid: Complex[Tensor, "M M H"], weight: Float[Tensor, " N"], R: Float[Tensor, "N 3 3"], index: Int[Tensor, "P 2"],
-    padding: int, out: Complex[Tensor, "N 3 P"],
-) -> None:  # fmt: skip
+    grid: Complex[Tensor, "M M H"],
+    weight: Float[Tensor, " N"],
+    R: Float[Tensor, "N 3 3"],
+    index: Int[Tensor, "P 2"],
+    padding: int,
+    out: Complex[Tensor, "N 3 P"],
+) -> None:
     """A volume's part of derivatives with respect to rotation; see `dispatch.turns`."""
     a, b = (index * padding).float().unbind(-1)
 

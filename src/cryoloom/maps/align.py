@@ -149,10 +149,17 @@ class _Match:
         power = _shell_mean(observed.abs().square(), shell) * _shell_mean(sampler.at(q).abs().square(), shell)
         # flattened halfway: low shells alone are too smooth to tell rotations, high ones alone are noise
         weight = 1 / (power**0.25 + 1e-12 * float(power.max()) ** 0.25)
-        return _Match(sampler, q, observed, weight[shell], shell, box)
+        return _Match(sampler=sampler, q=q, observed=observed, weight=weight[shell], shell=shell, box=box)
 
     def plain(self) -> _Match:
-        return _Match(self.sampler, self.q, self.observed, torch.ones_like(self.weight), self.shell, self.box)
+        return _Match(
+            sampler=self.sampler,
+            q=self.q,
+            observed=self.observed,
+            weight=torch.ones_like(self.weight),
+            shell=self.shell,
+            box=self.box,
+        )
 
     def fsc(self, R: Tensor, t: Tensor, hand: bool) -> tuple[Tensor, Tensor, Tensor]:
         """FSC by shell of the one moved map with the fixed one, coefficients by shell, geometric mean of the powers."""
@@ -172,7 +179,14 @@ class _Match:
         if not fsc.any():
             return self
         weight = fsc / (1 - fsc) / power
-        return _Match(self.sampler, self.q, self.observed, weight[self.shell], self.shell, self.box)
+        return _Match(
+            sampler=self.sampler,
+            q=self.q,
+            observed=self.observed,
+            weight=weight[self.shell],
+            shell=self.shell,
+            box=self.box,
+        )
 
     def information(self, R: Tensor, t: Tensor, hand: bool) -> float:
         """Mutual information in nats of the moved and the fixed map as Gaussians: their likelihood ratio."""

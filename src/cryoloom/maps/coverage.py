@@ -120,9 +120,17 @@ def orientation_coverage(
     main = int(near.argmax())
     share = float(near[main])
     return OrientationCoverage(
-        histogram, directions, sampling, min(scf, 1.0), float(missing.double().mean()), directions[missing],
-        _axis(directions[missing]), directions[main], share, share >= SINGLE_VIEW_SHARE,
-    )  # fmt: skip
+        histogram=histogram,
+        directions=directions,
+        sampling=sampling,
+        scf=min(scf, 1.0),
+        missing_share=float(missing.double().mean()),
+        missing=directions[missing],
+        missing_axis=_axis(directions[missing]),
+        main_view=directions[main],
+        main_view_share=share,
+        single_view=share >= SINGLE_VIEW_SHARE,
+    )
 
 
 def _axis(directions: Tensor) -> Tensor:

@@ -205,11 +205,18 @@ def gold_standard(
     z = _significance(corrected, shell, box, share)
     sure = z > SIGNIFICANCE
     return GoldStandard(
-        unmasked, masked, randomised, corrected, start, shell, half,
-        resolution_angstrom(shell, box, pixel_size) if sure else None,
-        resolution_angstrom(half, box, pixel_size) if sure else None,
-        z, float(pixel_size),
-    )  # fmt: skip
+        unmasked=unmasked,
+        masked=masked,
+        randomised=randomised,
+        corrected=corrected,
+        randomised_from=start,
+        shell=shell,
+        shell_half=half,
+        resolution_angstrom=resolution_angstrom(shell, box, pixel_size) if sure else None,
+        resolution_half_angstrom=resolution_angstrom(half, box, pixel_size) if sure else None,
+        significance=z,
+        pixel_size=float(pixel_size),
+    )
 
 
 def _significance(fsc: Tensor, shell: float, box: int, share: float) -> float:

@@ -182,8 +182,12 @@ def _parse_header(raw: bytearray, path: Path) -> tuple[np.ndarray, _Order]:
         )
     order = stamp if stamp is not None and stamp in sensible else sensible[0]
     if order != stamp:
-        log.warning("map %s: byte-order stamp %02x does not fit the header; read as %s-endian",
-                    path, raw[212], "little" if order == "<" else "big")  # fmt: skip
+        log.warning(
+            "map %s: byte-order stamp %02x does not fit the header; read as %s-endian",
+            path,
+            raw[212],
+            "little" if order == "<" else "big",
+        )
     return orders[order], order
 
 

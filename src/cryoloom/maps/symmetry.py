@@ -59,7 +59,14 @@ def find_axes(
         raise ValueError(f"symmetry {symmetry!r} has no axes to find; expected Cn with n > 1, Dn, T, O or I")
     problem = _Problem.create(volume, max_radius_shell)
     low = problem.within(SEARCH_RADIUS)
-    return _solve(problem, low, symmetry, group, pixel_size, _axis_scores(low, _highest(group)[0]))
+    return _solve(
+        problem,
+        low,
+        symmetry=symmetry,
+        group=group,
+        pixel_size=pixel_size,
+        scored=_axis_scores(low, _highest(group)[0]),
+    )
 
 
 def impose(volume: Float[Tensor, "D D D"], symmetry: str) -> Float[Tensor, "D D D"]:
@@ -100,7 +107,9 @@ def detect(
         order, _ = _highest(group)
         if order not in scores:
             scores[order] = _axis_scores(low, order)
-        found.append((len(group), _solve(problem, low, name, group, pixel_size, scores[order])))
+        found.append(
+            (len(group), _solve(problem, low, symmetry=name, group=group, pixel_size=pixel_size, scored=scores[order]))
+        )
     best = max(f.score for _, f in found)
     found.sort(key=lambda f: (f[1].score > best - 0.05, f[0] if f[1].score > best - 0.05 else 0, f[1].score))
     return [f for _, f in reversed(found)]

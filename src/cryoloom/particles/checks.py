@@ -31,7 +31,9 @@ def particle_rows(star: StarFile) -> Rows:
         )
     optics_table = None if optics is None else optics.table
     group, names = assign_groups(star.path, block.table, block.lines, optics_table)
-    return Rows(star.path, block.table, block.lines, optics_table, group, names)
+    return Rows(
+        path=star.path, table=block.table, lines=block.lines, optics=optics_table, group=group, group_names=names
+    )
 
 
 def _only_block_with_images(star: StarFile) -> StarBlock:

@@ -60,7 +60,7 @@ def locate_images(rows: Rows, datadir: Path | None, notes: list[str]) -> ImagePl
     _, first = np.unique(which, return_index=True)
     stacks = tuple(read_header(paths[i]) for i in first)
     stack = which[named]
-    _note_stacks(rows, [str(u) for u in unique], paths, stacks, datadir, notes)
+    _note_stacks(rows, [str(u) for u in unique], paths=paths, stacks=stacks, datadir=datadir, notes=notes)
     index = np.where(number > 0, number - 1, number)
     count = np.array([s.count for s in stacks])[stack]
     alone = number == -1  # a name without '@' is the one image of its file

@@ -51,6 +51,9 @@ def pose_columns(R: Float[Tensor, "N 3 3"], t: Float[Tensor, "N 2"]) -> dict[str
     """RELION's columns of poses: angles in degrees, origins in angstrom (the opposite of the shift t)."""
     euler, origin = to_euler(R.double()).numpy(), -t.double().numpy()
     return {
-        "rlnAngleRot": euler[:, 0], "rlnAngleTilt": euler[:, 1], "rlnAnglePsi": euler[:, 2],
-        "rlnOriginXAngst": origin[:, 0], "rlnOriginYAngst": origin[:, 1],
-    }  # fmt: skip
+        "rlnAngleRot": euler[:, 0],
+        "rlnAngleTilt": euler[:, 1],
+        "rlnAnglePsi": euler[:, 2],
+        "rlnOriginXAngst": origin[:, 0],
+        "rlnOriginYAngst": origin[:, 1],
+    }

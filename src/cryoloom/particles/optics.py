@@ -14,9 +14,13 @@ from cryoloom.physics.ctf import CTFParameters
 
 # columns of RELION 3.0 that RELION 3.1 moved to the optics table
 _OF_A_GROUP = (
-    "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnDetectorPixelSize", "rlnMagnification",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+    "rlnDetectorPixelSize",
+    "rlnMagnification",
     "rlnImagePixelSize",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +237,18 @@ def _defocus(rows: Rows, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
         notes.append("rlnDefocusV is absent: taken equal to rlnDefocusU (no astigmatism).")
     for column, values in (("rlnDefocusU", u), ("rlnDefocusV", v)):
         fix = "underfocus is positive; if the images carry no CTF state --no-ctf"
-        _refuse(rows, column, values, values <= 0, "underfocus in angstrom, above 0", fix)
+        _refuse(rows, column, values=values, bad=values <= 0, expected="underfocus in angstrom, above 0", fix=fix)
         fix = "these look like um: multiply them by 10000"
-        _refuse(rows, column, values, values < 100, "underfocus in angstrom, e.g. 15000", fix)
+        _refuse(rows, column, values=values, bad=values < 100, expected="underfocus in angstrom, e.g. 15000", fix=fix)
         fix = "these look like pm or worse: convert them to angstrom"
-        _refuse(rows, column, values, values > 5e5, "underfocus in angstrom, below 500000 (50 um)", fix)
+        _refuse(
+            rows,
+            column,
+            values=values,
+            bad=values > 5e5,
+            expected="underfocus in angstrom, below 500000 (50 um)",
+            fix=fix,
+        )
     return u, v
 
 
@@ -251,13 +262,29 @@ def ctf_parameters(rows: Rows, given: Overrides, notes: list[str]) -> CTFParamet
     u, v = _defocus(rows, notes)
     kv = _microscope(rows, "rlnVoltage", given.voltage_kv, "--voltage")
     fix = "these look like volts: divide by 1000, or state --voltage"
-    _refuse(rows, "rlnVoltage", kv, kv > 5000, "kilovolts, e.g. 300", fix)
-    _refuse(rows, "rlnVoltage", kv, (kv < 10) | (kv > 1500), "kilovolts, 10 to 1500", "state --voltage")
+    _refuse(rows, "rlnVoltage", values=kv, bad=kv > 5000, expected="kilovolts, e.g. 300", fix=fix)
+    _refuse(
+        rows,
+        "rlnVoltage",
+        values=kv,
+        bad=(kv < 10) | (kv > 1500),
+        expected="kilovolts, 10 to 1500",
+        fix="state --voltage",
+    )
     cs = _microscope(rows, "rlnSphericalAberration", given.spherical_aberration_mm, "--cs")
-    _refuse(rows, "rlnSphericalAberration", cs, (cs < 0) | (cs > 20), "millimetres, e.g. 2.7", "state --cs")
+    _refuse(
+        rows,
+        "rlnSphericalAberration",
+        values=cs,
+        bad=(cs < 0) | (cs > 20),
+        expected="millimetres, e.g. 2.7",
+        fix="state --cs",
+    )
     w = _microscope(rows, "rlnAmplitudeContrast", given.amplitude_contrast, "--amplitude-contrast")
     fix = "these look like percent: divide by 100, or state --amplitude-contrast"
-    _refuse(rows, "rlnAmplitudeContrast", w, (w < 0) | (w > 1), "a share, e.g. 0.07 or 0.1", fix)
+    _refuse(
+        rows, "rlnAmplitudeContrast", values=w, bad=(w < 0) | (w > 1), expected="a share, e.g. 0.07 or 0.1", fix=fix
+    )
 
     def optional(column: str, default: float) -> np.ndarray:
         return rows.numbers(column) if rows.has(column) else np.full(len(u), default)

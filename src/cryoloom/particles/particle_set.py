@@ -163,7 +163,14 @@ class ParticleSet:
         return f"row {listed(list(self.rows[rows] + 1))} (line {listed(list(self.lines[rows]))})"
 
     def _rows(self) -> Rows:
-        return Rows(self.path, self.table, self.lines, self.optics, self.group, self.group_names)
+        return Rows(
+            path=self.path,
+            table=self.table,
+            lines=self.lines,
+            optics=self.optics,
+            group=self.group,
+            group_names=self.group_names,
+        )
 
     def file_pixel_sizes(self) -> np.ndarray:
         """Angstrom per pixel of each image in its file, before any rescaling, [N]."""

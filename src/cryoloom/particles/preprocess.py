@@ -78,7 +78,7 @@ def measure(
     sign = _contrast(appearance.contrast(diameter), said)
     if not particles.ctf_premultiplied and not particles.phase_flipped and particles.has_ctf:
         said += _modulation(particles, rows, diameter, outlier_sigma).findings()
-    noise = _noise(particles, rows, diameter, outlier_sigma, box, said)
+    noise = _noise(particles, rows, diameter=diameter, outlier_sigma=outlier_sigma, box=box, said=said)
     if box != particles.box:
         size = particles.pixel_size * particles.box / box
         said.append(f"Images of {particles.box} px are used at {box} px of {size:.3f} angstrom.")

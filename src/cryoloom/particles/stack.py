@@ -21,11 +21,17 @@ HEADER_BYTES = 1024
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _REFUSED_MODES = {3: "complex int16", 4: "complex float32", 16: "RGB", 101: "4-bit integers"}
 _MAGIC = (
-    (b"\x1f\x8b", "a gzip file"), (b"BZh", "a bzip2 file"), (b"\xfd7zXZ", "an xz file"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file"), (b"PK\x03\x04", "a zip file"), (b"II*\x00", "a TIFF file"),
-    (b"MM\x00*", "a TIFF file"), (b"\x89HDF", "an HDF5 file"), (b"\x93NUMPY", "a NumPy file"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"BZh", "a bzip2 file"),
+    (b"\xfd7zXZ", "an xz file"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file"),
+    (b"PK\x03\x04", "a zip file"),
+    (b"II*\x00", "a TIFF file"),
+    (b"MM\x00*", "a TIFF file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy file"),
     (b"\x89PNG", "a PNG file"),
-)  # fmt: skip
+)
 # box sides beyond this are not particle images but a misread header
 _MAX_SIDE = 16384
 _READ_BYTES = 16 << 20
@@ -103,7 +109,16 @@ def read_header(path: Path | str) -> StackHeader:
     if size > expected:
         notes.append(f"{size - expected} bytes follow the last image; they are ignored.")
     pixel_size = _pixel_size(raw, order, nx)
-    return StackHeader(path, nx, nz, dtype, HEADER_BYTES + extended, size, pixel_size, tuple(notes))
+    return StackHeader(
+        path=path,
+        box=nx,
+        count=nz,
+        dtype=dtype,
+        offset=HEADER_BYTES + extended,
+        size=size,
+        pixel_size=pixel_size,
+        notes=tuple(notes),
+    )
 
 
 def _check_kind(path: Path, raw: bytes, size: int) -> None:

@@ -62,9 +62,16 @@ class CTFParameters:
         """From numbers or arrays that broadcast to [B]."""
         v = defocus_u_angstrom if defocus_v_angstrom is None else defocus_v_angstrom
         values = (
-            defocus_u_angstrom, v, astigmatism_radian, phase_shift_radian, b_factor_angstrom2,
-            voltage_kv, spherical_aberration_mm, amplitude_contrast, scale,
-        )  # fmt: skip
+            defocus_u_angstrom,
+            v,
+            astigmatism_radian,
+            phase_shift_radian,
+            b_factor_angstrom2,
+            voltage_kv,
+            spherical_aberration_mm,
+            amplitude_contrast,
+            scale,
+        )
         # np.array copies: torch warns of read-only arrays, which is what pandas columns are
         tensors = (torch.as_tensor(x if isinstance(x, Tensor) else np.array(x), dtype=dtype) for x in values)
         return CTFParameters(*(t.clone() for t in torch.broadcast_tensors(*map(torch.atleast_1d, tensors))))

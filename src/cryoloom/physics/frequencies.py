@@ -53,7 +53,7 @@ class FourierDisc:
         index = torch.stack([ix[order], iy[order]], -1).to(device)
         k = index.to(dtype) / (box * pixel_size)
         weight = torch.where(index[:, 0] == 0, 1.0, 2.0).to(dtype)
-        return FourierDisc(box, float(pixel_size), radius, index, k, weight)
+        return FourierDisc(box=box, pixel_size=float(pixel_size), radius=radius, index=index, k=k, weight=weight)
 
     @property
     def radii(self) -> Tensor:
@@ -73,7 +73,12 @@ class FourierDisc:
         """The smaller disc of `radius`, whose coefficients are the first `count(radius)` of this one."""
         n = self.count(radius)
         return FourierDisc(
-            self.box, self.pixel_size, min(float(radius), self.radius), self.index[:n], self.k[:n], self.weight[:n]
+            box=self.box,
+            pixel_size=self.pixel_size,
+            radius=min(float(radius), self.radius),
+            index=self.index[:n],
+            k=self.k[:n],
+            weight=self.weight[:n],
         )
 
     def gather(self, centred: Tensor) -> Tensor:

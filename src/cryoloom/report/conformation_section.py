@@ -45,14 +45,24 @@ def conformation_section(folder: Path, found: Conformations) -> ConformationSect
     drawn = panels(found)
     classes = swatches(found)
     script = folder / ANALYSIS / "open.cxc"
-    return ConformationSection({
-        "panels": drawn, "data": page_data(found, drawn, series) if drawn or shown else Markup("{}"),
-        "strips": [strip for _, strip in shown], "left_out": [plain(s.name) for s in found.series[MOST_SERIES:]],
-        "legend": legend_of(classes) if classes else None, "uncertainty_scale": uncertainty_scale(found),
-        "sampled": found.count > MOST_POINTS, "count": number(found.count), "points": number(MOST_POINTS),
-        "latent_remark": _latent_remark(found, drawn), "blur": _blur(found), "uncertainty": _uncertainty(found),
-        "classes": _class_rows(found), "movie": quote(f"{ANALYSIS}/open.cxc") if script.is_file() else None,
-    })  # fmt: skip
+    return ConformationSection(
+        {
+            "panels": drawn,
+            "data": page_data(found, drawn, series) if drawn or shown else Markup("{}"),
+            "strips": [strip for _, strip in shown],
+            "left_out": [plain(s.name) for s in found.series[MOST_SERIES:]],
+            "legend": legend_of(classes) if classes else None,
+            "uncertainty_scale": uncertainty_scale(found),
+            "sampled": found.count > MOST_POINTS,
+            "count": number(found.count),
+            "points": number(MOST_POINTS),
+            "latent_remark": _latent_remark(found, drawn),
+            "blur": _blur(found),
+            "uncertainty": _uncertainty(found),
+            "classes": _class_rows(found),
+            "movie": quote(f"{ANALYSIS}/open.cxc") if script.is_file() else None,
+        }
+    )
 
 
 def _latent_remark(found: Conformations, drawn: list[Panel]) -> str:
@@ -97,8 +107,13 @@ def _uncertainty(found: Conformations) -> dict[str, Any] | None:
 def _class_rows(found: Conformations) -> list[dict[str, Any]]:
     count = len(found.classes)
     return [
-        {"name": row.name, "particles": number(row.particles), "share": f"{100 * row.share:.1f}\u202f%",
-         "width": f"{100 * row.share:.1f}", "resolution": angstrom(row.resolution_angstrom),
-         "colour": class_colour(i, count)}
+        {
+            "name": row.name,
+            "particles": number(row.particles),
+            "share": f"{100 * row.share:.1f}\u202f%",
+            "width": f"{100 * row.share:.1f}",
+            "resolution": angstrom(row.resolution_angstrom),
+            "colour": class_colour(i, count),
+        }
         for i, row in enumerate(found.classes)
-    ]  # fmt: skip
+    ]

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from cryoloom.analyze.density import DensityMap2D, density_map
 from cryoloom.analyze.latent import PrincipalAxes, Uncertainty, check_latent, principal_axes, uncertainty
+from cryoloom.jobs.class_table import ClassRow, read_class_table
 from cryoloom.particles.star import read_star
-from cryoloom.reconstruct.class_table import ClassRow, read_class_table
 
 ANALYSIS = "analysis"  # folder of a run in which its analysis lies
 _MAP = re.compile(r"(.+)_(\d{3})\.mrc")
@@ -59,10 +59,14 @@ class Conformations:
 
 
 def of_latent(
-    z: Float[np.ndarray, "N Z"], covariance: Float[np.ndarray, "N Z Z"] | None = None,
-    embedding: Float[np.ndarray, "N 2"] | None = None, labels: Int[np.ndarray, " N"] | None = None,
-    classes: tuple[ClassRow, ...] = (), series: tuple[Series, ...] = (), names: np.ndarray | None = None,
-) -> Conformations:  # fmt: skip
+    z: Float[np.ndarray, "N Z"],
+    covariance: Float[np.ndarray, "N Z Z"] | None = None,
+    embedding: Float[np.ndarray, "N 2"] | None = None,
+    labels: Int[np.ndarray, " N"] | None = None,
+    classes: tuple[ClassRow, ...] = (),
+    series: tuple[Series, ...] = (),
+    names: np.ndarray | None = None,
+) -> Conformations:
     """Axes, density and uncertainties of latent coordinates, with what else is known.
 
     Raises:
@@ -109,7 +113,7 @@ def read_conformations(folder: Path) -> Conformations | None:
         return Conformations(count, labels=labels, classes=classes, series=series, names=names)
     try:
         covariance, embedding = _array(folder / "z_covariance.npy", 3), _array(inner / "umap.npy", 2)
-        return of_latent(z, covariance, embedding, labels, classes, series, names)
+        return of_latent(z, covariance, embedding=embedding, labels=labels, classes=classes, series=series, names=names)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
 

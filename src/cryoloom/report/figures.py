@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from cryoloom.reconstruct.metrics_log import LoggedStep
 from cryoloom.report.charts import Axis, Band, Chart, Dot, Line, Rule, draw, histogram, legend, nice_ticks
 from cryoloom.report.map_views import PLANES, MapView
 from cryoloom.report.png import VIRIDIS, colourise, data_uri, gradient, window
@@ -17,6 +16,7 @@ from cryoloom.report.reprojections import Pairs
 from cryoloom.report.results import FSCCurves, Verdict
 from cryoloom.report.spheres import FINE_TO_COARSE
 from cryoloom.report.text import angstrom, duration, number, plain
+from cryoloom.runs.metrics_log import LoggedStep
 
 # resolutions that look like ticks, angstrom
 _TICKS = (200, 100, 60, 40, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1)
@@ -84,11 +84,23 @@ def fsc_chart(curves: FSCCurves, verdict: Verdict | None) -> Markup:
                 dots.append(Dot(at, height, angstrom(resolution)))
     lines = [Line(f.tolist(), getattr(curves, name).tolist(), name) for name, _ in _FSC_CURVES]
     tips = tuple(
-        (float(f[i]), f"shell {i}: {angstrom(1 / f[i])}\n" + "\n".join(
-            f"{label} {getattr(curves, name)[i]:.3f}" for name, label in _FSC_CURVES))
+        (
+            float(f[i]),
+            f"shell {i}: {angstrom(1 / f[i])}\n"
+            + "\n".join(f"{label} {getattr(curves, name)[i]:.3f}" for name, label in _FSC_CURVES),
+        )
         for i in range(1, len(f))
-    )  # fmt: skip
-    chart = Chart("Fourier shell correlation of the half maps", x, y, tuple(lines), tuple(rules), tuple(dots), (), tips)
+    )
+    chart = Chart(
+        title="Fourier shell correlation of the half maps",
+        x=x,
+        y=y,
+        lines=tuple(lines),
+        rules=tuple(rules),
+        dots=tuple(dots),
+        bands=(),
+        tips=tips,
+    )
     return draw(chart) + legend(_FSC_CURVES)
 
 
@@ -127,7 +139,18 @@ def time_chart(steps: Sequence[LoggedStep]) -> Markup | None:
     line = Line([t / size for t, _ in points], values, "corrected")
     tips = tuple((t / size, f"after {duration(t)}: {angstrom(r)}") for t, r in points)
     last = Dot(points[-1][0] / size, values[-1], angstrom(values[-1]))
-    return draw(Chart("Resolution against time", x, y, (line,), (), (last,), tuple(bands), tips))
+    return draw(
+        Chart(
+            title="Resolution against time",
+            x=x,
+            y=y,
+            lines=(line,),
+            rules=(),
+            dots=(last,),
+            bands=tuple(bands),
+            tips=tips,
+        )
+    )
 
 
 # metric of a training stage -> title of its chart and what it tells
@@ -154,8 +177,11 @@ def training_charts(steps: Sequence[LoggedStep]) -> list[TrainingChart]:
     """Loss, branches and gradients of the stages that train networks; empty where none does."""
     out = []
     for name, (title, caption) in _TRAINING.items():
-        points = [(m["images_seen"], m[name]) for m in (dict(s.info.metrics) for s in steps)
-                  if name in m and "images_seen" in m and math.isfinite(m[name])]  # fmt: skip
+        points = [
+            (m["images_seen"], m[name])
+            for m in (dict(s.info.metrics) for s in steps)
+            if name in m and "images_seen" in m and math.isfinite(m[name])
+        ]
         if len(points) < 2:
             continue
         seen, values = [n / 1000 for n, _ in points], [v for _, v in points]
@@ -164,7 +190,11 @@ def training_charts(steps: Sequence[LoggedStep]) -> list[TrainingChart]:
         x = Axis(0, seen[-1], nice_ticks(0, seen[-1]), "images seen (thousands)")
         y = Axis(low, high, nice_ticks(low, high, 5), title.lower())
         tips = tuple((n, f"{1000 * n:,.0f} images: {v:.4g}") for n, v in zip(seen, values, strict=True))
-        chart = draw(Chart(title, x, y, (Line(seen, values, "corrected"),), (), (), (), tips))
+        chart = draw(
+            Chart(
+                title=title, x=x, y=y, lines=(Line(seen, values, "corrected"),), rules=(), dots=(), bands=(), tips=tips
+            )
+        )
         out.append(TrainingChart(title, caption, chart))
     return out
 

@@ -66,27 +66,51 @@ def panels(found: Conformations) -> list[Panel]:
     if count > 1:
         modes = found.density.modes if found.density is not None and len(found.density.modes) > 1 else ()
         dots = tuple(Dot(*mode.place, f"{100 * mode.share:.0f}\u202f%") for mode in modes)
-        out.append(_panel("PC1 and PC2", c[:, 0], c[:, 1], shares[0], shares[1], (0, 1), dots))
+        out.append(
+            _panel("PC1 and PC2", c[:, 0], y=c[:, 1], x_label=shares[0], y_label=shares[1], pcs=(0, 1), dots=dots)
+        )
     if found.embedding is not None:
         name = found.embedding_name
-        out.append(_panel(name, found.embedding[:, 0], found.embedding[:, 1], f"{name} 1", f"{name} 2", None))
+        out.append(
+            _panel(
+                name, found.embedding[:, 0], y=found.embedding[:, 1], x_label=f"{name} 1", y_label=f"{name} 2", pcs=None
+            )
+        )
     if count > 2:
         pair = (2, 3) if count > 3 else (0, 2)
         name = f"PC{pair[0] + 1} and PC{pair[1] + 1}"
-        out.append(_panel(name, c[:, pair[0]], c[:, pair[1]], shares[pair[0]], shares[pair[1]], pair))
+        out.append(
+            _panel(name, c[:, pair[0]], y=c[:, pair[1]], x_label=shares[pair[0]], y_label=shares[pair[1]], pcs=pair)
+        )
     if found.uncertainty is not None:
         sd = found.uncertainty.relative
-        out.append(_panel("PC1 and uncertainty", c[:, 0], sd, shares[0], "uncertainty (population s.d.)", None))
+        out.append(
+            _panel(
+                "PC1 and uncertainty",
+                c[:, 0],
+                y=sd,
+                x_label=shares[0],
+                y_label="uncertainty (population s.d.)",
+                pcs=None,
+            )
+        )
     if not out:
         row = np.arange(len(c)) + 1.0
-        out.append(_panel("PC1 along the file", row, c[:, 0], "row of particles.star", shares[0], None))
+        out.append(
+            _panel("PC1 along the file", row, y=c[:, 0], x_label="row of particles.star", y_label=shares[0], pcs=None)
+        )
     return out
 
 
 def _panel(
-    name: str, x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, pcs: tuple[int, int] | None,
+    name: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    x_label: str,
+    y_label: str,
+    pcs: tuple[int, int] | None,
     dots: tuple[Dot, ...] = (),
-) -> Panel:  # fmt: skip
+) -> Panel:
     axes = []
     beyond = np.zeros(len(x), dtype=bool)
     for values, label in ((x, x_label), (y, y_label)):
@@ -95,7 +119,16 @@ def _panel(
         axes.append(Axis(low, high, nice_ticks(low, high), label))
     chart = Chart(f"Particles by {name}", axes[0], axes[1], dots=dots)
     hexagons, densest = _hexagons(*_drawn(chart, x, y))
-    return Panel(name, x, y, chart, pcs, int(beyond.sum()), draw_marks(chart, hexagons), densest)
+    return Panel(
+        name=name,
+        x=x,
+        y=y,
+        chart=chart,
+        pcs=pcs,
+        beyond=int(beyond.sum()),
+        svg=draw_marks(chart, hexagons),
+        densest=densest,
+    )
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -168,10 +201,15 @@ def page_data(found: Conformations, drawn: list[Panel], series: tuple[Series, ..
     """
     rows = shown_rows(found.count)
     data: dict[str, object] = {
-        "count": found.count, "shown": len(rows), "width": WIDTH, "height": HEIGHT, "area": plot_area(), "steps": STEPS,
+        "count": found.count,
+        "shown": len(rows),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "area": plot_area(),
+        "steps": STEPS,
         "panels": [_points(p, rows, series, found) for p in drawn],
         "colours": [s.colour for s in swatches(found)],
-    }  # fmt: skip
+    }
     if len(rows) < found.count:
         data["rows"] = _packed(rows, "<u4")
     if found.labels is not None:
@@ -211,9 +249,11 @@ def _points(panel: Panel, rows: np.ndarray, series: tuple[Series, ...], found: C
         x, y = _drawn(panel.chart, place[:, 0], place[:, 1])
         paths.append(np.stack([x, y], 1).round(1).tolist())
     return {
-        "name": panel.name, "paths": paths,
-        "x": _packed((px * STEPS).round(), "<u2"), "y": _packed((py * STEPS).round(), "<u2"),
-    }  # fmt: skip
+        "name": panel.name,
+        "paths": paths,
+        "x": _packed((px * STEPS).round(), "<u2"),
+        "y": _packed((py * STEPS).round(), "<u2"),
+    }
 
 
 def _packed(values: np.ndarray, kind: str) -> str:

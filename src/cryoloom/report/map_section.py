@@ -41,11 +41,16 @@ def map_section(folder: Path, absent: dict[str, Any]) -> MapSection:
     if surface is not None:
         pictures = zip(draw_surface(surface), _SIDES, strict=True)
         context["surface"] = {
-            "file": f"{shown}.mrc", "data": viewer_file(surface), "pixel_size": angstrom(surface.pixel_size),
-            "level": f"{surface.level:.6g}", "step": f"{surface.pixel_size:.6g}", "level_text": f"{surface.level:.3g}",
-            "low": f"{min(0.1 * surface.highest, 0.5 * surface.level):.6g}", "high": f"{0.95 * surface.highest:.6g}",
+            "file": f"{shown}.mrc",
+            "data": viewer_file(surface),
+            "pixel_size": angstrom(surface.pixel_size),
+            "level": f"{surface.level:.6g}",
+            "step": f"{surface.pixel_size:.6g}",
+            "level_text": f"{surface.level:.3g}",
+            "low": f"{min(0.1 * surface.highest, 0.5 * surface.level):.6g}",
+            "high": f"{0.95 * surface.highest:.6g}",
             "stills": [figures.picture(pixels, alt) for pixels, alt in pictures],
-        }  # fmt: skip
+        }
     context.update(_slices(views))
     local = views["local_resolution"]
     found = figures.local_resolution_row(local, views["mask"]) if local is not None else None
@@ -71,9 +76,12 @@ def _slices(views: dict[str, MapView | None]) -> dict[str, Any]:
     if views["map"] is not None:
         left.append(figures.projection_row(views["map"]))
     right = figures.slice_rows(
-        [("half 1", "half1.mrc", views["half1"]), ("half 2", "half2.mrc", views["half2"]),
-         ("mask", "mask.mrc", views["mask"])]
-    )  # fmt: skip
+        [
+            ("half 1", "half1.mrc", views["half1"]),
+            ("half 2", "half2.mrc", views["half2"]),
+            ("mask", "mask.mrc", views["mask"]),
+        ]
+    )
     any_view = next((v for v in views.values() if v is not None), None)
     note = "" if any_view is None else f"Box {any_view.box} voxels, {any_view.box * any_view.pixel_size:.0f} Å."
     return {"slices": left + right, "slices_left": left, "slices_right": right, "box_note": note}

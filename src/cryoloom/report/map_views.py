@@ -60,10 +60,12 @@ def view_map(path: Path) -> MapView | None:
     sums = torch.stack([data.sum(axis) for axis in range(3)])
     side = min(box, SLICE_SIDE)
     return MapView(
-        box, density.pixel_size,
-        resample(planes, side, 2).numpy(), resample(sums, side, 2).numpy(),
+        box,
+        density.pixel_size,
+        resample(planes, side, 2).numpy(),
+        resample(sums, side, 2).numpy(),
         resample(data, min(box, SMALL_SIDE), 3),
-    )  # fmt: skip
+    )
 
 
 def resample_matrix(box: int, side: int) -> Float[Tensor, "m D"]:

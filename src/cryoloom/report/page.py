@@ -14,9 +14,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from cryoloom.reconstruct.durable import write_durably
-from cryoloom.reconstruct.metrics_log import LoggedStep
-from cryoloom.reconstruct.run_record import RunRecord, read_record
+from cryoloom.files.durable import write_durably
 from cryoloom.report import figures
 from cryoloom.report.conformation_section import conformation_section
 from cryoloom.report.conformations import Conformations, read_conformations
@@ -26,6 +24,8 @@ from cryoloom.report.particle_section import particle_section
 from cryoloom.report.results import FSCCurves, Verdict, read_fsc, read_steps, read_verdict
 from cryoloom.report.spheres import direction_map
 from cryoloom.report.text import angstrom, duration, file_size, flat, number, plain
+from cryoloom.runs.metrics_log import LoggedStep
+from cryoloom.runs.record import RunRecord, read_record
 
 # outcome -> the word that stands over the page, its tone, and what is said above the map
 _OUTCOMES = {
@@ -90,8 +90,11 @@ def render(folder: Path, record: RunRecord, conformations: Conformations | None 
     particles = particle_section(folder, record, verdict, maps.view, absent)
     found = conformations if conformations is not None else read_conformations(folder)
     shown = None if found is None else conformation_section(folder, found).context
-    scripts = {"viewer_script": _asset("3Dmol-min.js"), "page_script": _asset("page.js"),
-               "conformation_script": _asset("conformations.js")}  # fmt: skip
+    scripts = {
+        "viewer_script": _asset("3Dmol-min.js"),
+        "page_script": _asset("page.js"),
+        "conformation_script": _asset("conformations.js"),
+    }
     needed = {"viewer_script": maps.surface is not None, "page_script": True, "conformation_script": shown is not None}
     used = [text for name, text in scripts.items() if needed[name]]
     return _template().render(
@@ -117,10 +120,13 @@ def render(folder: Path, record: RunRecord, conformations: Conformations | None 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         finalize=lambda v: plain(v) if isinstance(v, str) and not isinstance(v, Markup) else v,
         loader=jinja2.FunctionLoader(_asset),
-    )  # fmt: skip
+    )
     return environment.from_string(_asset("page.html"))
 
 
@@ -140,12 +146,23 @@ def _verdict_part(record: RunRecord, verdict: Verdict | None) -> dict[str, Any]:
     else:
         (word, tone, caution), headline = _OUTCOMES[verdict.outcome], _sentence(verdict.headline)
     found = [
-        {"style": _FINDINGS[f.passed][0], "sign": _FINDINGS[f.passed][1], "name": _capital(f.name), "text": f.text,
-         "value": "" if f.value is None else number(f.value)}
+        {
+            "style": _FINDINGS[f.passed][0],
+            "sign": _FINDINGS[f.passed][1],
+            "name": _capital(f.name),
+            "text": f.text,
+            "value": "" if f.value is None else number(f.value),
+        }
         for f in (verdict.findings if verdict else ())
-    ]  # fmt: skip
-    return {"verdict_word": word, "tone": tone, "headline": headline, "caution": caution, "findings": found,
-            **_hand(verdict)}  # fmt: skip
+    ]
+    return {
+        "verdict_word": word,
+        "tone": tone,
+        "headline": headline,
+        "caution": caution,
+        "findings": found,
+        **_hand(verdict),
+    }
 
 
 def _sentence(headline: str) -> str:
@@ -183,8 +200,13 @@ def _key_numbers(
         more = "the finest that the pixels can show (Nyquist)"
     used = verdict.particles_used if verdict else None
     out = [("Resolution", angstrom(resolution) if resolution else "none", more)]
-    out.append(("Particles used", number(used if used is not None else particles),
-                f"of {number(particles)}" if particles is not None and used is not None else ""))  # fmt: skip
+    out.append(
+        (
+            "Particles used",
+            number(used if used is not None else particles),
+            f"of {number(particles)}" if particles is not None and used is not None else "",
+        )
+    )
     wall, cpu = record.wall_s, record.cpu_s
     out.append(("Time", duration(wall), f"{_counted(record.machine.threads, 'thread')}, {record.machine.device}"))
     out.append(("CPU time", duration(cpu), f"{1000 * cpu / particles:.2g} ms a particle" if particles else ""))
@@ -223,10 +245,14 @@ def _resolution_part(
         absent["directions"] = "The verdict holds no resolution by direction."
     else:
         part["directions"] = {
-            "picture": figures.picture(found.pixels, "resolution by direction"), "dots": found.dots,
-            "scale": figures.direction_scale(found.finest, found.scale_end), "finest": found.finest,
-            "coarsest": found.coarsest, "ratio": f"{found.coarsest / found.finest:.2f}", "silent": found.silent,
-        }  # fmt: skip
+            "picture": figures.picture(found.pixels, "resolution by direction"),
+            "dots": found.dots,
+            "scale": figures.direction_scale(found.finest, found.scale_end),
+            "finest": found.finest,
+            "coarsest": found.coarsest,
+            "ratio": f"{found.coarsest / found.finest:.2f}",
+            "silent": found.silent,
+        }
     if part["time"] is None:
         absent["time"] = "metrics.jsonl is not in the folder, or no step in it has a resolution."
     return part
@@ -243,16 +269,22 @@ def _record_part(folder: Path, record: RunRecord, steps: tuple[LoggedStep, ...])
         "versions": {"cryoloom": record.versions.get("cryoloom", "?")},
         "version_facts": list(record.versions.items()),
         "run_facts": [
-            ("status", record.status), ("input", record.input_path), ("fingerprint", record.fingerprint[:16]),
-            ("seed", str(record.seed)), ("started", _day(record.started)), ("last change", _day(record.updated)),
-            ("machine", machine.host), ("system", machine.system), ("device", machine.device),
+            ("status", record.status),
+            ("input", record.input_path),
+            ("fingerprint", record.fingerprint[:16]),
+            ("seed", str(record.seed)),
+            ("started", _day(record.started)),
+            ("last change", _day(record.updated)),
+            ("machine", machine.host),
+            ("system", machine.system),
+            ("device", machine.device),
             ("threads", f"{machine.threads} of {machine.cpu_count} cores"),
             ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
         ],
         "timings": [(t.stage, duration(t.wall_s), duration(t.cpu_s)) for t in record.timings],
         "messages": [f"{s.info.stage}: {s.info.message}" for s in steps if s.info.message],
         "files": _files(folder),
-    }  # fmt: skip
+    }
 
 
 def _day(stamp: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cryoloom.particles.errors import BadInput
-from cryoloom.reconstruct.run_record import RunRecord
 from cryoloom.report import figures
 from cryoloom.report.charts import histogram
 from cryoloom.report.map_views import MapView
@@ -18,6 +17,7 @@ from cryoloom.report.reprojections import compare
 from cryoloom.report.results import ParticleResults, Verdict, read_particles
 from cryoloom.report.spheres import graticule, view_map
 from cryoloom.report.text import number
+from cryoloom.runs.record import RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,12 @@ def _pairs(
         order = "Particles are spread over the file."
     else:
         order = "From particles that the map explains badly (left) to well; the rank is that of the log-likelihood."
-    return {"figures": figures.pair_figures(pairs), "low_pass": pairs.low_pass_angstrom, "inverted": pairs.inverted,
-            "order": order}  # fmt: skip
+    return {
+        "figures": figures.pair_figures(pairs),
+        "low_pass": pairs.low_pass_angstrom,
+        "inverted": pairs.inverted,
+        "order": order,
+    }
 
 
 def _views(found: ParticleResults, verdict: Verdict | None) -> dict[str, Any] | None:
@@ -91,24 +95,57 @@ def _views(found: ParticleResults, verdict: Verdict | None) -> dict[str, Any] | 
     if verdict is not None and verdict.symmetry != "C1":
         remark += f" Views that {verdict.symmetry} makes equal are shown where the run put them."
     return {
-        "picture": figures.picture(views.pixels, "viewing directions"), "net": graticule(), "remark": remark,
-        "scale": figures.view_scale(views.highest), "smoothing": f"{views.smoothing_degrees:.0f}°",
-    }  # fmt: skip
+        "picture": figures.picture(views.pixels, "viewing directions"),
+        "net": graticule(),
+        "remark": remark,
+        "scale": figures.view_scale(views.highest),
+        "smoothing": f"{views.smoothing_degrees:.0f}°",
+    }
 
 
 def _histograms(found: ParticleResults, absent: dict[str, Any]) -> list[dict[str, Any]]:
     kinds = (
-        ("Uncertainty of the orientations", found.angular_error_degrees, "angular uncertainty (°)", "°",
-         "Standard deviation of each particle's orientation, given the map.", "cryoloomAngularErrorDegrees"),
-        ("Uncertainty of the shifts", found.shift_error_angstrom, "shift uncertainty (Å)", " Å",
-         "Standard deviation of each particle's position, given the map.", "cryoloomShiftErrorAngst"),
-        ("Shifts", found.shift_angstrom, "shift (Å)", " Å",
-         "Distance of each particle from the centre of its image.", "rlnOriginXAngst"),
-        ("How sure is the best pose?", found.best_weight, "weight of the best pose", "",
-         "Posterior weight of each particle's best pose; 1 is certain.", "rlnMaxValueProbDistribution"),
-        ("How well does the map explain each image?", found.log_likelihood, "log-likelihood (nats)", "",
-         "A second hump on the left is often junk.", "rlnLogLikeliContribution"),
-    )  # fmt: skip
+        (
+            "Uncertainty of the orientations",
+            found.angular_error_degrees,
+            "angular uncertainty (°)",
+            "°",
+            "Standard deviation of each particle's orientation, given the map.",
+            "cryoloomAngularErrorDegrees",
+        ),
+        (
+            "Uncertainty of the shifts",
+            found.shift_error_angstrom,
+            "shift uncertainty (Å)",
+            " Å",
+            "Standard deviation of each particle's position, given the map.",
+            "cryoloomShiftErrorAngst",
+        ),
+        (
+            "Shifts",
+            found.shift_angstrom,
+            "shift (Å)",
+            " Å",
+            "Distance of each particle from the centre of its image.",
+            "rlnOriginXAngst",
+        ),
+        (
+            "How sure is the best pose?",
+            found.best_weight,
+            "weight of the best pose",
+            "",
+            "Posterior weight of each particle's best pose; 1 is certain.",
+            "rlnMaxValueProbDistribution",
+        ),
+        (
+            "How well does the map explain each image?",
+            found.log_likelihood,
+            "log-likelihood (nats)",
+            "",
+            "A second hump on the left is often junk.",
+            "rlnLogLikeliContribution",
+        ),
+    )
     out = []
     for title, values, label, unit, caption, column in kinds:
         if values is None or not np.isfinite(values).any():

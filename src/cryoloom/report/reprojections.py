@@ -83,12 +83,17 @@ def compare(
     sign = -1.0 if float(agreement[len(chosen) :].mean()) < 0 else 1.0
     pairs = tuple(
         Pair(
-            int(particles.rows[row]) + 1, str(particles.table["rlnImageName"].iloc[row]), float(rank[i]),
-            _at(log_likelihood, row), _at(angular_error_degrees, row),
-            (sign * pictures[i]).numpy(), predicted[i].numpy(), sign * float(agreement[i]),
+            row=int(particles.rows[row]) + 1,
+            name=str(particles.table["rlnImageName"].iloc[row]),
+            rank=float(rank[i]),
+            log_likelihood=_at(log_likelihood, row),
+            angular_error_degrees=_at(angular_error_degrees, row),
+            image=(sign * pictures[i]).numpy(),
+            reprojection=predicted[i].numpy(),
+            correlation=sign * float(agreement[i]),
         )
         for i, row in enumerate(chosen)
-    )  # fmt: skip
+    )
     return Pairs(pairs, float(finest), sign < 0)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.particles.star import read_star
-from cryoloom.reconstruct.metrics_log import LoggedStep, read_metrics
-from cryoloom.reconstruct.run_record import RunRecord, from_json
+from cryoloom.runs.metrics_log import LoggedStep, read_metrics
+from cryoloom.runs.record import RunRecord, from_json
 
 Outcome = Literal["converged", "uncertain", "failed", "noise"]
 FSC_COLUMNS = ("frequency_per_angstrom", "unmasked", "masked", "randomised", "corrected")
@@ -154,13 +154,20 @@ def read_particles(path: Path, no_ctf: bool) -> ParticleResults | None:
         try:
             return np.asarray(table[name], dtype=np.float64)
         except ValueError as error:
-            raise BadInput.report("A column of the particles holds no numbers.", file=path, where=f"column {name}",
-                                  found=str(error)) from None  # fmt: skip
+            raise BadInput.report(
+                "A column of the particles holds no numbers.", file=path, where=f"column {name}", found=str(error)
+            ) from None
 
     x, y = column("rlnOriginXAngst"), column("rlnOriginYAngst")
     return ParticleResults(
-        len(table), particles, why,
-        column("rlnAngleRot"), column("rlnAngleTilt"), None if x is None or y is None else np.hypot(x, y),
-        column("cryoloomAngularErrorDegrees"), column("cryoloomShiftErrorAngst"),
-        column("rlnLogLikeliContribution"), column("rlnMaxValueProbDistribution"),
-    )  # fmt: skip
+        count=len(table),
+        particles=particles,
+        why_no_images=why,
+        rot_degrees=column("rlnAngleRot"),
+        tilt_degrees=column("rlnAngleTilt"),
+        shift_angstrom=None if x is None or y is None else np.hypot(x, y),
+        angular_error_degrees=column("cryoloomAngularErrorDegrees"),
+        shift_error_angstrom=column("cryoloomShiftErrorAngst"),
+        log_likelihood=column("rlnLogLikeliContribution"),
+        best_weight=column("rlnMaxValueProbDistribution"),
+    )

@@ -156,7 +156,9 @@ def direction_map(rows: tuple[tuple[float, float, float, float | None], ...]) ->
         colour = hex_colour((value - finest) / span, FINE_TO_COARSE) if given else "none"
         dots.append(DirectionDot(float(x), float(y), float(value) if given else None, colour))
     pixels = _smoothed(vectors[known], resolution[known], finest, span)
-    return DirectionMap(pixels, tuple(dots), finest, coarsest, end, int((~known).sum()))
+    return DirectionMap(
+        pixels=pixels, dots=tuple(dots), finest=finest, coarsest=coarsest, scale_end=end, silent=int((~known).sum())
+    )
 
 
 def _smoothed(vectors: np.ndarray, values: np.ndarray, finest: float, span: float) -> np.ndarray:

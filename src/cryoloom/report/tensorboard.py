@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryoloom.reconstruct.metrics_log import read_metrics
+from cryoloom.runs.metrics_log import read_metrics
 
 
 def write_events(run: Path, folder: Path) -> int:

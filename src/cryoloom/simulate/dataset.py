@@ -92,7 +92,14 @@ def simulate_dataset(
     write_star(folder / "particles.star", truth, box, pixel_size, "particles.mrcs", with_truth=False)
     counts = np.bincount(truth.state, minlength=len(states) + 1).tolist()
     summary = SimulationSummary(
-        folder, len(truth), box, pixel_size, tuple(counts[1:]), counts[0], source.scale, source.measured_snr
+        folder=folder,
+        count=len(truth),
+        box=box,
+        pixel_size=pixel_size,
+        per_state=tuple(counts[1:]),
+        junk=counts[0],
+        scale=source.scale,
+        snr_measured=source.measured_snr,
     )
     _write_record(folder / "simulate.json", settings, summary)
     return summary

@@ -131,8 +131,16 @@ def _ctf_columns(ctf: CTFParameters) -> tuple[list[str], list[np.ndarray]]:
 
 
 def _optics(groups: int, box: int, pixel_size: float) -> str:
-    tags = ["rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
-            "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality"]  # fmt: skip
+    tags = [
+        "rlnOpticsGroup",
+        "rlnOpticsGroupName",
+        "rlnVoltage",
+        "rlnSphericalAberration",
+        "rlnAmplitudeContrast",
+        "rlnImagePixelSize",
+        "rlnImageSize",
+        "rlnImageDimensionality",
+    ]
     rows = []
     for g in range(groups):
         m = MICROSCOPES[g % len(MICROSCOPES)]

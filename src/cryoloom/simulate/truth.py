@@ -156,4 +156,12 @@ def draw_truth(settings: SimulationSettings, states: int, pixel_size: float, rng
         1.0,
     )
     ctf = CTFParameters(*(torch.from_numpy(np.broadcast_to(np.asarray(v, np.float64), n).copy()) for v in values))
-    return Truth(np.round(euler, 6), np.round(t, 6), state, contrast, micrograph, group, ctf)
+    return Truth(
+        euler_degrees=np.round(euler, 6),
+        t_angstrom=np.round(t, 6),
+        state=state,
+        contrast=contrast,
+        micrograph=micrograph,
+        group=group,
+        ctf=ctf,
+    )

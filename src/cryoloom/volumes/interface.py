@@ -65,9 +65,12 @@ class ConformationVolume(nn.Module, ABC):
 
 
 def read_out(
-    slices: Callable[[Float[Tensor, "P 3"]], Complex[Tensor, " P"]], box: int, pixel_size: float, radius: float,
+    slices: Callable[[Float[Tensor, "P 3"]], Complex[Tensor, " P"]],
+    box: int,
+    pixel_size: float,
+    radius: float,
     device: torch.device,
-) -> Float[Tensor, "D D D"]:  # fmt: skip
+) -> Float[Tensor, "D D D"]:
     """The real map that a function of frequency (1/angstrom) gives on the lattice within `radius` Fourier pixels."""
     inside, k = _lattice(box, pixel_size, radius, device)
     values = torch.cat([slices(part) for part in k.split(POINTS_AT_ONCE)])

@@ -82,9 +82,14 @@ class PositionalMLP(ConformationVolume):
         super().__init__(box, pixel_size, latent)
         reach_px = box / 4 if reach_px is None else reach_px
         self._described: dict[str, float | str] = {
-            "box": box, "pixel_size": pixel_size, "latent": latent, "width": width, "layers": layers,
-            "frequencies": frequencies, "reach_px": reach_px,
-        }  # fmt: skip
+            "box": box,
+            "pixel_size": pixel_size,
+            "latent": latent,
+            "width": width,
+            "layers": layers,
+            "frequencies": frequencies,
+            "reach_px": reach_px,
+        }
         self.encoding = PositionalEncoding(box, frequencies, reach_px)
         self.first = nn.Linear(self.encoding.features, width)
         self.conformation = nn.Linear(latent, width, bias=False)
@@ -109,9 +114,16 @@ class PositionalMLP(ConformationVolume):
         """The inverse of `described` and `tensors`."""
         d = described
         volume = cls(
-            int(d["box"]), float(d["pixel_size"]), int(d["latent"]), tensors["mean"], tensors["spectrum"],
-            int(d["width"]), int(d["layers"]), d["frequencies"], float(d["reach_px"]),
-        )  # fmt: skip
+            int(d["box"]),
+            float(d["pixel_size"]),
+            int(d["latent"]),
+            tensors["mean"],
+            tensors["spectrum"],
+            int(d["width"]),
+            int(d["layers"]),
+            d["frequencies"],
+            float(d["reach_px"]),
+        )
         volume.load_state_dict({name: value for name, value in tensors.items() if name != "mean"})
         return volume
 

@@ -48,9 +48,11 @@ def fit_classes(latents: LatentPosterior, count: int, generator: torch.Generator
     best = max(fits, key=lambda fit: fit.log_likelihood)
     order = best.shares.argsort(descending=True)
     return Classes(
-        best.centres[order].float(), best.shares[order].float(), ClassPosterior(best.posterior.log_weight[:, order]),
+        best.centres[order].float(),
+        best.shares[order].float(),
+        ClassPosterior(best.posterior.log_weight[:, order]),
         best.log_likelihood,
-    )  # fmt: skip
+    )
 
 
 def _likelihoods(latents: LatentPosterior) -> tuple[Float[Tensor, "N Z Z"], Float[Tensor, "N Z"]]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from cryoloom.inference.conformations.subspace import Products, infer_latents, whitened
+from cryoloom.inference.conformations.linear import Products, infer_latents, whitened
 from cryoloom.inference.poses.refine import with_shift_prior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Images

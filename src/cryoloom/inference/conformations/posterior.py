@@ -38,9 +38,10 @@ class LatentPosterior:
         """The same, but of some images nothing is known: the prior, and contrast 0."""
         eye = torch.eye(self.mean.shape[1]).to(self.mean)
         return LatentPosterior(
-            torch.where(unseen[:, None], 0, self.mean), torch.where(unseen[:, None, None], eye, self.covariance),
+            torch.where(unseen[:, None], 0, self.mean),
+            torch.where(unseen[:, None, None], eye, self.covariance),
             torch.where(unseen, 0, self.contrast),
-        )  # fmt: skip
+        )
 
     def told_apart(self) -> tuple[Float[Tensor, " Z"], Float[Tensor, "Z Z"]]:
         """How well images are told apart along the directions in which they are best (and then next best) told apart.

@@ -55,9 +55,12 @@ def with_half_turn(encoder: PoseEncoder, images: Images) -> PosePosterior:
     cryoAI's symmetrised loss is the better of the two. Without it half of the images settle half a turn away.
     """
     both = Images(
-        torch.cat([images.observed, half_turned(images).observed]), images.ctf.repeat(2, 1), images.variance,
-        images.group.repeat(2), images.disc,
-    )  # fmt: skip
+        torch.cat([images.observed, half_turned(images).observed]),
+        images.ctf.repeat(2, 1),
+        images.variance,
+        images.group.repeat(2),
+        images.disc,
+    )
     found = encoder(both)
     B = len(images.observed)
     R = torch.cat([found.R[:B], found.R[B:] @ HALF_TURN.to(found.R)], 1)
@@ -67,7 +70,14 @@ def with_half_turn(encoder: PoseEncoder, images: Images) -> PosePosterior:
 
 def in_box(disc: FourierDisc, box: int) -> FourierDisc:
     """The same frequencies as those of a smaller or larger box over the same field of view."""
-    return FourierDisc(box, disc.pixel_size * disc.box / box, disc.radius, disc.index, disc.k, disc.weight)
+    return FourierDisc(
+        box=box,
+        pixel_size=disc.pixel_size * disc.box / box,
+        radius=disc.radius,
+        index=disc.index,
+        k=disc.k,
+        weight=disc.weight,
+    )
 
 
 def to_images(coefficients: Complex[Tensor, "B P"], disc: FourierDisc) -> Float[Tensor, "B D D"]:
@@ -134,9 +144,13 @@ class VGGEncoder(PoseEncoder):
         if blocks not in (PAPER, COMPACT):
             raise ValueError(f"blocks {blocks}: expected PAPER or COMPACT")
         self.described = {
-            "box": box, "pixel_size": pixel_size, "radius": radius, "paper": float(blocks == PAPER),
-            "filters": filters, "heads": heads,
-        }  # fmt: skip
+            "box": box,
+            "pixel_size": pixel_size,
+            "radius": radius,
+            "paper": float(blocks == PAPER),
+            "filters": filters,
+            "heads": heads,
+        }
         self.box = box
         self.pixel_size = pixel_size
         self.mixed_precision = mixed_precision
@@ -153,10 +167,13 @@ class VGGEncoder(PoseEncoder):
                 side //= 2
         self.trunk = nn.Sequential(*layers, nn.Flatten())
         self.dense = nn.Sequential(
-            nn.Linear(channels * side**2, 512), nn.ReLU(), nn.Linear(512, FEATURES), nn.ReLU(),
+            nn.Linear(channels * side**2, 512),
+            nn.ReLU(),
+            nn.Linear(512, FEATURES),
+            nn.ReLU(),
             # without this the outputs of a fresh network hardly depend on the image, and all images collapse to a pose
             nn.BatchNorm1d(FEATURES, affine=False),
-        )  # fmt: skip
+        )
         self.rotation = nn.Linear(FEATURES, 6 * heads)
         nn.init.normal_(self.rotation.weight, std=FEATURES**-0.5)
         nn.init.zeros_(self.rotation.bias)

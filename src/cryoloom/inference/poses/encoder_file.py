@@ -45,9 +45,11 @@ def to_bytes(trained: TrainedEncoder) -> bytes:
     encoder = trained.encoder
     kind = next(name for name, cls in KINDS.items() if type(encoder) is cls)
     about = {
-        "kind": kind, "described": encoder.described, "symmetrised": trained.symmetrised,
+        "kind": kind,
+        "described": encoder.described,
+        "symmetrised": trained.symmetrised,
         "particle_diameter_angstrom": trained.particle_diameter_angstrom,
-    }  # fmt: skip
+    }
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     return safetensors.torch.save(tensors, {"cryoloom": json.dumps(about)})
 

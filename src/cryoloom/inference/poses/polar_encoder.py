@@ -60,11 +60,20 @@ class PolarEncoder(PoseEncoder):
         """
         super().__init__(disc.radius)
         self.described = {
-            "box": disc.box, "pixel_size": disc.pixel_size, "radius": disc.radius,
-            "diameter_angstrom": diameter_angstrom, "shells": len(signal),
-            "shift_sigma_angstrom": shift_sigma_angstrom, "candidates": candidates, "nside": nside, "rings": rings,
-            "angles": angles, "channels": channels, "layers": layers, "offsets": offsets,
-        }  # fmt: skip
+            "box": disc.box,
+            "pixel_size": disc.pixel_size,
+            "radius": disc.radius,
+            "diameter_angstrom": diameter_angstrom,
+            "shells": len(signal),
+            "shift_sigma_angstrom": shift_sigma_angstrom,
+            "candidates": candidates,
+            "nside": nside,
+            "rings": rings,
+            "angles": angles,
+            "channels": channels,
+            "layers": layers,
+            "offsets": offsets,
+        }
         self.candidates = candidates
         self.nside = nside
         self.sigma = shift_sigma_angstrom
@@ -92,9 +101,12 @@ class PolarEncoder(PoseEncoder):
         disc = FourierDisc.create(int(d["box"]), d["pixel_size"], d["radius"])
         whole = ("candidates", "nside", "rings", "angles", "channels", "layers", "offsets")
         return cls(
-            disc, d["diameter_angstrom"], torch.ones(int(d["shells"])), d["shift_sigma_angstrom"],
+            disc,
+            d["diameter_angstrom"],
+            torch.ones(int(d["shells"])),
+            d["shift_sigma_angstrom"],
             **{name: int(d[name]) for name in whole},
-        )  # fmt: skip
+        )
 
     @property
     def cell_degrees(self) -> float:

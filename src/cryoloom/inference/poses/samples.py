@@ -41,9 +41,11 @@ def posterior_samples(poses: PosePosterior, generator: torch.Generator, mates: i
     turned = R[:, None] @ exponential(turn).to(R)
     count = 2 * pairs
     return Samples(
-        image.repeat_interleave(count), turned.reshape(-1, 3, 3).contiguous(),
-        (t[:, None] + move.to(t)).reshape(-1, 2).contiguous(), (w / count).repeat_interleave(count).contiguous(),
-    )  # fmt: skip
+        image.repeat_interleave(count),
+        turned.reshape(-1, 3, 3).contiguous(),
+        (t[:, None] + move.to(t)).reshape(-1, 2).contiguous(),
+        (w / count).repeat_interleave(count).contiguous(),
+    )
 
 
 def _roots(covariance: Tensor) -> Tensor:

@@ -112,7 +112,15 @@ def match_fine(
     window 12 loses no particle that the whole fine grid would place.
     """
     if images.observed.is_cuda:  # a GPU does the whole fine grid sooner than it prunes
-        return match(images, fine, fine_shifts, shift_prior(fine_shifts, sigma_angstrom), uniform, draws, best)
+        return match(
+            images,
+            fine,
+            shifts=fine_shifts,
+            prior=shift_prior(fine_shifts, sigma_angstrom),
+            uniform=uniform,
+            draws=draws,
+            best=best,
+        )
     from cryoloom.kernels import cpu
 
     images = images.prefix(fine.disc.radius)
@@ -133,9 +141,16 @@ def match_fine(
         kept, count = np.empty((B, cap), np.int32), np.empty(B, np.int64)
         alive = np.empty((B, T), np.bool_)
         cpu.surviving_rotations(
-            cross.numpy(), norm.numpy(), coarse_prior.expand(B, -1).contiguous().numpy(), window, cap, threads,
-            kept, count, alive,
-        )  # fmt: skip
+            cross.numpy(),
+            norm.numpy(),
+            norm=coarse_prior.expand(B, -1).contiguous().numpy(),
+            prior=window,
+            window=cap,
+            cap=threads,
+            threads=kept,
+            kept=count,
+            count=alive,
+        )
         allowed = (alive.astype(np.float32) @ near.astype(np.float32)) > 0
         result = GridPosterior(
             torch.empty(B, draws, dtype=torch.int64),
@@ -144,10 +159,22 @@ def match_fine(
             torch.empty(B),
         )
         cpu.child_posterior(
-            _shifted(data, images.disc, fine_shifts).numpy(), power.contiguous().numpy(), fine_slices, fine_power,
-            fine_prior.numpy(), allowed, kept, count, table, uniform[rows].numpy(), threads,
-            result.picks.numpy(), result.best.numpy(), result.best_score.numpy(), result.log_evidence.numpy(),
-        )  # fmt: skip
+            _shifted(data, images.disc, fine_shifts).numpy(),
+            power.contiguous().numpy(),
+            power=fine_slices,
+            S=fine_power,
+            S2=fine_prior.numpy(),
+            prior=allowed,
+            allowed=kept,
+            kept=count,
+            count=table,
+            children=uniform[rows].numpy(),
+            uniform=threads,
+            threads=result.picks.numpy(),
+            picks=result.best.numpy(),
+            best_key=result.best_score.numpy(),
+            best_score=result.log_evidence.numpy(),
+        )
         parts.append(result)
     return _concatenated(parts)
 

@@ -1,0 +1,1 @@
+"""Files that survive a kill, a crash, a full disk; imports nothing of ours."""

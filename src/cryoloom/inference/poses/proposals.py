@@ -1,0 +1,33 @@
+"""What an encoder proposes for all images of a feed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels.dispatch import Images
+from cryoloom.particles.feed import ImageFeed
+
+AT_ONCE = 500  # images
+
+
+@torch.no_grad()
+def propose(
+    encode: Callable[[Images], PosePosterior], feed: ImageFeed, radius: float, noise: Float[Tensor, "G S"]
+) -> PosePosterior:
+    """Candidates of all images, batch by batch, on the CPU.
+
+    Args:
+        encode: of a network that is in the mode of inference (`eval`); radius: as far as it reads.
+    """
+    parts = []
+    for start in range(0, len(feed), AT_ONCE):
+        rows = np.arange(start, min(start + AT_ONCE, len(feed)))
+        parts.append(encode(feed.images(rows, radius, noise)).to(torch.device("cpu")))
+    R, t, weight = (torch.cat([getattr(p, name) for p in parts]) for name in ("R", "t", "log_weight"))
+    return PosePosterior(R, t, weight)

@@ -1,0 +1,1 @@
+"""What a user asks for: whole runs from particles to a filled folder."""

@@ -1,0 +1,97 @@
+"""A finished run of conformations, opened again: its latents, its images, and maps at any place of the latent space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.inference.conformations.local_maps import StateMap, state_map
+from cryoloom.inference.conformations.posterior import LatentPosterior
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.jobs.hetero import consensus_settings
+from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
+from cryoloom.jobs.settings import HeteroSettings
+from cryoloom.maps.io import DensityMap, read_map
+from cryoloom.particles.errors import BadInput
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.runs.folder import read_record, read_settings
+from cryoloom.volumes.conformation_file import read_conformations
+from cryoloom.volumes.interface import ConformationVolume
+
+
+@dataclass(frozen=True)
+class ConformationRun:
+    """What a run of `cryoloom hetero` offers afterwards.
+
+    Attributes:
+        particles: with the run's poses; feed: their images; poses: K = 1; half: [N] of 0 and 1.
+        latents: of all images; mask: [D, D, D]; volume: the family that was fitted.
+    """
+
+    particles: ParticleSet
+    feed: ImageFeed
+    poses: PosePosterior
+    half: np.ndarray
+    latents: LatentPosterior
+    mask: Tensor
+    volume: ConformationVolume
+
+    def map_at(self, z: Float[Tensor, " Z"]) -> StateMap:
+        """The map at a latent point, by the images near it.
+
+        Raises:
+            ValueError: for a point of another number of coordinates.
+        """
+        if z.shape != self.latents.mean.shape[1:]:
+            raise ValueError(f"{len(z)} coordinates; expected {self.latents.mean.shape[1]}, those of the run's latents")
+        noise = self.feed.source.preprocessing.noise.float()
+        return state_map(self.feed, self.poses, half=self.half, noise=noise, mask=self.mask, latents=self.latents, z=z)
+
+    def decoded(self, z: Float[Tensor, " Z"]) -> DensityMap:
+        """The map that the fitted family itself has at a latent point."""
+        volume = self.volume.density_map(z.float(), (self.feed.box - 1) // 2)
+        return DensityMap(volume.contiguous(), self.feed.pixel_size)
+
+
+def open_conformations(folder: Path, device: torch.device, threads: int) -> ConformationRun:
+    """Open a finished run.
+
+    Raises:
+        BadInput: where it has no latents: it found no heterogeneity, is not finished, or is of another kind.
+    """
+    record = read_record(folder)
+    if record.command != "hetero" or record.status != "finished":
+        raise BadInput(
+            f"{folder}: a run of cryoloom {record.command}, {record.status}\n"
+            "  expected: a finished run of cryoloom hetero"
+        )
+    if not (folder / "z.npy").is_file():
+        raise BadInput(f"{folder}: this run found no heterogeneity: there are no latents (see its report.html)")
+    settings = read_settings(folder, HeteroSettings)
+    given = replace(settings.input, particles=str(folder / "particles.star"))
+    base = replace(consensus_settings(settings), input=given, device=device.type, threads=threads)
+    particles = open_input(given)
+    feed = make_feed(particles, prepare(particles, base), base)
+    poses, half = particles.input_poses(), particles.half_sets()
+    assert half is not None  # a run writes them
+    mean, covariance, contrast = (
+        torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False))
+        for name in ("z", "z_covariance", "contrast")
+    )
+    if len(mean) != len(particles):
+        raise BadInput(f"{folder}: latents of {len(mean)} images, particles.star has {len(particles)}: was it edited?")
+    return ConformationRun(
+        particles=particles,
+        feed=feed,
+        poses=PosePosterior.certain(poses.R.float(), poses.t.float()),
+        half=half - 1,
+        latents=LatentPosterior(mean, covariance, contrast),
+        mask=read_map(folder / "mask.mrc").data.float(),
+        volume=read_conformations(folder / "conformations.safetensors"),
+    )

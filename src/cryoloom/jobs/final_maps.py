@@ -1,0 +1,146 @@
+"""From refined poses to what the user gets: half maps, the filtered and the sharpened map, masks, curves, particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryoloom.maps.backprojection import (
+    Statistics,
+    solve,
+    ssnr_of_sum,
+)
+from cryoloom.maps.coverage import OrientationCoverage, orientation_coverage
+from cryoloom.maps.fsc import GoldStandard, directional_fsc, gold_standard
+from cryoloom.maps.local_resolution import local_resolution
+from cryoloom.maps.mask import automatic_mask
+from cryoloom.maps.sharpen import GuinierFit, guinier_b_factor, sharpen
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.physics.fourier import rebox
+from cryoloom.physics.rotations import symmetry_group, view_grid
+from cryoloom.recipes.refine import RefineState, half_statistics
+from cryoloom.runs.loop import torch_generator
+
+STAGE_INDEX = 2
+FITTING_MISFIT = 3.0  # s.d. below the score that a right pose gives
+
+
+@dataclass(frozen=True)
+class FinalMaps:
+    """Maps on the working box D (unnormalised only by the data's own scale) and their scores.
+
+    Attributes:
+        combined: Wiener-filtered map of both halves; sharp: sharpened; halves: unfiltered.
+        mask: soft, of the molecule; local: resolution in angstrom at each voxel.
+        gold: gold-standard FSC; guinier: the fitted B-factor.
+        directions: [V, 4] of (x, y, z, resolution in angstrom).
+        coverage: of orientations and of Fourier space.
+    """
+
+    combined: Tensor
+    sharp: Tensor
+    halves: tuple[Tensor, Tensor]
+    mask: Tensor
+    local: Tensor
+    gold: GoldStandard
+    guinier: GuinierFit
+    directions: Tensor
+    coverage: OrientationCoverage
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredMaps:
+    """Maps of two half sets on the working box D and how well they agree.
+
+    Attributes:
+        combined: Wiener-filtered map of both halves; halves: unfiltered; mask: soft; gold: gold-standard FSC in it.
+    """
+
+    combined: Tensor
+    halves: tuple[Tensor, Tensor]
+    mask: Tensor
+    gold: GoldStandard
+
+
+def full_statistics(
+    feed: ImageFeed, state: RefineState, group: Tensor, radius: int, generator: torch.Generator
+) -> tuple[Statistics, Statistics]:
+    """Both halves at full radius: the last iteration's sums where they reach it, else inserted once more."""
+    if state.statistics is not None and state.statistics[0].side == 4 * (radius + 2):
+        return state.statistics
+    return half_statistics(
+        feed, state.posterior, half=state.half, noise=state.noise, group=group, radius=radius, generator=generator
+    )
+
+
+def _in_box(volume: Tensor, box: int) -> Tensor:
+    """The volume in the working box; density per voxel as an image of that box would show it."""
+    return rebox(volume, box).contiguous().cpu()
+
+
+def scored_maps(
+    feed: ImageFeed,
+    halves: tuple[Statistics, Statistics],
+    rough: torch.Generator,
+    final: torch.Generator,
+    mask: Tensor | None = None,
+) -> ScoredMaps:
+    """Maps of two halves at full radius and their FSC.
+
+    Args:
+        rough, final: generators of the random phases of the FSC within the sphere, and within the mask.
+        mask: [D, D, D]; found from the map where it is left out.
+    """
+    radius = (feed.box - 1) // 2
+    box, pixel = feed.box, feed.pixel_size
+    one, two = (_in_box(solve(h, None, radius), box) for h in halves)
+    both = halves[0] + halves[1]
+    if mask is None:
+        sphere = feed.mask(box).cpu()
+        within = gold_standard(one, two, sphere, pixel, rough)
+        first = _in_box(solve(both, ssnr_of_sum(within.corrected[: radius + 1]), radius), box) * sphere
+        diameter = feed.source.preprocessing.particle_diameter_angstrom
+        mask = automatic_mask(first, pixel, diameter, within.resolution_angstrom) * sphere
+    gold = gold_standard(one, two, mask, pixel, final)
+    combined = _in_box(solve(both, ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
+    return ScoredMaps(combined, (one, two), mask, gold)
+
+
+def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) -> FinalMaps:
+    """Reconstruct, mask, filter, sharpen and score."""
+    group = symmetry_group(symmetry).float().to(feed.device)
+    radius = (feed.box - 1) // 2
+    halves = full_statistics(feed, state, group, radius, torch_generator(seed, STAGE_INDEX, 3))
+    box, pixel = feed.box, feed.pixel_size
+    scored = scored_maps(feed, halves, torch_generator(seed, STAGE_INDEX, 1), torch_generator(seed, STAGE_INDEX, 2))
+    raw, mask, gold, both = scored.halves, scored.mask, scored.gold, halves[0] + halves[1]
+    # unfiltered: the fit and the sharpening weigh by the FSC themselves
+    unfiltered = _in_box(solve(both, None, radius), box) * mask
+    guinier = guinier_b_factor(unfiltered, gold.corrected, pixel)
+    sharp = sharpen(unfiltered, guinier.b_factor_angstrom2, gold.corrected, pixel)
+    local = local_resolution(raw[0], raw[1], mask, pixel)
+    views = view_vectors(2)
+    directional = directional_fsc(raw[0], raw[1], mask, pixel, views)
+    directions = torch.cat([views, directional.resolution_angstrom[:, None].float()], 1)
+    coverage = orientation_coverage(state.poses.R[:, 0], symmetry=symmetry)
+    return FinalMaps(
+        combined=scored.combined,
+        sharp=sharp,
+        halves=(raw[0], raw[1]),
+        mask=mask,
+        local=local,
+        gold=gold,
+        guinier=guinier,
+        directions=directions,
+        coverage=coverage,
+    )
+
+
+def view_vectors(nside: int) -> Tensor:
+    """Unit vectors of the upper half of the HEALPix directions, float32 [V, 3]: d and -d are one direction."""
+    angles = torch.deg2rad(view_grid(nside))
+    phi, theta = angles[:, 0], angles[:, 1]
+    vectors = torch.stack([theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos()], 1).float()
+    return vectors[vectors[:, 2] > -1e-6]

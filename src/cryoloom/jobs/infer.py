@@ -1,0 +1,156 @@
+"""Poses of images that a run has never seen: its encoder proposes, its map weighs, nothing is trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.poses.encoder_file import read_encoder
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.refine import refine_poses
+from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.fsc import crossing, fourier_shell_correlation
+from cryoloom.maps.io import read_map
+from cryoloom.particles.errors import BadInput
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.particles.input_poses import pose_columns
+from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.physics.fourier import rebox
+from cryoloom.recipes.abinit import FIRST_SIGMA
+
+BATCH = 500  # images at once: the memory that a run of any length takes
+LOW_STEPS = 4  # of all candidates, at the encoder's radius,
+KEPT = 3  # of which so many go on
+MARCH = 1.5  # by which the radius grows from climb to climb: from too far off, a fine map only misleads
+PIXEL_TOLERANCE = 0.005  # relative
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """Poses of N images, and how fast they came.
+
+    Attributes:
+        R, t: of the likeliest candidate, [N, 3, 3] and [N, 2] angstrom; weight: its share of the posterior;
+        score: log p(image | pose, map) - log p(image | no particle).
+        encode_s, polish_s: wall seconds in the encoder, and in weighing and climbing; latency_s: of a batch.
+    """
+
+    R: Tensor
+    t: Tensor
+    weight: Tensor
+    score: Tensor
+    encode_s: float
+    polish_s: float
+    latency_s: float
+
+
+class TrainedRun:
+    """What a finished run offers to new images: encoder, map, and the particle's diameter."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """Raises:
+        BadInput: where the run has no encoder or no map.
+        BadEncoderFile: where the encoder can't be read.
+        """
+        path = folder / "encoder.safetensors"
+        if not path.exists():
+            raise BadInput(
+                f"{folder}: this run has no encoder\n  what to do: run cryoloom reconstruct with --poses hybrid (or "
+                "amortized); poses of new images from a map alone are found by cryoloom refine --from map.mrc"
+            )
+        if not (folder / "map.mrc").exists():
+            raise BadInput(f"{folder}: this run has no map.mrc: has it been interrupted? (cryoloom resume {folder})")
+        self.encode = read_encoder(path)
+        self.encode.encoder.to(device)
+        halves = [read_map(folder / name) for name in ("half1.mrc", "half2.mrc")]
+        given = read_map(folder / "map.mrc")
+        # noise around the molecule costs accuracy of the poses
+        self.map, self.pixel_size = given.data.float() * read_map(folder / "mask.mrc").data.float(), given.pixel_size
+        self.box = self.map.shape[-1]
+        self.radius = _resolved(*(h.data.float() for h in halves))
+
+    def check(self, particles: ParticleSet) -> int:
+        """The working box in which new images have the run's pixel size and field of view.
+
+        Raises:
+            BadInput: if there is none.
+        """
+        side, wanted = particles.box * particles.pixel_size, self.box * self.pixel_size
+        if abs(side / wanted - 1) > PIXEL_TOLERANCE or particles.box < self.box:
+            raise BadInput(
+                f"{particles.path}: images of {particles.box} px at {particles.pixel_size:.4f} angstrom\n"
+                f"  expected: the field of view that the run was made with, {wanted:.1f} angstrom "
+                f"({self.box} px at {self.pixel_size:.4f} angstrom or finer)\n"
+                "  what to do: extract the new particles in a box of that size"
+            )
+        return self.box
+
+
+def _resolved(first: Tensor, second: Tensor) -> int:
+    """Shell to which the run's half maps agree: images are compared with its map up to there."""
+    fsc = fourier_shell_correlation(first, second)
+    limit = (first.shape[-1] - 1) // 2
+    return min(limit, max(4, int(crossing(torch.cat([fsc[: limit + 1], torch.zeros(1)]), 0.143))))
+
+
+@torch.no_grad()
+def infer(
+    run: TrainedRun, feed: ImageFeed, polish: int, say: Callable[[int, float], None] = lambda done, rate: None
+) -> Inferred:
+    """Poses of all images of a feed, batch by batch, at a cost and in a memory that do not depend on their number.
+
+    Args:
+        polish: steps of each climb, up to the map's resolution; with 0 candidates are weighed where they are.
+        say: told after each batch how many images are done, and images a second.
+    """
+    noise = feed.source.preprocessing.noise.float()
+    low = int(run.encode.encoder.radius)
+    radii = march(low, run.radius) if polish else [low]
+    grids = [volume_to_half(rebox(run.map.to(feed.device), 2 * (r + 2))) for r in radii]
+    sigma = FIRST_SIGMA * feed.box * feed.pixel_size
+    N = len(feed)
+    R, t, weight, score = torch.empty(N, 3, 3), torch.empty(N, 2), torch.empty(N), torch.empty(N)
+    encode_s = polish_s = latency = 0.0
+    began = time.perf_counter()
+    for start in range(0, N, BATCH):
+        rows = np.arange(start, min(start + BATCH, N))
+        images = feed.images(rows, max(low, run.radius), noise)
+        at = time.perf_counter()
+        found = run.encode(images)
+        encode_s += time.perf_counter() - at
+        at = time.perf_counter()
+        equal = PosePosterior(found.R, found.t, torch.where(found.log_weight.isfinite(), 0.0, -torch.inf))
+        refined = refine_poses(grids[0], images.prefix(low), equal, sigma, LOW_STEPS if polish else 0)
+        for grid, radius in zip(grids[1:], radii[1:], strict=True):
+            refined = refine_poses(grid, images.prefix(radius), refined.posterior.top(KEPT), sigma, polish)
+        polish_s += time.perf_counter() - at
+        best_R, best_t = refined.posterior.best()
+        R[start : start + len(rows)], t[start : start + len(rows)] = best_R.cpu(), best_t.cpu()
+        weight[start : start + len(rows)] = refined.posterior.log_weight.amax(1).exp().cpu()
+        score[start : start + len(rows)] = refined.score.cpu()
+        latency = latency or time.perf_counter() - began
+        say(start + len(rows), (start + len(rows)) / (time.perf_counter() - began))
+    return Inferred(R=R, t=t, weight=weight, score=score, encode_s=encode_s, polish_s=polish_s, latency_s=latency)
+
+
+def march(low: int, high: int) -> list[int]:
+    """Radii of the climbs, from the encoder's to the map's."""
+    radii = [low]
+    while radii[-1] < high:
+        radii.append(min(high, round(MARCH * radii[-1])))
+    return radii
+
+
+def columns(found: Inferred) -> dict[str, np.ndarray]:
+    """Of the particle file that is written."""
+    return {
+        **pose_columns(found.R, found.t),
+        "rlnLogLikeliContribution": found.score.double().numpy(),
+        "rlnMaxValueProbDistribution": found.weight.double().numpy(),
+    }

@@ -1,0 +1,67 @@
+"""Images on their way from the particle source to the kernels: CTF evaluated, noise attached, on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.kernels.dispatch import Images
+from cryoloom.maps.backprojection import particle_mask
+from cryoloom.particles.batches import ParticleSource
+from cryoloom.physics.ctf import evaluate_ctf
+from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.noise import spread_shells
+
+# a premultiplied image is divided by its CTF; next to the zeros nothing is to be had
+LEAST_CTF2 = 1e-3
+
+
+class ImageFeed:
+    """Hands out `Images` of chosen rows within a radius. Holds no images itself: the source caches within its bound."""
+
+    def __init__(self, source: ParticleSource, device: torch.device) -> None:
+        self.source = source
+        self.device = device
+        self.disc = source.disc
+        self.box = source.disc.box
+        self.pixel_size = source.disc.pixel_size
+        self.diameter_px = source.preprocessing.particle_diameter_angstrom / self.pixel_size
+        self.groups = len(source.preprocessing.noise)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def radius_of(self, level: float) -> int:
+        """Radius in Fourier pixels of the working box of a level: Fourier pixels of a box as large as the particle."""
+        return min((self.box - 1) // 2, max(3, round(level * self.box / self.diameter_px)))
+
+    def mask(self, box: int) -> Float[Tensor, "D D D"]:
+        """Soft sphere around the particle in a box of the working box's field of view."""
+        return particle_mask(box, self.diameter_px * box / self.box, self.device)
+
+    def prefix(self, radius: float) -> FourierDisc:
+        """The disc of `radius` on the device."""
+        d = self.disc.prefix(radius)
+        return FourierDisc(
+            box=d.box,
+            pixel_size=d.pixel_size,
+            radius=d.radius,
+            index=d.index.to(self.device),
+            k=d.k.to(self.device),
+            weight=d.weight.to(self.device),
+        )
+
+    def images(self, rows: np.ndarray, radius: float, noise: Float[Tensor, "G S"]) -> Images:
+        """Images of `rows` on the disc of `radius` with noise spectra by shell (E|n|^2, one row a group)."""
+        disc = self.disc.prefix(radius)
+        P = len(disc.weight)
+        batch = self.source.batch(rows)
+        ctf = evaluate_ctf(batch.ctf.to(dtype=torch.float32), disc.k)
+        observed = batch.observed[:, :P].contiguous()
+        if self.source.particles.ctf_premultiplied:
+            observed = observed * (ctf / (ctf.square() + LEAST_CTF2))
+        variance = spread_shells(noise.to(torch.float32).cpu(), disc).contiguous()
+        to = self.device
+        return Images(observed.to(to), ctf.to(to), variance.to(to), batch.group.to(to), self.prefix(radius))

@@ -1,0 +1,1 @@
+"""Methods as sequences of steps, each with its settings."""

@@ -1,0 +1,527 @@
+"""Ab initio: online EM from random orientations with frequency marching, several starts judged by held-out images.
+
+Every step matches a small batch against slices of the present map (exhaustively, as matrix products), draws poses from
+the posterior and blends the batch's statistics into running ones. Nothing is stored per image. A level ends when the
+likelihood of held-out images no longer grows. Starts are independent until two of them agree (their aligned maps
+correlate); where none agree, the likeliest is carried on to one more level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.poses.frames import Frame, common_frames
+from cryoloom.inference.poses.grids import RotationGrid, cached_rotation_grid, shift_grid, shift_step_angstrom
+from cryoloom.inference.poses.search import match, shift_prior, slice_reference
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import Images, Samples
+from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.align import apply_rigid, mirrored
+from cryoloom.maps.backprojection import (
+    Statistics,
+    accumulate,
+    moved,
+    running_map,
+)
+from cryoloom.maps.fsc import fourier_shell_correlation
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.particles.selection import most_informative
+from cryoloom.physics.rotations import random_rotations
+from cryoloom.runs.loop import numpy_generator, torch_generator
+from cryoloom.runs.progress import StepInfo
+
+STAGE_INDEX = 0
+DRAWS = 32  # poses drawn from each image's posterior
+CHECK_EVERY = 5  # steps between looks at the held-out images
+FIRST_SIGMA = 0.06  # prior s.d. of shifts, box sides, before it is learnt
+REACH = 2.5  # shifts are searched to so many standard deviations
+NOISE_RATE = 0.1
+LEAST_GAIN = 0.2  # nats an image, for a level to go on,
+LEAST_SHARE = 0.005  # ... or this share of what the map makes held-out images likelier by
+
+
+@dataclass(frozen=True, slots=True)
+class AbInitSettings:
+    """Ab initio by online EM with frequency marching."""
+
+    restarts: int = 4
+    """Most independent random starts; fewer are made as soon as two agree."""
+
+    considered: int = 50_000
+    """Images, drawn at random, of which the most informative ones are used."""
+
+    share: float = 0.3
+    """Of them, those that the CTF left most signal at low resolution. On a 70S ribosome at SNR 0.05, starts on all
+    images rarely succeeded and starts on these 30 % always did."""
+
+    least_used: int = 1500
+    """Images that are used at least."""
+
+    levels: tuple[float, ...] = (3.75, 4.5, 6.0)
+    """Radii of the scouting levels, Fourier pixels of a box as large as the particle: resolution = diameter / level.
+    On a 70S ribosome of 0.75 box sides these are r = 5, 6, 8 of the box."""
+
+    final_level: float = 7.5
+    """Radius to which the best start is carried on where no two starts agree."""
+
+    nside: tuple[int, ...] = (3, 3, 4, 4)
+    """HEALPix nside of the rotation grid of each level (3 is 20 degrees, 4 is 15)."""
+
+    batch: tuple[int, ...] = (200, 200, 300, 400)
+    """Images a step."""
+
+    rate: tuple[float, ...] = (0.6, 0.5, 0.4, 0.25)
+    """Weight of the newest batch in the running statistics."""
+
+    least_steps: tuple[int, ...] = (20, 25, 15, 10)
+    """Steps of each level before it may end; the lowest ones are cheap, and shape is decided there."""
+
+    most_steps: int = 40
+    """Steps after which a level ends in any case."""
+
+    held_out: int = 300
+    """Images that no start learns from: they judge the starts (fewer where the set is small)."""
+
+    agreement: float = 0.75
+    """Correlation of two aligned maps, weighted by shells, above which two starts agree."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One independent start: its running statistics (two sets, fed in turn) and what it has learnt.
+
+    Attributes:
+        first, second: statistics fed by even and odd steps: their FSC gives the weight of each shell.
+        noise: [G, S]; sigma_angstrom: s.d. of shifts; level, steps: at this level; evidence: of the held-out images
+            at the checks of this level, nats an image, newest last; strength: that of the newest over no particle at
+            all; held_poses: [H, 3, 3], theirs at the last check.
+    """
+
+    first: Statistics
+    second: Statistics
+    noise: Tensor
+    sigma_angstrom: float
+    level: int
+    steps: int
+    evidence: tuple[float, ...]
+    strength: float
+    held_poses: Tensor
+
+
+@dataclass(frozen=True)
+class AbInitState:
+    """Carried from step to step.
+
+    Attributes:
+        step: done so far; current: the start at work, None between two.
+        index: its number; done: starts that reached the end of scouting; scores: their evidence;
+        likeness: [n, n] agreement of done starts; chosen: index of the one carried to the final level, -1 before.
+        complete: the recipe is through.
+    """
+
+    step: int
+    index: int
+    current: Start | None
+    done: tuple[Start, ...]
+    scores: tuple[float, ...]
+    likeness: Tensor
+    chosen: int
+    complete: bool
+
+
+class AbInitRecipe:
+    """The stage `abinit`; its result is `result(state)`."""
+
+    name = "abinit"
+
+    def __init__(
+        self, feed: ImageFeed, settings: AbInitSettings, seed: int, preview: Callable[[Tensor], None] | None = None
+    ) -> None:
+        """`preview` is handed the map of the likeliest start while it forms (see `_volume` for its box)."""
+        self.feed, self.settings, self.seed = feed, settings, seed
+        self.preview = preview
+        self.levels = (*settings.levels, settings.final_level)
+        order = numpy_generator(seed, STAGE_INDEX, 0).permutation(len(feed))[: settings.considered]
+        count = max(settings.least_used, round(settings.share * len(order)))
+        radius, noise = self.radius(len(settings.levels) - 1), feed.source.preprocessing.noise
+        order = most_informative(feed, order, radius, noise, count)
+        held = min(settings.held_out, len(order) // 5)
+        self.held_out = np.sort(order[:held])
+        self.pool = order[held:]
+
+    def radius(self, level: int) -> int:
+        """Of a level, in Fourier pixels of the working box."""
+        return self.feed.radius_of(self.levels[level])
+
+    def init(self) -> AbInitState:
+        """Before the first start."""
+        return AbInitState(
+            step=0, index=0, current=None, done=(), scores=(), likeness=torch.zeros(0, 0), chosen=-1, complete=False
+        )
+
+    def finished(self, state: AbInitState) -> bool:
+        """Whether the chosen start has reached the end of the final level."""
+        return state.complete
+
+    def step(self, state: AbInitState) -> tuple[AbInitState, StepInfo]:
+        """One batch of one start; at the end of a level the march goes on."""
+        start = state.current if state.current is not None else self._new_start(state.index)
+        level = start.level
+        start, fsc, evidence = self._em_step(start, state.step + 1)
+        if self.preview is not None and self._worth_a_look(start, state.scores):
+            self.preview(self._volume(start)[0])
+        message = None
+        if self._level_done(start) or self._agrees_already(state, start):
+            following, message = self._advance(replace(state, step=state.step + 1, current=start))
+        else:
+            following = replace(state, step=state.step + 1, current=start)
+        radius = self.radius(level)
+        info = StepInfo(
+            stage=self.name,
+            step=state.step + 1,
+            total=None,
+            resolution_angstrom=self.feed.box * self.feed.pixel_size / radius,
+            metrics=(
+                ("start", float(state.index)),
+                ("level", float(level)),
+                ("evidence", evidence),
+                ("fsc_at_rim", float(fsc[radius])),
+                ("shift_sigma_angstrom", start.sigma_angstrom),
+            ),
+            message=message,
+        )
+        return following, info
+
+    def _worth_a_look(self, start: Start, scores: tuple[float, ...]) -> bool:
+        """Whether the map has just been judged, has left the first level, and is likelier than all earlier starts."""
+        if start.level == 0 or start.steps % CHECK_EVERY or not start.evidence:
+            return False
+        if not scores:
+            return True
+        # evidence is comparable at one radius only
+        return self._scouted(start) and start.evidence[-1] > max(scores)
+
+    def _scouted(self, start: Start) -> bool:
+        """Whether a start is in its last scouting level, or beyond."""
+        return start.level + 1 >= len(self.settings.levels)
+
+    def _new_start(self, index: int) -> Start:
+        """Statistics of a few hundred images at random rotations."""
+        rng = numpy_generator(self.seed, STAGE_INDEX, 1_000_000 + index)
+        generator = torch_generator(self.seed, STAGE_INDEX, 1_000_000 + index)
+        radius = self.radius(0)
+        noise = self.feed.source.preprocessing.noise.float()
+        rows = np.sort(rng.choice(self.pool, min(400, len(self.pool)), replace=False))
+        images = self.feed.images(rows, radius, noise)
+        n, device = len(rows), self.feed.device
+        samples = Samples(
+            torch.arange(n, device=device),
+            random_rotations(n, generator).float().to(device),
+            torch.zeros(n, 2, device=device),
+            torch.ones(n, device=device),
+        )
+        first = accumulate(images, samples, 4 * (radius + 2))
+        sigma = FIRST_SIGMA * self.feed.box * self.feed.pixel_size
+        return Start(
+            first=first,
+            second=first,
+            noise=noise,
+            sigma_angstrom=sigma,
+            level=0,
+            steps=0,
+            evidence=(),
+            strength=0.0,
+            held_poses=torch.zeros(0, 3, 3),
+        )
+
+    def _volume(self, start: Start) -> tuple[Tensor, Tensor]:
+        """The present map, masked, Wiener-filtered by the FSC of the two sets; and that FSC."""
+        radius = self.radius(start.level)
+        return running_map(start.first, start.second, radius, self.feed.mask(2 * (radius + 2)))
+
+    def _em_step(self, start: Start, step: int) -> tuple[Start, Tensor, float]:
+        level = start.level
+        radius = self.radius(level)
+        rng = numpy_generator(self.seed, STAGE_INDEX, step)
+        generator = torch_generator(self.seed, STAGE_INDEX, step)
+        volume, fsc = self._volume(start)
+        grid = volume_to_half(volume)
+        rotations = self._turned_grid(self.settings.nside[level], generator)
+        reference = slice_reference(grid, rotations, self.feed.prefix(radius))
+        spacing = shift_step_angstrom(self.feed.box, self.feed.pixel_size, radius)
+        shifts = shift_grid(spacing, max(REACH * start.sigma_angstrom, 1.01 * spacing)).to(self.feed.device)
+        prior = shift_prior(shifts, start.sigma_angstrom)
+        rows = np.sort(rng.choice(self.pool, min(self.settings.batch[level], len(self.pool)), replace=False))
+        images = self.feed.images(rows, radius, start.noise)
+        uniform = torch.from_numpy(rng.random(len(rows), dtype=np.float32)).to(self.feed.device)
+        posterior = match(images, reference, shifts=shifts, prior=prior, uniform=uniform, draws=DRAWS)
+        samples = _drawn(posterior.picks, rotations.R.to(shifts), shifts)
+        newest = accumulate(images, samples, 4 * (radius + 2))
+        rate = self.settings.rate[level]
+        first, second = start.first, start.second
+        if start.steps % 2 == 0:
+            first = first.blended(newest, rate)
+        else:
+            second = second.blended(newest, rate)
+        evidence, strength, poses = start.evidence, start.strength, start.held_poses
+        if (start.steps + 1) % CHECK_EVERY == 0:
+            held = self.feed.images(self.held_out, radius, start.noise)
+            judged = match(
+                held, reference, shifts=shifts, prior=prior, uniform=torch.zeros(len(self.held_out)).to(shifts), draws=1
+            )
+            strength = float(judged.log_evidence.mean())
+            evidence = (*evidence, strength + float(_null_log_likelihood(held).mean()))
+            poses = rotations.R.to(shifts)[judged.best[:, 0] % len(rotations.R)]
+        noise = self._learnt_noise(start, grid, images, samples) if start.steps >= CHECK_EVERY else start.noise
+        sigma = _learnt_sigma(start.sigma_angstrom, samples, spacing, len(rows))
+        start = Start(
+            first=first,
+            second=second,
+            noise=noise,
+            sigma_angstrom=sigma,
+            level=level,
+            steps=start.steps + 1,
+            evidence=evidence,
+            strength=strength,
+            held_poses=poses,
+        )
+        return start, fsc, float(posterior.log_evidence.mean())
+
+    def _turned_grid(self, nside: int, generator: torch.Generator) -> RotationGrid:
+        """The grid turned at random, so that no orientation between its points is left out step after step."""
+        grid = cached_rotation_grid(nside)
+        turn = random_rotations(1, generator)[0].float()
+        return RotationGrid(nside, (turn @ grid.R).contiguous())
+
+    def _learnt_noise(self, start: Start, grid: Tensor, images: Images, samples: Samples) -> Tensor:
+        """Noise spectra drawn towards the power of the batch's residuals, for the shells within the radius."""
+        power, total = dispatch.residual_power(grid, images, samples)
+        power, total = power.cpu(), total.cpu()
+        n = min(power.shape[1], start.noise.shape[1])
+        noise = start.noise.clone()
+        seen = total[:, :n] > 0
+        newest = torch.where(seen, power[:, :n] / total[:, :n].clamp(min=1e-9), noise[:, :n])
+        noise[:, :n] = torch.lerp(noise[:, :n], newest, NOISE_RATE)
+        return noise
+
+    def _level_done(self, start: Start) -> bool:
+        s = self.settings
+        if start.steps < s.least_steps[start.level]:
+            return False
+        if start.steps >= s.most_steps:
+            return True
+        seen = start.evidence
+        if len(seen) < 3 or start.steps % CHECK_EVERY:
+            return False
+        # no gain in the last two checks over the best before them, by more than their scatter
+        return max(seen[-2:]) < max(seen[:-2]) + max(LEAST_GAIN, LEAST_SHARE * start.strength)
+
+    def _agrees_already(self, state: AbInitState, start: Start) -> bool:
+        """Whether a start in its last scouting level has come to the map of the likeliest one before it."""
+        if state.chosen >= 0 or not (self._scouted(start) and state.done) or start.steps % CHECK_EVERY:
+            return False
+        return self._likeness_of(start, state.done[int(np.argmax(state.scores))]) >= self.settings.agreement
+
+    def _advance(self, state: AbInitState) -> tuple[AbInitState, str | None]:
+        """To the next level; from the last scouting level to the next start or to the final level of the best."""
+        start = state.current
+        assert start is not None
+        if state.chosen >= 0:
+            return replace(state, current=start, complete=True), None
+        if not self._scouted(start):
+            return replace(state, current=self._marched(start, start.level + 1)), None
+        start = self._recentred(start)
+        done, scores = (*state.done, start), (*state.scores, max(start.evidence[-2:]))
+        likeness = self._likeness(done, state.likeness)
+        best = int(np.argmax(scores))
+        agreed = len(done) > 1 and float(likeness[best].max()) >= self.settings.agreement
+        text = f"start {state.index + 1}: evidence {scores[-1]:.1f} nats an image"
+        if len(done) > 1:
+            text += f", likeness to the best other {float(likeness[-1].max()):.2f}"
+        if agreed:  # a map that is right is better improved by refinement
+            known = replace(state, done=done, scores=scores, likeness=likeness, chosen=best)
+            return replace(known, current=done[best], complete=True), text
+        if len(done) >= self.settings.restarts:
+            carried = self._marched(done[best], len(self.levels) - 1)
+            return replace(state, current=carried, done=done, scores=scores, likeness=likeness, chosen=best), text
+        return replace(state, index=state.index + 1, current=None, done=done, scores=scores, likeness=likeness), text
+
+    def _marched(self, start: Start, level: int) -> Start:
+        side = 4 * (self.radius(level) + 2)
+        return replace(
+            start, first=start.first.resized(side), second=start.second.resized(side), level=level, steps=0, evidence=()
+        )
+
+    def _recentred(self, start: Start) -> Start:
+        """Moved so that the centre of mass of the density sits at the centre of the box."""
+        volume, _ = self._volume(start)
+        offset = -centre_of_mass(volume)
+        return replace(start, first=moved(start.first, offset), second=moved(start.second, offset))
+
+    def _likeness(self, done: tuple[Start, ...], known: Tensor) -> Tensor:
+        """Pairwise agreement of the done starts' maps; only the newest row is computed."""
+        n = len(done)
+        likeness = torch.zeros(n, n)
+        likeness[: n - 1, : n - 1] = known
+        for i in range(n - 1):
+            likeness[i, -1] = likeness[-1, i] = self._likeness_of(done[-1], done[i])
+        return likeness
+
+    def _likeness_of(self, a: Start, b: Start) -> float:
+        """Of two starts' maps at one level, over both hands."""
+        first, second = self._volume(a)[0], self._volume(b)[0]
+        return max(map_likeness(first, second, frame) for frame in common_frames(a.held_poses, b.held_poses))
+
+    def end_early(self, state: AbInitState) -> AbInitState:
+        """The best start so far, as it is."""
+        if state.current is None or (state.done and state.chosen < 0):
+            best = int(np.argmax(state.scores))
+            return replace(state, current=state.done[best], chosen=best, complete=True)
+        return replace(state, chosen=max(state.chosen, 0), complete=True)
+
+    def to_arrays(self, state: AbInitState) -> Mapping[str, np.ndarray | Tensor]:
+        """Flat arrays; starts by number, the current one last."""
+        arrays: dict[str, np.ndarray | Tensor] = {
+            "counts": np.array([state.step, state.index, state.chosen, state.complete, state.current is not None]),
+            "scores": np.array(state.scores, dtype=np.float64),
+            "likeness": state.likeness,
+        }
+        starts = [*state.done, *([state.current] if state.current is not None else [])]
+        for i, s in enumerate(starts):
+            for name, value in (("first", s.first), ("second", s.second)):
+                arrays[f"{i}.{name}.num"], arrays[f"{i}.{name}.den"] = value.num.cpu(), value.den.cpu()
+            arrays[f"{i}.noise"], arrays[f"{i}.held_poses"] = s.noise, s.held_poses.cpu()
+            arrays[f"{i}.numbers"] = np.array(
+                [s.sigma_angstrom, s.level, s.steps, s.strength, *s.evidence], dtype=np.float64
+            )
+        return arrays
+
+    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> AbInitState:
+        """The inverse of `to_arrays`."""
+        step, index, chosen, complete, current = (int(x) for x in np.asarray(arrays["counts"]))
+        scores = tuple(float(x) for x in np.asarray(arrays["scores"]))
+
+        def tensor(name: str) -> Tensor:
+            return torch.as_tensor(arrays[name])
+
+        def start(i: int) -> Start:
+            first, second = (
+                Statistics(tensor(f"{i}.{n}.num").to(self.feed.device), tensor(f"{i}.{n}.den").to(self.feed.device))
+                for n in ("first", "second")
+            )
+            numbers = [float(x) for x in np.asarray(arrays[f"{i}.numbers"])]
+            return Start(
+                first=first,
+                second=second,
+                noise=tensor(f"{i}.noise"),
+                sigma_angstrom=numbers[0],
+                level=int(numbers[1]),
+                steps=int(numbers[2]),
+                evidence=tuple(numbers[4:]),
+                strength=numbers[3],
+                held_poses=tensor(f"{i}.held_poses").to(self.feed.device),
+            )
+
+        done = tuple(start(i) for i in range(len(scores)))
+        return AbInitState(
+            step=step,
+            index=index,
+            current=start(len(scores)) if current else None,
+            done=done,
+            scores=scores,
+            likeness=tensor("likeness"),
+            chosen=chosen,
+            complete=bool(complete),
+        )
+
+    def result(self, state: AbInitState) -> AbInitResult:
+        """The map of the final level and how sure it is."""
+        start = state.current
+        assert start is not None
+        start = self._recentred(start)
+        volume, _ = self._volume(start)
+        best = max(state.chosen, 0)
+        others = [float(x) for i, x in enumerate(state.likeness[best]) if i != best] if len(state.likeness) else []
+        return AbInitResult(
+            volume=volume,
+            radius=self.radius(start.level),
+            noise=start.noise,
+            sigma_angstrom=start.sigma_angstrom,
+            starts=len(state.done),
+            likeness=max(others) if others else None,
+            agreeing=sum(x >= self.settings.agreement for x in others) + 1,
+        )
+
+
+@dataclass(frozen=True)
+class AbInitResult:
+    """What refinement starts from.
+
+    Attributes:
+        volume: [m, m, m], band-limited box m = 2 (radius + 2) with the field of view of the working box.
+        radius: Fourier pixels; noise: [G, S]; sigma_angstrom: of shifts.
+        starts: made; likeness: of the best start to the most similar other (None if there is one start only);
+        agreeing: starts that agree with the best, itself included.
+    """
+
+    volume: Tensor
+    radius: int
+    noise: Tensor
+    sigma_angstrom: float
+    starts: int
+    likeness: float | None
+    agreeing: int
+
+
+def _drawn(picks: Tensor, R: Tensor, shifts: Tensor) -> Samples:
+    """Equal draws [B, S] of each image as distinct weighted samples."""
+    B, S = picks.shape
+    M = len(R)
+    image = torch.arange(B, device=picks.device).repeat_interleave(S)
+    pairs, counts = torch.unique(image * (M * len(shifts)) + picks.reshape(-1), return_counts=True)
+    image, key = pairs // (M * len(shifts)), pairs % (M * len(shifts))
+    return Samples(image, R[key % M].contiguous(), shifts[key // M].contiguous(), counts.float() / S)
+
+
+def _null_log_likelihood(images: Images) -> Tensor:
+    """log p(Y | no particle) of each image, up to constants of the disc: scores are relative to it, and it moves with
+    the noise spectrum."""
+    h, s2 = images.disc.weight, images.variance[images.group]
+    return -0.5 * (h * images.observed.abs().square() / s2).sum(1) - 0.5 * (h * s2.log()).sum(1)
+
+
+def map_likeness(a: Tensor, b: Tensor, frame: Frame) -> float:
+    """Mean FSC of a map with another that is turned into its frame and moved to the peak of the correlation.
+
+    The first two shells are left out: they hold the envelope, in which any two maps of one particle agree.
+    """
+    other = apply_rigid(mirrored(b) if frame.mirrored else b, frame.Q.to(b), torch.zeros(3).to(b))
+    correlation = torch.fft.irfftn(torch.fft.rfftn(a) * torch.fft.rfftn(other).conj(), s=a.shape)
+    peak = np.unravel_index(int(correlation.argmax()), a.shape)
+    other = other.roll([int(p) for p in peak], (0, 1, 2))
+    return float(fourier_shell_correlation(a, other)[3 : a.shape[-1] // 2 - 1].mean())
+
+
+def _learnt_sigma(sigma: float, samples: Samples, spacing: float, count: int) -> float:
+    """S.d. of shifts drawn towards that of the batch, the width of the shift grid's cell included."""
+    square = float((samples.weight[:, None] * samples.t.square()).sum()) / (2 * count) + spacing**2 / 12
+    return float(np.sqrt(0.8 * sigma**2 + 0.2 * square))
+
+
+def centre_of_mass(volume: Tensor) -> Tensor:
+    """Centre (x, y, z) in voxels from D // 2 of the density above a fifth of its peak."""
+    box = volume.shape[-1]
+    dense = (volume - 0.2 * volume.max()).clamp(min=0)
+    axis = torch.arange(box, device=volume.device, dtype=volume.dtype) - box // 2
+    total = dense.sum().clamp(min=1e-20)
+    return (
+        torch.stack(
+            [(dense.sum((0, 1)) * axis).sum(), (dense.sum((0, 2)) * axis).sum(), (dense.sum((1, 2)) * axis).sum()]
+        )
+        / total
+    )

@@ -1,0 +1,397 @@
+"""cryoDRGN: conformations of posed images by a network in Fourier space (Zhong et al. 2021).
+
+An encoder (vae) or a table with a row an image (autodecoder) gives q(z|X); the decoder predicts the image from a z
+drawn from it; both climb the evidence's lower bound. Poses and the mean map are given.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.conformations.elbo import chances, evidence_bound, predicted_mean, some_coefficients
+from cryoloom.inference.conformations.image_encoder import (
+    FIRST_LOG_VARIANCE,
+    CNNEncoder,
+    ImageEncoder,
+    MLPEncoder,
+)
+from cryoloom.inference.conformations.posterior import DiagonalGaussian, LatentPosterior
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.training import Table, Trainer, Weights, from_arrays, to_arrays
+from cryoloom.kernels.dispatch import Images
+from cryoloom.maps.mask import radius_grid
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.physics.fourier import fft3
+from cryoloom.physics.noise import log_likelihood, spread_shells
+from cryoloom.physics.rotations import exponential
+from cryoloom.runs.loop import numpy_generator, torch_generator
+from cryoloom.runs.progress import StepInfo
+from cryoloom.volumes.positional_mlp import PositionalMLP
+
+STAGE_INDEX, ORDER_INDEX = 8, 9  # of what is drawn in a step, and of the order of images in an epoch
+STEP_IMAGES = 2000  # about so many images a step
+DEVIATION = 0.3  # unit of what the decoder learns, in r.m.s. amplitudes of the mean by shell
+FALLING = 0.5  # share of the updates over which the learning rate falls
+LAST_RATE = 0.03  # and to which part of itself
+READ = 500  # images at once when latents are read out
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """Conformations by a network in Fourier space: `--method vae` and `--method autodecoder`."""
+
+    latent: int = 8
+    """Z: coordinates of a conformation."""
+
+    encoder: Literal["mlp", "cnn"] = "mlp"
+    """Of images to latents (vae)."""
+
+    encoder_width: int = 256
+    """Of its layers (1024 in `paper`)."""
+
+    encoder_layers: int = 3
+    """Their number."""
+
+    encoder_level: float = 8.0
+    """Radius of what it sees, Fourier pixels of a box as large as the particle."""
+
+    decoder_width: int = 128
+    """Of the decoder's residual layers (1024 in `paper`)."""
+
+    decoder_layers: int = 3
+    """Their number."""
+
+    frequencies: Literal["gaussian", "geometric"] = "gaussian"
+    """Of the positional encoding: random, normally distributed; or those of cryoDRGN's equation."""
+
+    reach: float = 0.25
+    """S.d. along each axis of the points whose plane waves the random frequencies are, in radii of the particle; from
+    farther out (0.4, 0.7) conformations are learnt more slowly. cryoDRGN has a quarter of the box."""
+
+    level: float = 16.0
+    """Radius to which images are compared, Fourier pixels of a box as large as the particle. Latents are told from 10
+    on; beyond this radius maps of conformations hold the mean's details."""
+
+    coefficients: int = 300
+    """Of an image in an update, drawn anew each time, oftener where the mean is strong (all where there are fewer)."""
+
+    epochs: int = 20
+    """Passes over the images."""
+
+    batch: int = 32
+    """Images an update."""
+
+    rate: float = 2e-3
+    """Learning rate of Adam (1e-4 in `paper`), which falls over the second half of the updates."""
+
+    table_rate: float = 0.3
+    """Of the latents of single images (autodecoder)."""
+
+    pose_rate: float = 0.05
+    """Of poses where they are learnt along, pixels at the particle's rim."""
+
+    noise_rate: float = 0.1
+    """Of the noise spectrum, learnt from the residuals of 2000 images at a time; 0: it stays as it is given."""
+
+    beta: float = 1.0
+    """Weight of the divergence from the prior; 1 is the evidence's lower bound."""
+
+    warm_up: float = 0.1
+    """Share of the epochs over which beta grows from 0."""
+
+    refine_poses: bool = False
+    """Whether poses are learnt along, image by image."""
+
+
+@dataclass(frozen=True)
+class VariationalState:
+    """Carried from step to step.
+
+    Attributes:
+        step: done so far; weights: the networks and their optimiser; noise: E|n|^2 by shell, [G, S].
+        latents: mean and log-variance of each image, [N, 2 Z] (autodecoder).
+        corrections: of each pose, [N, 5] pixels: a rotation at the particle's rim, a shift (where poses are learnt).
+    """
+
+    step: int
+    weights: Weights
+    noise: Tensor
+    latents: Table | None
+    corrections: Table | None
+
+
+@dataclass
+class Tally:
+    """Sums over the images of a step."""
+
+    count: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, count: int, **values: Tensor | float) -> None:
+        """Means over `count` images."""
+        self.count += count
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value) * count
+
+    def means(self) -> tuple[tuple[str, float], ...]:
+        """Over all."""
+        return tuple((name, value / self.count) for name, value in self.sums.items())
+
+
+class VariationalRecipe:
+    """The stage `vae` or `autodecoder`: from posed images to latents and a decoder."""
+
+    def __init__(
+        self,
+        feed: ImageFeed,
+        settings: NetworkSettings,
+        seed: int,
+        poses: PosePosterior,
+        mean: Tensor,
+        noise: Tensor,
+        method: Literal["vae", "autodecoder"] = "vae",
+    ) -> None:
+        """Args:
+        poses: of all images in the feed; of several candidates the best is taken.
+        mean: map [D, D, D] of the working box, scaled as the images are; where its spectrum ends, what is learnt does.
+        noise: E|n|^2 by shell of each optics group, [G, S], to begin with.
+        """
+        if len(poses) != len(feed):
+            raise ValueError(f"poses of {len(poses)} images for a feed of {len(feed)}: they must be the same images")
+        if tuple(mean.shape) != (feed.box,) * 3:
+            raise ValueError(f"mean map of shape {tuple(mean.shape)}: expected the working box, {feed.box} a side")
+        if not float(mean.abs().max()) > 0:
+            raise ValueError("the mean map is empty: give the map that the images' poses lead to")
+        self.name = method
+        self.feed, self.settings, self.seed = feed, settings, seed
+        self.first_noise = noise.float()
+        self.R, self.t = (x.float().to(feed.device) for x in poses.best())
+        self.radius = feed.radius_of(settings.level)
+        generator = numpy_generator(seed, STAGE_INDEX, 0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator.integers(2**62)))
+            self.decoder = self._make_decoder(mean.cpu()).to(feed.device)
+            self.encoder = self._make_encoder().to(feed.device) if method == "vae" else None
+        modules = (
+            {"decoder": self.decoder} if self.encoder is None else {"decoder": self.decoder, "encoder": self.encoder}
+        )
+        self.trainer = Trainer(modules, dict.fromkeys(modules, settings.rate))
+        disc = feed.prefix(self.radius)
+        unit, variance = (
+            spread_shells(x.to(feed.device), disc) for x in (self.decoder.spectrum, self.first_noise.mean(0))
+        )
+        self.chance = chances(unit / variance.sqrt(), settings.coefficients)
+        self.parts = max(1, round(len(feed) / STEP_IMAGES))
+
+    def _make_decoder(self, mean: Tensor) -> PositionalMLP:
+        s, f = self.settings, self.feed
+        shells = radius_grid(f.box).round().long().reshape(-1)
+        power = torch.bincount(shells, fft3(mean).abs().square().reshape(-1)) / torch.bincount(shells)
+        spectrum = DEVIATION * power[: self.radius + 1].sqrt()
+        reach = s.reach * f.diameter_px / 2
+        return PositionalMLP(
+            box=f.box,
+            pixel_size=f.pixel_size,
+            latent=s.latent,
+            mean=mean,
+            spectrum=spectrum,
+            width=s.decoder_width,
+            layers=s.decoder_layers,
+            frequencies=s.frequencies,
+            reach_px=reach,
+        )
+
+    def _make_encoder(self) -> ImageEncoder:
+        s, f = self.settings, self.feed
+        kind = MLPEncoder if s.encoder == "mlp" else CNNEncoder
+        radius = min(self.radius, f.radius_of(s.encoder_level))
+        return kind(radius, f.diameter_px / f.box, s.latent, s.encoder_width, s.encoder_layers)
+
+    def init(self) -> VariationalState:
+        """Fresh networks; where there is a table, all images alike."""
+        N, Z = len(self.feed), self.settings.latent
+        device = self.feed.device
+        latents = None
+        if self.encoder is None:
+            rows = torch.cat([torch.zeros(N, Z), torch.full((N, Z), FIRST_LOG_VARIANCE)], 1)
+            latents = Table.create(rows.to(device))
+        corrections = Table.create(torch.zeros(N, 5, device=device)) if self.settings.refine_poses else None
+        return VariationalState(0, self.trainer.weights(), self.first_noise, latents, corrections)
+
+    def finished(self, state: VariationalState) -> bool:
+        """Whether all epochs are done."""
+        return state.step >= self.settings.epochs * self.parts
+
+    def end_early(self, state: VariationalState) -> VariationalState:
+        """Any state is a result."""
+        return state
+
+    def step(self, state: VariationalState) -> tuple[VariationalState, StepInfo]:
+        """A part of an epoch."""
+        s = self.settings
+        self.trainer.restore(state.weights)
+        following = replace(
+            state,
+            step=state.step + 1,
+            latents=None if state.latents is None else state.latents.copy(),
+            corrections=None if state.corrections is None else state.corrections.copy(),
+        )
+        epoch, part = divmod(state.step, self.parts)
+        order = numpy_generator(self.seed, ORDER_INDEX, epoch).permutation(len(self.feed))
+        mine = np.array_split(order, self.parts)[part]
+        batches = np.array_split(mine, max(1, round(len(mine) / s.batch)))
+        generator = torch_generator(self.seed, STAGE_INDEX, state.step + 1)
+        residuals = ResidualPower(self.feed.groups, self.radius + 1)
+        tally = Tally()
+        total = s.epochs * self.parts
+        for i, rows in enumerate(batches):
+            done = (state.step + i / len(batches)) / total
+            self._update(np.sort(rows), following, done=done, generator=generator, residuals=residuals, tally=tally)
+        noise = residuals.learnt(state.noise, s.noise_rate)
+        following = replace(following, weights=self.trainer.weights(), noise=noise)
+        resolution = self.feed.box * self.feed.pixel_size / self.radius
+        seen = ("images_seen", float(following.step * len(self.feed) / self.parts))
+        return following, StepInfo(self.name, following.step, total, resolution, (*tally.means(), seen))
+
+    def _update(
+        self,
+        rows: np.ndarray,
+        state: VariationalState,
+        done: float,
+        generator: torch.Generator,
+        residuals: ResidualPower,
+        tally: Tally,
+    ) -> None:
+        """One minibatch: a step of the networks and of the rows of the tables, in place."""
+        s = self.settings
+        index = torch.from_numpy(rows).to(self.feed.device)
+        images = self.feed.images(rows, self.radius, state.noise)
+        latent = None if state.latents is None else state.latents.rows(index)
+        correction = None if state.corrections is None else state.corrections.rows(index)
+        R, t = self._poses(index, correction)
+        q = self._q(images, R, t, latent)
+        chosen = some_coefficients(images, self.chance, generator)
+        normal = torch.randn(len(rows), s.latent, generator=generator).to(R)
+        bound = evidence_bound(self.decoder, chosen, R=R, t=t, q=q, normal=normal)
+        beta = s.beta * min(1.0, done / s.warm_up) if s.warm_up > 0 else s.beta
+        loss = bound.loss(beta)
+        rate = min(1.0, max(LAST_RATE, (1 - done) / FALLING))
+        # per coefficient, so that the bound on gradients means the same at every radius
+        norms = self.trainer.update(loss.mean() / images.disc.weight.sum(), rate)
+        scale = len(rows) * float(images.disc.weight.sum())
+        if state.latents is not None and latent is not None and latent.grad is not None:
+            state.latents.update(index, latent.grad * scale, rate * s.table_rate)
+        if state.corrections is not None and correction is not None and correction.grad is not None:
+            state.corrections.update(index, correction.grad * scale, rate * s.pose_rate)
+        residuals.add(bound.residual, chosen)
+        with torch.no_grad():
+            before = predicted_mean(self.decoder, chosen, R, t)
+            base = log_likelihood(chosen.observed, before, chosen.variance[chosen.group], chosen.disc.weight)
+        tally.add(
+            len(rows),
+            loss=loss.detach().mean(),
+            kl=bound.divergence.detach().mean(),
+            gain=(bound.log_likelihood.detach() - base).mean(),
+            explained=1 - bound.log_likelihood.detach().sum() / base.sum(),
+            **{f"gradient_norm_{name}": norm for name, norm in norms.items()},
+        )
+
+    def _poses(self, index: Tensor, correction: Tensor | None) -> tuple[Tensor, Tensor]:
+        """R [B, 3, 3] and t [B, 2] of some images, turned within the image's frame and moved by their corrections."""
+        R, t = self.R[index], self.t[index]
+        if correction is None:
+            return R, t
+        turn = exponential(correction[:, :3] / (0.5 * self.feed.diameter_px))
+        return R @ turn, t + correction[:, 3:] * self.feed.pixel_size
+
+    def _q(self, images: Images, R: Tensor, t: Tensor, latent: Tensor | None) -> DiagonalGaussian:
+        if self.encoder is None:
+            assert latent is not None
+            return DiagonalGaussian(*latent.chunk(2, 1))
+        seen = images.prefix(self.encoder.radius)
+        R, t = R.detach(), t.detach()
+        with torch.no_grad():
+            expected = predicted_mean(self.decoder, seen, R, t)
+        return self.encoder(seen, expected, R, t)
+
+    @torch.no_grad()
+    def latents(self, state: VariationalState) -> LatentPosterior:
+        """q(z|X) of all images, on the CPU."""
+        self.trainer.restore(state.weights)
+        found = []
+        for start in range(0, len(self.feed), READ):
+            rows = np.arange(start, min(start + READ, len(self.feed)))
+            index = torch.from_numpy(rows).to(self.feed.device)
+            if state.latents is not None:
+                q = DiagonalGaussian(*state.latents.values[index].chunk(2, 1))
+            else:
+                correction = None if state.corrections is None else state.corrections.values[index]
+                R, t = self._poses(index, correction)
+                q = self._q(self.feed.images(rows, self.radius, state.noise), R, t, None)
+            found.append(DiagonalGaussian(q.mean.cpu(), q.log_variance.cpu()).posterior())
+        return LatentPosterior.joined(found)
+
+    @torch.no_grad()
+    def poses(self, state: VariationalState) -> PosePosterior:
+        """Those that were given, with what was learnt about them, on the CPU."""
+        correction = None if state.corrections is None else state.corrections.values
+        R, t = self._poses(torch.arange(len(self.feed), device=self.feed.device), correction)
+        return PosePosterior.certain(R.cpu(), t.cpu())
+
+    def volume(self, state: VariationalState) -> PositionalMLP:
+        """The decoder, a copy of its own."""
+        self.trainer.restore(state.weights)
+        return copy.deepcopy(self.decoder).requires_grad_(False).eval()
+
+    def to_arrays(self, state: VariationalState) -> Mapping[str, np.ndarray | Tensor]:
+        """Flat arrays."""
+        out = {"step": np.array(state.step), "noise": state.noise, **to_arrays(state.weights, "weights.")}
+        for name, table in (("latents.", state.latents), ("corrections.", state.corrections)):
+            out |= {} if table is None else table.to_arrays(name)
+        return out
+
+    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> VariationalState:
+        """The inverse of `to_arrays`."""
+        latents, corrections = (
+            Table.from_arrays(arrays, name, self.feed.device) if f"{name}values" in arrays else None
+            for name in ("latents.", "corrections.")
+        )
+        return VariationalState(
+            int(np.asarray(arrays["step"])),
+            from_arrays(arrays, "weights."),
+            torch.as_tensor(arrays["noise"]),
+            latents,
+            corrections,
+        )
+
+
+class ResidualPower:
+    """Power of residuals by group and shell, gathered over minibatches."""
+
+    def __init__(self, groups: int, shells: int) -> None:
+        self.shells = shells
+        self.power = torch.zeros(groups * shells, dtype=torch.float64)
+        self.weight = torch.zeros(groups * shells, dtype=torch.float64)
+
+    def add(self, residual: Tensor, images: Images) -> None:
+        """|Y - X|^2 [B, P] of some images."""
+        place = (images.group[:, None] * self.shells + images.disc.shells).reshape(-1).cpu()
+        weight = images.disc.weight.expand(len(residual), -1).reshape(-1).double().cpu()
+        self.power.index_add_(0, place, residual.reshape(-1).double().cpu() * weight)
+        self.weight.index_add_(0, place, weight)
+
+    def learnt(self, noise: Tensor, rate: float) -> Tensor:
+        """Spectra [G, S] drawn by `rate` towards the residuals', where there are any."""
+        out = noise.clone()
+        n = min(self.shells, noise.shape[1])
+        power, weight = (x.reshape(-1, self.shells)[:, :n] for x in (self.power, self.weight))
+        found = torch.where(weight > 0, power / weight.clamp(min=1e-30), noise[:, :n].double())
+        out[:, :n] = torch.lerp(noise[:, :n].double(), found, rate).to(noise)
+        return out

@@ -1,1 +1,0 @@
-"""Recipes that turn particles into maps, and the runs in which they are carried out."""

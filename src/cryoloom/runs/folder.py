@@ -1,0 +1,319 @@
+"""The folder of one run: its files, lock, record and log."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cryoloom.runs.checkpoint import CheckpointStore
+from cryoloom.files.durable import is_leftover, remove_leftovers, write_durably
+from cryoloom.runs.interrupts import Stopped
+from cryoloom.runs.metrics_log import MetricsLog
+from cryoloom.runs.lock import RunLock
+from cryoloom.runs.record import (
+    BadRunFolder,
+    Machine,
+    RunRecord,
+    RunStatus,
+    StageTiming,
+    differing_settings,
+    library_versions,
+    now,
+    read_record,
+    read_settings,
+    settings_hash,
+    to_json,
+    write_record,
+)
+
+__all__ = ["BadRunFolder", "LogNote", "RunFolder", "check_output_folder", "cpu_seconds", "read_record", "read_settings"]
+
+OUTPUTS = ("abinit.mrc", "map.mrc", "map_sharp.mrc", "local_resolution.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
+           "particles.star", "encoder.safetensors", "conformations.safetensors", "z.npy", "z_covariance.npy",
+           "contrast.npy", "classes.csv", "fsc.csv", "metrics.jsonl", "report.html", "open.cxc")
+_HARMLESS = ("run.lock", "run.log")  # what a run leaves that dies before it has written run.json
+
+logger = logging.getLogger(__name__)
+
+
+class LogNote(str):
+    """Note on an exception that names the log which holds its traceback."""
+
+    __slots__ = ()
+
+
+class RunFolder:
+    """A locked run folder; use it as a context, which records how the run ended and gives the lock back.
+
+    The attributes `map` to `chimerax` are the paths of the outputs; `checkpoints` and `metrics` are the stores that
+    `run_recipe` uses; `record` is what run.json says.
+    """
+
+    def __init__(self, path: Path, lock: RunLock, record: RunRecord) -> None:
+        self.path = path
+        self.map = path / "map.mrc"
+        self.map_sharp = path / "map_sharp.mrc"
+        self.half1 = path / "half1.mrc"
+        self.half2 = path / "half2.mrc"
+        self.mask = path / "mask.mrc"
+        self.particles = path / "particles.star"
+        self.fsc = path / "fsc.csv"
+        self.encoder = path / "encoder.safetensors"
+        self.conformations = path / "conformations.safetensors"
+        self.z = path / "z.npy"
+        self.z_covariance = path / "z_covariance.npy"
+        self.contrast = path / "contrast.npy"
+        self.classes = path / "classes.csv"
+        self.log = path / "run.log"
+        self.report = path / "report.html"
+        self.chimerax = path / "open.cxc"
+        self.lock_path = path / "run.lock"
+        self.record = record
+        self.checkpoints = CheckpointStore(path / "checkpoints", record.fingerprint, record.settings_hash)
+        self.metrics = MetricsLog(path / "metrics.jsonl")
+        self._lock = lock
+        self._handler = _attach_log(self.log)
+        if lock.stale is not None:
+            logger.warning("took over the lock of process %d on %s, which died", lock.stale.pid, lock.stale.host)
+
+    @staticmethod
+    def create(
+        path: Path,
+        settings: object,
+        fingerprint: str,
+        command: str,
+        *,
+        input_path: Path,
+        seed: int,
+        threads: int,
+        device: str,
+        argv: tuple[str, ...] = (),
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """Start a run in a new or empty folder, or with `overwrite` in that of an earlier run, whose files go.
+
+        Args:
+            settings: frozen dataclass of the command (see `run_record`); fingerprint: of the input particles.
+            command: the subcommand, by which `cryoloom resume` finds the way back.
+
+        Raises:
+            BadRunFolder: as `check_output_folder`. RunLocked: when another run works there.
+        """
+        path = Path(path).absolute()
+        check_output_folder(path, overwrite)
+        hashed = settings_hash(settings)
+        lock = RunLock.acquire(path / "run.lock")
+        try:
+            # once more, now that nobody else can come in between
+            check_output_folder(path, overwrite)
+            _remove_run(path)
+            record = RunRecord(
+                status="running", command=command, argv=argv, settings=to_json(settings), settings_hash=hashed,
+                versions=library_versions(), seed=seed, input_path=str(Path(input_path).absolute()),
+                fingerprint=fingerprint, machine=Machine.here(threads, device), timings=(), verdict=None,
+                started=now(), updated=now(),
+            )
+            write_record(path / "run.json", record)
+            return RunFolder(path, lock, record)
+        except BaseException:
+            lock.release()
+            raise
+
+    @staticmethod
+    def resume(path: Path, settings: object, fingerprint: str, *, threads: int, device: str) -> RunFolder:
+        """Continue a run that was interrupted, with the same data and settings.
+
+        Raises:
+            BadRunFolder: when there is no run, it is finished, or data or settings differ (they are named).
+            RunLocked: when it is still at work.
+        """
+        path = Path(path).absolute()
+        read_record(path)
+        lock = RunLock.acquire(path / "run.lock")
+        try:
+            record = read_record(path)
+            if record.status == "finished":
+                raise BadRunFolder(f"{path}: this run is finished: there is nothing to resume")
+            _check_same(path, record, settings, fingerprint)
+            remove_leftovers(path)
+            record = replace(
+                record, status="running", machine=Machine.here(threads, device), versions=library_versions(),
+                settings=to_json(settings), updated=now(),
+            )
+            write_record(path / "run.json", record)
+            folder = RunFolder(path, lock, record)
+        except BaseException:
+            lock.release()
+            raise
+        remove_leftovers(folder.checkpoints.folder)
+        logger.info("resumed")
+        return folder
+
+    def record_timing(self, stage: str, wall_s: float, cpu_s: float) -> None:
+        """Note the time that a stage has taken so far, over all resumptions, in run.json."""
+        timing = StageTiming(stage, round(wall_s, 3), round(cpu_s, 3))
+        known = [t.stage for t in self.record.timings]
+        if stage in known:
+            timings = tuple(timing if t.stage == stage else t for t in self.record.timings)
+        else:
+            timings = (*self.record.timings, timing)
+        self._update(timings=timings)
+
+    @contextlib.contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Time the code inside as a stage without steps (the final maps, say)."""
+        wall, cpu = time.monotonic(), cpu_seconds()
+        yield
+        self.record_timing(stage, time.monotonic() - wall, cpu_seconds() - cpu)
+
+    def finish(self, verdict: object, *, keep_checkpoints: bool = False) -> None:
+        """The run is done and its outputs are written: note the verdict (a dataclass), drop the checkpoints."""
+        self._update(status="finished", verdict=to_json(verdict))
+        logger.info("finished")
+        if not keep_checkpoints:
+            self.checkpoints.clear()
+
+    def write_chimerax_script(self, level: float | None = None, sharp_level: float | None = None) -> None:
+        """open.cxc: shows map.mrc, and map_sharp.mrc if there is one, in ChimeraX at given contour levels.
+
+        ChimeraX runs a script in the script's folder, so the folder can be moved. Without a level it chooses one.
+        """
+        lines = ["# written by cryoloom: open with ChimeraX", "set bgColor white", "lighting soft"]
+        shown = [("map.mrc", "#8fb3d9", level)]
+        if self.map_sharp.exists():
+            shown.append(("map_sharp.mrc", "#d9b38f", sharp_level))
+        for number, (name, colour, contour) in enumerate(shown, start=1):
+            at = "" if contour is None else f" level {contour:.6g}"
+            lines += [f"open {name} id {number}", f"volume #{number} style surface step 1{at} color {colour}"]
+        if len(shown) == 2:
+            lines.append("hide #1 models")
+        lines.append("view")
+        write_durably(self.chimerax, ("\n".join(lines) + "\n").encode())
+
+    def close(self, status: RunStatus = "interrupted") -> None:
+        """Give the lock back; a run that is not finished gets `status`."""
+        # a full disk must not hide the error for which the run is being closed
+        with contextlib.suppress(OSError):
+            if self.record.status == "running":
+                self._update(status=status)
+        logging.getLogger("cryoloom").removeHandler(self._handler)
+        self._handler.close()
+        self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close("interrupted")
+        elif isinstance(error, Stopped | KeyboardInterrupt):
+            logger.info("%s", error if isinstance(error, Stopped) else "interrupted")
+            if self.record.status == "running":
+                error.add_note(f"resume with: cryoloom resume {shlex.quote(str(self.path))}")
+            self.close("interrupted")
+        else:
+            logger.error("the run failed", exc_info=error)
+            error.add_note(LogNote(self.log))
+            self.close("failed")
+
+    def _update(self, **changes: Any) -> None:
+        self.record = replace(self.record, updated=now(), **changes)
+        write_record(self.path / "run.json", self.record)
+
+
+def check_output_folder(path: Path, overwrite: bool = False) -> None:
+    """Make sure, before anything is computed, that a run can be started in `path`; the folder is made.
+
+    Raises:
+        BadRunFolder: when it can't be made or written to, holds files that are not of a run, or holds a run already
+            and `overwrite` is not set. Files that are not of a run are never overwritten.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"x")
+            probe.flush()
+    except OSError as error:
+        hint = "free some space" if error.errno == errno.ENOSPC else "choose a folder that you can write to"
+        raise BadRunFolder(f"{path}: can't write here: {error.strerror}\n  what to do: {hint} (--output)") from error
+    if (path / "run.json").is_file():
+        if overwrite:
+            read_record(path)  # a foreign run.json is not ours to remove
+            return
+        status = read_record(path).status
+        advice = "" if status == "finished" else f"continue it with 'cryoloom resume {path}', "
+        raise BadRunFolder(
+            f"{path}: there is a run in this folder already (its run.json says: {status})\n"
+            f"  what to do: {advice}choose another folder (--output), or replace it with --overwrite"
+        )
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in _HARMLESS and not is_leftover(p.name))
+    if foreign:
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise BadRunFolder(
+            f"{path}: the folder is not empty and holds no run of cryoloom\n"
+            f"  found: {', '.join(foreign[:5])}{more}\n  what to do: choose a new or empty folder (--output)"
+        )
+
+
+def cpu_seconds() -> float:
+    """User + system time of this process, all its threads and its finished children."""
+    t = os.times()
+    return t.user + t.system + t.children_user + t.children_system
+
+
+def _check_same(path: Path, record: RunRecord, settings: object, fingerprint: str) -> None:
+    if fingerprint != record.fingerprint:
+        raise BadRunFolder(
+            f"{path}: the input is not the one this run began with\n  input: {record.input_path}\n"
+            f"  fingerprint found: {fingerprint[:16]}, expected: {record.fingerprint[:16]}\n"
+            "  what to do: restore the input files, or start a new run in another folder"
+        )
+    if settings_hash(settings) != record.settings_hash:
+        changed = "\n    ".join(differing_settings(settings, record.settings))
+        raise BadRunFolder(
+            f"{path}: the settings are not those this run began with\n    {changed}\n"
+            "  what to do: resume without these options, or start a new run in another folder"
+        )
+
+
+def _remove_run(path: Path) -> None:
+    """Remove what an earlier run left: files of our own names, nothing else."""
+    remove_leftovers(path)
+    CheckpointStore(path / "checkpoints", "", "").clear()
+    for name in (*OUTPUTS, "run.log", "run.json"):
+        (path / name).unlink(missing_ok=True)
+    for stale in path.glob("class_[0-9][0-9][0-9].mrc"):
+        stale.unlink()
+    # of cryoloom analyze, which names its files itself
+    shutil.rmtree(path / "analysis", ignore_errors=True)
+
+
+class _RunLogHandler(logging.FileHandler):
+    """A full disk shows up in the run itself; the log must not print tracebacks about it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: the line is lost."""
+
+
+def _attach_log(path: Path) -> logging.Handler:
+    handler = _RunLogHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    root = logging.getLogger("cryoloom")
+    root.addHandler(handler)
+    if root.getEffectiveLevel() > logging.INFO:
+        root.setLevel(logging.INFO)
+    return handler

@@ -1,0 +1,171 @@
+"""Whole runs of conformations from the command line: files, verdict, analysis, single maps, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import starfile
+import torch
+from reconstruct.test_subspace import three_states
+from typer.testing import CliRunner
+
+from cryoloom.cli.main import build_app
+from cryoloom.jobs.conformation_run import open_conformations
+from cryoloom.maps.io import read_map
+from cryoloom.simulate.dataset import simulate_dataset
+from cryoloom.simulate.truth import SimulationSettings
+from cryoloom.volumes.conformation_file import read_conformations
+from cryoloom.volumes.linear_family import LinearFamily
+
+COUNT = 900
+
+
+def cryoloom(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(build_app(), [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("states")
+    simulate_dataset(three_states(), SimulationSettings(count=COUNT, snr=1.0, seed=2, shift_px=1.0), folder)
+    return folder / "truth.star"
+
+
+@pytest.fixture(scope="module")
+def run(particles, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    cryoloom("hetero", particles, "-o", out, "--method", "classes", "-k", 3, "-j", 1, "-q", "--particle-diameter", 85)
+    return out
+
+
+def verdict_of(run: Path) -> dict:
+    return json.loads((run / "run.json").read_text())["verdict"]
+
+
+def test_a_run_leaves_latents_classes_maps_and_a_verdict(run, particles):
+    z, covariance = np.load(run / "z.npy"), np.load(run / "z_covariance.npy")
+    assert z.shape == (COUNT, 2)
+    assert covariance.shape == (COUNT, 2, 2)
+    assert "Heterogeneity in 2 directions." in verdict_of(run)["headline"]
+    found = starfile.read(run / "particles.star")["particles"]["rlnClassNumber"].to_numpy()
+    truth = starfile.read(particles)["particles"]["rlnClassNumber"].to_numpy()
+    table = np.array([[((found == a) & (truth == b)).sum() for b in (1, 2, 3)] for a in (1, 2, 3)])
+    assert table.max(1).sum() > 0.95 * COUNT
+    for k in range(3):
+        drawn = read_map(run / f"class_{k + 1:03d}.mrc").data.flatten()
+        alike = [float(torch.corrcoef(torch.stack([drawn, m.data.flatten()]))[0, 1]) for m in three_states()]
+        assert int(np.argmax(alike)) == int(table[k].argmax())
+    assert len((run / "classes.csv").read_text().splitlines()) == 4
+    page = (run / "report.html").read_text()
+    assert "class_001" in page
+    assert "Heterogeneity in 2 directions" in page
+
+
+def test_the_family_of_volumes_is_read_again(run):
+    volume = read_conformations(run / "conformations.safetensors")
+    assert isinstance(volume, LinearFamily)
+    z = torch.tensor([0.5, -1.0])
+    expected = volume.volumes[0] + 0.5 * volume.volumes[1] - volume.volumes[2]
+    torch.testing.assert_close(volume.density_map(z, 100), expected, atol=0.02 * float(expected.max()), rtol=0)
+
+
+def test_analysis_and_single_maps(run, tmp_path):
+    one = 1 + np.flatnonzero(starfile.read(run / "particles.star")["particles"]["rlnClassNumber"] == 1)[:2]
+    cryoloom("analyze", run, "-k", 3, "--points", 3, "--axes", 1, f"--through={one[0]},{one[1]}", "-j", 1, "-q")
+    inner = run / "analysis"
+    for name, count in (("cluster", 3), ("pc1", 3), ("way", 3)):
+        assert len(list(inner.glob(f"{name}_[0-9][0-9][0-9].mrc"))) == count
+        assert np.load(inner / f"{name}.npy").shape == (count, 2)
+    shown = int((np.load(run / "contrast.npy") >= 0.5).sum())
+    assert shown >= 0.99 * COUNT
+    assert sum(len(starfile.read(p)["particles"]) for p in inner.glob("cluster_*.star")) == shown
+    assert "pc1_[0-9][0-9][0-9].mrc" in (inner / "open.cxc").read_text()
+    assert "cluster_01" in (run / "report.html").read_text()
+    said = cryoloom("volume", run, "--particle", 5, "-o", tmp_path / "one.mrc", "-j", 1)
+    assert "images nearest to it" in said
+    z = np.load(run / "z.npy")[4]
+    cryoloom("volume", run, f"--z={z[0]},{z[1]}", "-o", tmp_path / "same.mrc", "-j", 1, "-q")
+    torch.testing.assert_close(read_map(tmp_path / "one.mrc").data, read_map(tmp_path / "same.mrc").data)
+    assert (tmp_path / "one_half2.mrc").exists()
+    cryoloom("volume", run, "--particle", 5, "--model", "-o", tmp_path / "model.mrc", "-q")
+    assert read_map(tmp_path / "model.mrc").data.shape == (24, 24, 24)
+
+
+def test_what_volume_and_analyze_refuse(run, tmp_path):
+    assert "either --z or --particle" in cryoloom("volume", run, "-o", tmp_path / "x.mrc", code=2)
+    assert "expected numbers" in cryoloom("volume", run, "--z", "a,b", "-o", tmp_path / "x.mrc", code=2)
+    assert "expected 2" in cryoloom("volume", run, "--z", "1", "-o", tmp_path / "x.mrc", code=2)
+    assert f"rows from 1 to {COUNT}" in cryoloom("analyze", run, "--through", f"1,{COUNT + 1}", code=2)
+
+
+@pytest.mark.parametrize("method", ["vae", "autodecoder"])
+def test_networks_fill_the_same_folder(method, particles, tmp_path):
+    cryoloom(
+        "hetero",
+        particles,
+        "-o",
+        tmp_path / "run",
+        "--method",
+        method,
+        "--latent",
+        2,
+        "--epochs",
+        1,
+        "-j",
+        1,
+        "-q",
+        "--particle-diameter",
+        85,
+    )
+    opened = open_conformations(tmp_path / "run", torch.device("cpu"), 1)
+    assert opened.latents.mean.shape == (COUNT, 2)
+    assert opened.map_at(opened.latents.mean[0]).combined.shape == (24, 24, 24)
+    assert opened.decoded(opened.latents.mean[0]).data.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["vae", "autodecoder"])
+def test_networks_invent_no_motion(method, tmp_path):
+    simulate_dataset(three_states()[:1], SimulationSettings(count=500, snr=1.0, seed=2, shift_px=1.0), tmp_path / "set")
+    run = tmp_path / "run"
+    cryoloom(
+        "hetero",
+        tmp_path / "set" / "truth.star",
+        "-o",
+        run,
+        "--method",
+        method,
+        "--latent",
+        2,
+        "--epochs",
+        8,
+        "-j",
+        1,
+        "-q",
+        "--particle-diameter",
+        85,
+    )
+    assert "No heterogeneity found." in verdict_of(run)["headline"]
+    assert not (run / "z.npy").exists()
+
+
+def test_one_conformation_is_said_to_be_one_and_there_is_nothing_to_analyze(tmp_path):
+    simulate_dataset(three_states()[:1], SimulationSettings(count=500, snr=1.0, seed=2, shift_px=1.0), tmp_path / "set")
+    run = tmp_path / "run"
+    cryoloom("hetero", tmp_path / "set" / "truth.star", "-o", run, "-j", 1, "-q", "--particle-diameter", 85)
+    assert "No heterogeneity found." in verdict_of(run)["headline"]
+    assert not (run / "z.npy").exists()
+    assert (run / "map.mrc").exists()
+    # also where the file had classes of its own
+    assert set(starfile.read(run / "particles.star")["particles"]["rlnClassNumber"]) == {1}
+    assert "found no heterogeneity" in cryoloom("analyze", run, code=2)
+    assert "found no heterogeneity" in cryoloom("volume", run, "--z", "0", "-o", tmp_path / "x.mrc", code=2)
+
+
+def test_particles_without_poses_are_refused_with_advice(particles, tmp_path):
+    said = cryoloom("hetero", particles.with_name("particles.star"), "-o", tmp_path / "run", "-q", code=2)
+    assert "no poses" in said

@@ -1,0 +1,126 @@
+"""The verdict on evidence as measured runs left it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cryoloom.jobs.verdict import Evidence, judge
+from cryoloom.maps.coverage import orientation_coverage
+from cryoloom.physics.rotations import exponential
+
+# a 70S ribosome, 5000 images, SNR 0.1
+RIBOSOME = Evidence(
+    particles=5000,
+    starts=2,
+    agreeing=2,
+    likeness=0.98,
+    shell=31.9,
+    resolution_angstrom=11.2,
+    resolution_half_angstrom=11.5,
+    common_shell=8,
+    nyquist_shell=32,
+    certain=1.0,
+    fitting=0.999,
+    mean_score=226.0,
+    expected_score=207.0,
+    settled=True,
+    coverage=1.0,
+    missing_share=0.0,
+    missing_axis=(0.0, 0.0, 0.0),
+    single_view_share=None,
+    best_direction_angstrom=11.2,
+    worst_direction_angstrom=11.2,
+    directional_resolution_angstrom=(),
+    symmetry="C1",
+    symmetry_score=None,
+    b_factor_angstrom2=None,
+    b_factor_note="",
+)
+# images without a particle
+NOISE = replace(
+    RIBOSOME,
+    particles=3000,
+    starts=4,
+    agreeing=1,
+    likeness=0.19,
+    shell=13.9,
+    resolution_angstrom=25.7,
+    common_shell=10,
+    certain=0.2,
+    fitting=1.0,
+)
+# coloured noise in which no start found the particle: 123 degrees median error
+LOST = replace(NOISE, likeness=0.34, shell=11.8, resolution_angstrom=30.4, certain=0.33)
+
+
+@pytest.mark.parametrize(("evidence", "outcome"), [(RIBOSOME, "converged"), (NOISE, "noise"), (LOST, "failed")])
+def test_measured_runs_get_the_verdict_they_deserve(evidence: Evidence, outcome: str):
+    assert judge(evidence).outcome == outcome
+
+
+def test_only_a_trusted_result_states_a_resolution():
+    assert judge(RIBOSOME).resolution_angstrom == 11.2
+    assert judge(NOISE).resolution_angstrom is None
+    assert judge(LOST).resolution_angstrom is None
+
+
+def test_halves_without_correlation_are_noise_whatever_else_is_said():
+    assert judge(replace(RIBOSOME, resolution_angstrom=None, shell=0.0)).outcome == "noise"
+
+
+@pytest.mark.parametrize("change", [{"certain": 0.3}, {"fitting": 0.3}, {"settled": False}, {"shell": 9.0}])
+def test_one_bad_sign_makes_it_uncertain(change: dict):
+    verdict = judge(replace(RIBOSOME, **change))
+    assert verdict.outcome == "uncertain"
+    assert sum(f.passed is False for f in verdict.findings) == 1
+
+
+def test_starts_that_differ_count_unless_refinement_leaves_no_doubt():
+    # 70S at SNR 0.05: likeness 0.60 of the starts, 99 % of the poses right in the end
+    solved = judge(replace(RIBOSOME, likeness=0.6, starts=4))
+    assert solved.outcome == "converged"
+    assert next(f for f in solved.findings if f.name == "starts").passed is None
+    assert judge(replace(RIBOSOME, likeness=0.6, starts=4, certain=0.8)).outcome == "uncertain"
+
+
+def test_the_hand_is_never_claimed():
+    verdict = judge(RIBOSOME)
+    assert not verdict.hand_determined
+    assert any(f.name == "hand" and f.passed is None for f in verdict.findings)
+
+
+def test_a_symmetry_that_the_map_did_not_have_is_doubted():
+    assert judge(replace(RIBOSOME, symmetry="C3", symmetry_score=0.9)).outcome == "converged"
+    doubted = judge(replace(RIBOSOME, symmetry="C3", symmetry_score=0.2))
+    assert doubted.outcome == "uncertain"
+    assert any(f.name == "symmetry" and f.passed is False for f in doubted.findings)
+
+
+def test_few_particles_are_pointed_out_without_doubting_the_result():
+    # 200 images of a 70S ribosome: all poses right, the resolution stated a fifth too low
+    verdict = judge(replace(RIBOSOME, particles=200))
+    assert verdict.outcome == "converged"
+    assert any(f.name == "number" and f.passed is None and "200 particles are few" in f.text for f in verdict.findings)
+
+
+def test_a_single_view_is_named_with_the_directions_that_it_leaves_out():
+    # poses within 15 degrees of the beam along z
+    turns = torch.randn(2000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    turns[:, :2] *= math.radians(5)
+    c = orientation_coverage(exponential(turns))
+    assert c.single_view
+    assert abs(float(c.missing_axis[2])) > 0.99
+    seen = replace(
+        RIBOSOME,
+        coverage=c.scf,
+        missing_share=c.missing_share,
+        missing_axis=tuple(c.missing_axis.tolist()),
+        single_view_share=c.main_view_share,
+    )
+    verdict = judge(seen)
+    views = next(f for f in verdict.findings if f.name == "views")
+    assert views.passed is False
+    assert "single view" in views.text
+    assert "1.00)" in views.text
