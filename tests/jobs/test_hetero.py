@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import starfile
 import torch
-from reconstruct.test_subspace import three_states
 from typer.testing import CliRunner
 
 from cryoloom.cli.main import build_app
@@ -19,6 +18,7 @@ from cryoloom.simulate.dataset import simulate_dataset
 from cryoloom.simulate.truth import SimulationSettings
 from cryoloom.volumes.conformation_file import read_conformations
 from cryoloom.volumes.linear_family import LinearFamily
+from recipes.test_pca import three_states
 
 COUNT = 900
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import starfile
 import torch
-from reconstruct.test_heterogeneous import cryoloom, verdict_of
-from reconstruct.test_variational import two_states
 from torch import Tensor
 
 from cryoloom.jobs.conformation_run import ConformationRun, open_conformations
 from cryoloom.maps.io import read_map
 from cryoloom.simulate.dataset import simulate_dataset
 from cryoloom.simulate.truth import SimulationSettings
+from jobs.test_hetero import cryoloom, verdict_of
+from recipes.test_vae import two_states
 
 COUNT = 500
 TINY = """

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from reconstruct.test_variational import BOX, PIXEL_SIZE, Scene, two_states
 
 from cryoloom.inference.conformations import local_maps as state_maps
 from cryoloom.inference.conformations.local_maps import PART, latent_distance, map_of_rows, state_map
@@ -26,6 +25,7 @@ from cryoloom.recipes.pca import SubspaceRecipe, SubspaceSettings, component_res
 from cryoloom.recipes.pca_with_poses import TurnsRecipe, TurnsSettings
 from inference.scene import turned
 from kernels.scene import make_scene
+from recipes.test_vae import BOX, PIXEL_SIZE, Scene, two_states
 
 SMALL = SubspaceSettings(most_components=4, iterations=6, first_level=4.0, last_level=7.0)
 
