@@ -32,10 +32,12 @@ def threaded(kernel: Callable[..., None]) -> Callable[..., None]:
     their pool would stand beside torch's.
     """
     compiled = njit(**FAST)(kernel)
-    place = list(inspect.signature(kernel).parameters).index("threads") - 1
+    names = list(inspect.signature(kernel).parameters)[1:]
+    place = names.index("threads")
 
     @functools.wraps(kernel)
-    def run(*args) -> None:
+    def run(*args, **named) -> None:
+        args = (*args, *(named[name] for name in names[len(args) :]))
         threads = args[place]
         if threads == 1:
             compiled(0, *args)

@@ -255,11 +255,11 @@ def turns(
             cpu.add_turns(
                 grid.numpy(),
                 weight.numpy(),
-                weight=R.numpy(),
-                R=disc.index.numpy(),
-                index=float(padding),
-                scale=_threads(),
-                threads=out.numpy(),
+                R=R.numpy(),
+                index=disc.index.numpy(),
+                scale=float(padding),
+                threads=_threads(),
+                out=out.numpy(),
             )
     return out
 

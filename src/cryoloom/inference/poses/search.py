@@ -141,15 +141,15 @@ def match_fine(
         kept, count = np.empty((B, cap), np.int32), np.empty(B, np.int64)
         alive = np.empty((B, T), np.bool_)
         cpu.surviving_rotations(
-            cross.numpy(),
-            norm.numpy(),
-            norm=coarse_prior.expand(B, -1).contiguous().numpy(),
-            prior=window,
-            window=cap,
-            cap=threads,
-            threads=kept,
-            kept=count,
-            count=alive,
+            cross=cross.numpy(),
+            norm=norm.numpy(),
+            prior=coarse_prior.expand(B, -1).contiguous().numpy(),
+            window=window,
+            cap=cap,
+            threads=threads,
+            kept=kept,
+            count=count,
+            alive=alive,
         )
         allowed = (alive.astype(np.float32) @ near.astype(np.float32)) > 0
         result = GridPosterior(
@@ -159,21 +159,21 @@ def match_fine(
             torch.empty(B),
         )
         cpu.child_posterior(
-            _shifted(data, images.disc, fine_shifts).numpy(),
-            power.contiguous().numpy(),
-            power=fine_slices,
-            S=fine_power,
-            S2=fine_prior.numpy(),
-            prior=allowed,
-            allowed=kept,
-            kept=count,
-            count=table,
-            children=uniform[rows].numpy(),
-            uniform=threads,
-            threads=result.picks.numpy(),
-            picks=result.best.numpy(),
-            best_key=result.best_score.numpy(),
-            best_score=result.log_evidence.numpy(),
+            X=_shifted(data, images.disc, fine_shifts).numpy(),
+            power=power.contiguous().numpy(),
+            S=fine_slices,
+            S2=fine_power,
+            prior=fine_prior.numpy(),
+            allowed=allowed,
+            kept=kept,
+            count=count,
+            children=table,
+            uniform=uniform[rows].numpy(),
+            threads=threads,
+            picks=result.picks.numpy(),
+            best_key=result.best.numpy(),
+            best_score=result.best_score.numpy(),
+            log_evidence=result.log_evidence.numpy(),
         )
         parts.append(result)
     return _concatenated(parts)
