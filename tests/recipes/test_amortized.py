@@ -24,8 +24,7 @@ from cryoloom.runs.folder import RunFolder
 from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.progress import SilentProgress
 from cryoloom.simulate.dataset import simulate_demo
-
-from .small_run import settings_for
+from jobs.small_run import settings_for
 
 AWAKE = WakeSleepSettings(
     rounds=4, updates=3, batch=16, wake_every=1, wake_batch=50, candidates=3, nside=2, angles=24, channels=16, layers=2

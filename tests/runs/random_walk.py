@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoloom.runs.folder import RunFolder
 from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.loop import numpy_generator, run_recipe
 from cryoloom.runs.progress import StagePlan, StepInfo
-from cryoloom.runs.folder import RunFolder
 
 STAGES = ("abinit", "refine")
 

@@ -40,8 +40,16 @@ ARRAYS = {
 
 
 def checkpoint(step: int = 3, **changes) -> Checkpoint:
-    values = {"stage": "abinit", "step": step, "complete": False, "fingerprint": "data", "settings_hash": "settings",
-              "wall_s": 1.5, "cpu_s": 2.5, "arrays": {"x": np.arange(100.0) + step}}
+    values = {
+        "stage": "abinit",
+        "step": step,
+        "complete": False,
+        "fingerprint": "data",
+        "settings_hash": "settings",
+        "wall_s": 1.5,
+        "cpu_s": 2.5,
+        "arrays": {"x": np.arange(100.0) + step},
+    }
     return Checkpoint(**(values | changes))
 
 

@@ -13,8 +13,6 @@ from typing import Literal
 
 import pytest
 
-from cryoloom.runs.metrics_log import MetricsLog, read_metrics
-from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.folder import (
     BadRunFolder,
     LogNote,
@@ -24,6 +22,8 @@ from cryoloom.runs.folder import (
     read_settings,
 )
 from cryoloom.runs.lock import LockHolder, RunLocked, lock_holder
+from cryoloom.runs.metrics_log import MetricsLog, read_metrics
+from cryoloom.runs.progress import StepInfo
 
 
 class Symmetry(StrEnum):
@@ -49,8 +49,15 @@ class Settings:
 
 def create(path: Path, settings: object = None, **options) -> RunFolder:
     return RunFolder.create(
-        path, settings or Settings(), "f" * 64, "reconstruct",
-        input_path=Path("p.star"), seed=3, threads=2, device="cpu", **options,
+        path,
+        settings or Settings(),
+        "f" * 64,
+        "reconstruct",
+        input_path=Path("p.star"),
+        seed=3,
+        threads=2,
+        device="cpu",
+        **options,
     )
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from cryoloom.runs.folder import read_record
 from cryoloom.runs.interrupts import Interrupts, Stopped
 from cryoloom.runs.loop import numpy_generator, run_recipe, torch_generator
 from cryoloom.runs.metrics_log import read_metrics
 from cryoloom.runs.progress import SilentProgress, StepInfo
-from cryoloom.runs.folder import read_record
 
 from .random_walk import RandomWalk, WalkSettings, open_folder, walk
 

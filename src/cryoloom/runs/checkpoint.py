@@ -31,8 +31,23 @@ KEPT = 2
 _HEADER_LIMIT = 100_000_000
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FILE = re.compile(r"([a-z][a-z0-9_]{0,63})-(\d{8})\.safetensors")
-_STORED = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-           "float16", "float32", "float64", "complex64", "complex128", "bfloat16")
+_STORED = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "bfloat16",
+)
 _VIEWED = {"complex64": np.float32, "complex128": np.float64}
 
 logger = logging.getLogger(__name__)
@@ -162,7 +177,16 @@ class CheckpointStore:
     ) -> None:
         """Write the state of a stage after `step` steps and drop all but the two newest of that stage."""
         self.folder.mkdir(exist_ok=True)
-        new = Checkpoint(stage=stage, step=step, complete=complete, fingerprint=self.fingerprint, settings_hash=self.settings_hash, wall_s=wall_s, cpu_s=cpu_s, arrays=arrays)
+        new = Checkpoint(
+            stage=stage,
+            step=step,
+            complete=complete,
+            fingerprint=self.fingerprint,
+            settings_hash=self.settings_hash,
+            wall_s=wall_s,
+            cpu_s=cpu_s,
+            arrays=arrays,
+        )
         save_checkpoint(self.folder / f"{stage}-{step:08d}.safetensors", new)
         for path in self.paths(stage)[KEPT:]:
             path.unlink(missing_ok=True)
@@ -185,8 +209,10 @@ class CheckpointStore:
                 continue
             self._check_origin(path, found)
             if found.version != cryoloom.__version__:
-                warn(f"{path.name} was written by cryoloom {found.version}, this is {cryoloom.__version__}: "
-                     "the result may differ from that of an uninterrupted run")
+                warn(
+                    f"{path.name} was written by cryoloom {found.version}, this is {cryoloom.__version__}: "
+                    "the result may differ from that of an uninterrupted run"
+                )
             return found
         if paths:
             raise BadCheckpoint(

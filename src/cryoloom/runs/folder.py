@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cryoloom.runs.checkpoint import CheckpointStore
 from cryoloom.files.durable import is_leftover, remove_leftovers, write_durably
+from cryoloom.runs.checkpoint import CheckpointStore
 from cryoloom.runs.interrupts import Stopped
-from cryoloom.runs.metrics_log import MetricsLog
 from cryoloom.runs.lock import RunLock
+from cryoloom.runs.metrics_log import MetricsLog
 from cryoloom.runs.record import (
     BadRunFolder,
     Machine,
@@ -39,9 +39,26 @@ from cryoloom.runs.record import (
 
 __all__ = ["BadRunFolder", "LogNote", "RunFolder", "check_output_folder", "cpu_seconds", "read_record", "read_settings"]
 
-OUTPUTS = ("abinit.mrc", "map.mrc", "map_sharp.mrc", "local_resolution.mrc", "half1.mrc", "half2.mrc", "mask.mrc",
-           "particles.star", "encoder.safetensors", "conformations.safetensors", "z.npy", "z_covariance.npy",
-           "contrast.npy", "classes.csv", "fsc.csv", "metrics.jsonl", "report.html", "open.cxc")
+OUTPUTS = (
+    "abinit.mrc",
+    "map.mrc",
+    "map_sharp.mrc",
+    "local_resolution.mrc",
+    "half1.mrc",
+    "half2.mrc",
+    "mask.mrc",
+    "particles.star",
+    "encoder.safetensors",
+    "conformations.safetensors",
+    "z.npy",
+    "z_covariance.npy",
+    "contrast.npy",
+    "classes.csv",
+    "fsc.csv",
+    "metrics.jsonl",
+    "report.html",
+    "open.cxc",
+)
 _HARMLESS = ("run.lock", "run.log")  # what a run leaves that dies before it has written run.json
 
 logger = logging.getLogger(__name__)
@@ -119,10 +136,20 @@ class RunFolder:
             check_output_folder(path, overwrite)
             _remove_run(path)
             record = RunRecord(
-                status="running", command=command, argv=argv, settings=to_json(settings), settings_hash=hashed,
-                versions=library_versions(), seed=seed, input_path=str(Path(input_path).absolute()),
-                fingerprint=fingerprint, machine=Machine.here(threads, device), timings=(), verdict=None,
-                started=now(), updated=now(),
+                status="running",
+                command=command,
+                argv=argv,
+                settings=to_json(settings),
+                settings_hash=hashed,
+                versions=library_versions(),
+                seed=seed,
+                input_path=str(Path(input_path).absolute()),
+                fingerprint=fingerprint,
+                machine=Machine.here(threads, device),
+                timings=(),
+                verdict=None,
+                started=now(),
+                updated=now(),
             )
             write_record(path / "run.json", record)
             return RunFolder(path, lock, record)
@@ -148,8 +175,12 @@ class RunFolder:
             _check_same(path, record, settings, fingerprint)
             remove_leftovers(path)
             record = replace(
-                record, status="running", machine=Machine.here(threads, device), versions=library_versions(),
-                settings=to_json(settings), updated=now(),
+                record,
+                status="running",
+                machine=Machine.here(threads, device),
+                versions=library_versions(),
+                settings=to_json(settings),
+                updated=now(),
             )
             write_record(path / "run.json", record)
             folder = RunFolder(path, lock, record)

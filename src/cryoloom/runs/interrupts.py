@@ -42,7 +42,9 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number, handler in (
-                (signal.SIGINT, self._on_interrupt), (signal.SIGTERM, self._on_stop), (signal.SIGHUP, self._on_stop),
+                (signal.SIGINT, self._on_interrupt),
+                (signal.SIGTERM, self._on_stop),
+                (signal.SIGHUP, self._on_stop),
             ):
                 # an ignored SIGHUP is nohup's doing and stays ignored
                 if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:

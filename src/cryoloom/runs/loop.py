@@ -15,15 +15,23 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from cryoloom.runs.checkpoint import BadCheckpoint, Checkpoint
+from cryoloom.runs.folder import RunFolder, cpu_seconds
 from cryoloom.runs.interrupts import Interrupts, Stopped
 from cryoloom.runs.progress import Progress, StagePlan, StepInfo
-from cryoloom.runs.folder import RunFolder, cpu_seconds
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Interrupts", "Recipe", "StagePlan", "StepInfo", "Stopped",
-           "numpy_generator", "run_recipe", "torch_generator"]
+__all__ = [
+    "Interrupts",
+    "Recipe",
+    "StagePlan",
+    "StepInfo",
+    "Stopped",
+    "numpy_generator",
+    "run_recipe",
+    "torch_generator",
+]
 
 S = TypeVar("S")
 # a checkpoint may cost this share of the time at most; large states are then saved less often

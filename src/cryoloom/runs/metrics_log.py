@@ -116,7 +116,14 @@ def _decode(raw: bytes) -> LoggedStep | None:
     try:
         d = json.loads(raw)
         metrics = tuple((str(k), math.nan if v is None else float(v)) for k, v in d["metrics"].items())
-        info = StepInfo(stage=str(d["stage"]), step=int(d["step"]), total=d["total"], resolution_angstrom=d["resolution_angstrom"], metrics=metrics, message=d["message"])
+        info = StepInfo(
+            stage=str(d["stage"]),
+            step=int(d["step"]),
+            total=d["total"],
+            resolution_angstrom=d["resolution_angstrom"],
+            metrics=metrics,
+            message=d["message"],
+        )
         return LoggedStep(info, float(d["wall_s"]), float(d["cpu_s"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -61,7 +61,14 @@ class Machine:
     def here(threads: int, device: str) -> Machine:
         """This machine."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Machine(host=socket.gethostname(), system=platform.platform(), cpu_count=os.cpu_count() or 1, threads=threads, device=device, memory_bytes=memory)
+        return Machine(
+            host=socket.gethostname(),
+            system=platform.platform(),
+            cpu_count=os.cpu_count() or 1,
+            threads=threads,
+            device=device,
+            memory_bytes=memory,
+        )
 
 
 @dataclass(frozen=True, slots=True)
