@@ -1,6 +1,5 @@
 """Moving maps against the analytic phantom, and finding a known move again."""
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -82,9 +81,7 @@ def test_finds_a_random_move_of_a_real_map(molecule: Maker, name: str, hand: boo
     t = torch.randn(3, generator=generator, dtype=torch.float64) * 3 * truth.pixel_size
     source = mirrored(truth.data) if hand else truth.data
     fixed = apply_rigid(source, R, t, truth.pixel_size)
-    start = time.process_time()
     found = align_maps(truth.data, fixed, truth.pixel_size)
-    spent = time.process_time() - start
     assert found.hand == hand
     if name == "betagal":  # D2: any of four rotations
         error = min(float(geodesic_degrees(found.R, R @ g)) for g in symmetry_group("D2"))
@@ -95,7 +92,6 @@ def test_finds_a_random_move_of_a_real_map(molecule: Maker, name: str, hand: boo
     assert found.correlation > 0.97
     back = apply_alignment(truth.data, found, truth.pixel_size)
     assert float(torch.corrcoef(torch.stack([back.flatten(), fixed.flatten()]))[0, 1]) > 0.97
-    assert spent < 5.0
 
 
 def test_finds_the_move_of_noisy_maps(molecule: Maker, generator: torch.Generator) -> None:

