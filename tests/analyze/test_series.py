@@ -10,7 +10,7 @@ import torch
 from cryoloom.analyze.series import write_cluster_particles, write_movie_script, write_series
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.particle_set import ParticleSet, open_particles
-from cryoloom.simulate.dataset import simulate_demo
+from cryoloom.simulation.dataset import simulate_demo
 
 
 def maps(count: int, box: int = 8, pixel_size: float = 1.7) -> list[DensityMap]:

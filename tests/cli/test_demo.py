@@ -13,9 +13,9 @@ import torch
 from typer.testing import CliRunner
 
 from cryoloom.cli.main import build_app
-from cryoloom.evaluate.map_error import score_map
-from cryoloom.evaluate.pose_error import score_poses
-from cryoloom.evaluate.pose_table import read_poses
+from cryoloom.evaluation.map_error import score_map
+from cryoloom.evaluation.pose_error import score_poses
+from cryoloom.evaluation.pose_table import read_poses
 from cryoloom.maps.io import read_map
 from cryoloom.runs.record import read_record
 

@@ -19,7 +19,7 @@ from cryoloom.particles.preprocess import measure
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import random_rotations
-from cryoloom.simulate.dataset import simulate_demo
+from cryoloom.simulation.dataset import simulate_demo
 
 COUNT = 500
 ROWS = np.arange(0, COUNT, 2)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from cryoloom.cli.main import build_app
 from cryoloom.jobs.conformation_run import open_conformations
 from cryoloom.maps.io import read_map
-from cryoloom.simulate.dataset import simulate_dataset
-from cryoloom.simulate.truth import SimulationSettings
+from cryoloom.simulation.dataset import simulate_dataset
+from cryoloom.simulation.truth import SimulationSettings
 from cryoloom.volumes.conformation_file import read_conformations
 from cryoloom.volumes.linear_family import LinearFamily
 from recipes.test_pca import three_states

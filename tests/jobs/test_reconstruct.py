@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import starfile
 
-from cryoloom.simulate.dataset import simulate_demo
+from cryoloom.simulation.dataset import simulate_demo
 
 from .small_run import settings_for
 

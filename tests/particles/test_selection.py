@@ -10,7 +10,7 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.selection import information, most_informative
 from cryoloom.physics.ctf import evaluate_ctf
 from cryoloom.recipes.abinit import AbInitRecipe, AbInitSettings
-from cryoloom.simulate.dataset import simulate_demo
+from cryoloom.simulation.dataset import simulate_demo
 
 RADIUS = 8
 

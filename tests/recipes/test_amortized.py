@@ -23,7 +23,7 @@ from cryoloom.recipes.wake_sleep import WakeSleepRecipe, WakeSleepSettings
 from cryoloom.runs.folder import RunFolder
 from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.progress import SilentProgress
-from cryoloom.simulate.dataset import simulate_demo
+from cryoloom.simulation.dataset import simulate_demo
 from jobs.small_run import settings_for
 
 AWAKE = WakeSleepSettings(

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cryoloom.jobs.conformation_run import ConformationRun, open_conformations
 from cryoloom.maps.io import read_map
-from cryoloom.simulate.dataset import simulate_dataset
-from cryoloom.simulate.truth import SimulationSettings
+from cryoloom.simulation.dataset import simulate_dataset
+from cryoloom.simulation.truth import SimulationSettings
 from jobs.test_hetero import cryoloom, verdict_of
 from recipes.test_vae import two_states
 

@@ -23,8 +23,8 @@ from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import exponential, geodesic_degrees
 from cryoloom.recipes.vae import NetworkSettings, ResidualPower, VariationalRecipe, VariationalState
 from cryoloom.runs.progress import StepInfo
-from cryoloom.simulate.dataset import simulate_dataset
-from cryoloom.simulate.truth import SimulationSettings
+from cryoloom.simulation.dataset import simulate_dataset
+from cryoloom.simulation.truth import SimulationSettings
 
 Method = Literal["vae", "autodecoder"]
 BOX, PIXEL_SIZE, COUNT = 24, 5.0, 400

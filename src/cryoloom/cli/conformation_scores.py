@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # scikit-learn, and what imports it, is only loaded where the
     from rich.table import Table
     from torch import Tensor
 
-    from cryoloom.evaluate.heterogeneity import ClassScores, LatentScores
-    from cryoloom.evaluate.pose_error import CommonFrame
-    from cryoloom.evaluate.pose_table import PoseTable
-    from cryoloom.evaluate.state_maps import StateMapScores
+    from cryoloom.evaluation.heterogeneity import ClassScores, LatentScores
+    from cryoloom.evaluation.pose_error import CommonFrame
+    from cryoloom.evaluation.pose_table import PoseTable
+    from cryoloom.evaluation.state_maps import StateMapScores
     from cryoloom.maps.io import DensityMap
 
 
@@ -104,7 +104,7 @@ def score_conformations(
     mixture = truth.state is not None and len(np.unique(truth.state[truth.state > 0])) > 1
     if not (mixture or files.latent or files.truth_maps):
         return None
-    from cryoloom.evaluate.heterogeneity import score_classes, score_latent, true_states
+    from cryoloom.evaluation.heterogeneity import score_classes, score_latent, true_states
 
     state = None if truth.state is None and files.latent is None else true_states(truth, estimate)
     images = classes = latent = maps = per_image = None
@@ -155,7 +155,7 @@ def _map_scores(
     mask: Tensor | None,
 ) -> tuple[StateMapScores, np.ndarray | None]:
     """Scores of the maps, and which of them each image was given, where that is not the one of its true state."""
-    from cryoloom.evaluate.state_maps import StateMapScores, auc_matrix
+    from cryoloom.evaluation.state_maps import StateMapScores, auc_matrix
 
     truths = list(_read_maps(files.truth_maps))
 

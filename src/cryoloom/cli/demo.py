@@ -49,7 +49,7 @@ def demo(
     check_output_folder(run, overwrite)
     set_threads(threads)
 
-    from cryoloom.simulate.dataset import simulate_demo
+    from cryoloom.simulation.dataset import simulate_demo
 
     made = simulate_demo(particles, n, seed, device=choose_device(device.value, lambda said: None), overwrite=overwrite)
     if not quiet:
@@ -75,9 +75,9 @@ def _compare(console: Console, particles: Path, run: Path) -> None:
     from rich.text import Text
 
     from cryoloom.cli.evaluate import compare_with_claim, scores_table
-    from cryoloom.evaluate.map_error import score_map
-    from cryoloom.evaluate.pose_error import score_poses
-    from cryoloom.evaluate.pose_table import read_poses
+    from cryoloom.evaluation.map_error import score_map
+    from cryoloom.evaluation.pose_error import score_poses
+    from cryoloom.evaluation.pose_table import read_poses
     from cryoloom.maps.io import read_map
     from cryoloom.runs.record import read_record
 

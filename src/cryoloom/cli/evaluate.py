@@ -13,8 +13,8 @@ from cryoloom.cli.options import Threads
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cryoloom.evaluate.map_error import MapScores
-    from cryoloom.evaluate.pose_error import PoseScores
+    from cryoloom.evaluation.map_error import MapScores
+    from cryoloom.evaluation.pose_error import PoseScores
 
 THRESHOLDS = (0.5, 0.143)
 CLAIM_TOLERANCE = 0.1  # relative: how much finer than the truth allows a claimed resolution may be
@@ -84,9 +84,9 @@ def evaluate(
         map_files,
         score_conformations,
     )
-    from cryoloom.evaluate.map_error import score_map
-    from cryoloom.evaluate.pose_error import score_poses
-    from cryoloom.evaluate.pose_table import read_poses
+    from cryoloom.evaluation.map_error import score_map
+    from cryoloom.evaluation.pose_error import score_poses
+    from cryoloom.evaluation.pose_table import read_poses
     from cryoloom.maps.io import read_map
 
     # what else a run holds has the rows of its own particles

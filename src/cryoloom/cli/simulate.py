@@ -89,10 +89,10 @@ def simulate(
     set_threads(threads)
 
     from cryoloom.cli.errors import check_memory, tell
-    from cryoloom.simulate.dataset import simulate_dataset
-    from cryoloom.simulate.projector import projector_bytes
-    from cryoloom.simulate.states import StateGeometry, load_states, sources_of
-    from cryoloom.simulate.truth import SimulationSettings
+    from cryoloom.simulation.dataset import simulate_dataset
+    from cryoloom.simulation.projector import projector_bytes
+    from cryoloom.simulation.states import StateGeometry, load_states, sources_of
+    from cryoloom.simulation.truth import SimulationSettings
 
     settings = SimulationSettings(
         count=n,

@@ -16,11 +16,11 @@ from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.particles.star import read_star
 from cryoloom.physics.ctf import CTFParameters
 from cryoloom.physics.rotations import from_euler
-from cryoloom.simulate.dataset import simulate_dataset, simulate_demo
-from cryoloom.simulate.images import noise_spectrum
-from cryoloom.simulate.projector import Projector
-from cryoloom.simulate.states import StateGeometry, StateSource, load_states, resample_map, sources_of
-from cryoloom.simulate.truth import SimulationSettings
+from cryoloom.simulation.dataset import simulate_dataset, simulate_demo
+from cryoloom.simulation.images import noise_spectrum
+from cryoloom.simulation.projector import Projector
+from cryoloom.simulation.states import StateGeometry, StateSource, load_states, resample_map, sources_of
+from cryoloom.simulation.truth import SimulationSettings
 
 BOX, PIXEL = 24, 4.0
 

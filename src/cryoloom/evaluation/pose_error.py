@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoloom.evaluate.pose_table import PoseTable, match_rows
+from cryoloom.evaluation.pose_table import PoseTable, match_rows
 from cryoloom.physics.rotations import symmetry_group
 
 VOTERS, CANDIDATES = 2000, 300

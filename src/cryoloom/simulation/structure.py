@@ -247,7 +247,7 @@ def load_embedded_structure() -> AtomicModel:
     Shipped with the package, see data/README.md for its source and licence.
     """
     with (
-        resources.files("cryoloom.simulate").joinpath("data/igg_1hzh.npz").open("rb") as file,
+        resources.files("cryoloom.simulation").joinpath("data/igg_1hzh.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as data,
     ):
         xyz, numbers = data["xyz_hundredth_angstrom"].astype(np.float64) / 100, data["atomic_number"]

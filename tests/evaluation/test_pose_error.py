@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cryoloom.evaluate.pose_error import area_under_curve, score_poses
-from cryoloom.evaluate.pose_table import PoseTable, match_rows, read_poses
+from cryoloom.evaluation.pose_error import area_under_curve, score_poses
+from cryoloom.evaluation.pose_table import PoseTable, match_rows, read_poses
 from cryoloom.particles.errors import BadInput
 
 N, PIXEL = 500, 2.5

@@ -12,11 +12,11 @@ import torch
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.physics.rotations import from_euler, random_rotations
 from cryoloom.physics.slicing import extract_slices, volume_to_grid
-from cryoloom.simulate.output import write_star
-from cryoloom.simulate.projector import Projector, image_variance
-from cryoloom.simulate.states import StateGeometry, model_state
-from cryoloom.simulate.structure import load_embedded_structure
-from cryoloom.simulate.truth import SimulationSettings, draw_truth
+from cryoloom.simulation.output import write_star
+from cryoloom.simulation.projector import Projector, image_variance
+from cryoloom.simulation.states import StateGeometry, model_state
+from cryoloom.simulation.structure import load_embedded_structure
+from cryoloom.simulation.truth import SimulationSettings, draw_truth
 
 
 def _cloud(box: int, pixel_size: float) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:

@@ -11,7 +11,7 @@ import torch
 
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.physics.fourier import pad_real, resize_real
-from cryoloom.simulate.structure import AtomicModel, assemble, electron_density, is_model, read_models
+from cryoloom.simulation.structure import AtomicModel, assemble, electron_density, is_model, read_models
 
 DEFAULT_BOX = 64
 FILLING = 0.7  # diameter of the molecule over the side of the box where no pixel size is given

@@ -10,10 +10,10 @@ from scipy.spatial.transform import Rotation
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.io import DensityMap
 from cryoloom.physics.rotations import to_euler
-from cryoloom.simulate.dataset import simulate_dataset
-from cryoloom.simulate.states import StateGeometry, model_state
-from cryoloom.simulate.structure import AtomicModel
-from cryoloom.simulate.truth import SimulationSettings
+from cryoloom.simulation.dataset import simulate_dataset
+from cryoloom.simulation.states import StateGeometry, model_state
+from cryoloom.simulation.structure import AtomicModel
+from cryoloom.simulation.truth import SimulationSettings
 
 PIXEL = 4.0
 

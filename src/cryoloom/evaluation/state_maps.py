@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryoloom.evaluate.map_error import DEFAULT_RADIUS, score_map, soft_sphere
-from cryoloom.evaluate.pose_error import CommonFrame
+from cryoloom.evaluation.map_error import DEFAULT_RADIUS, score_map, soft_sphere
+from cryoloom.evaluation.pose_error import CommonFrame
 from cryoloom.maps.fsc import half_space, shell_sums
 from cryoloom.maps.io import DensityMap
 

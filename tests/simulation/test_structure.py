@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryoloom.physics.fourier import fft3
-from cryoloom.simulate.structure import (
+from cryoloom.simulation.structure import (
     AtomicModel,
     assemble,
     electron_density,

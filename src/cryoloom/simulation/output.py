@@ -15,7 +15,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from torch import Tensor
 
 from cryoloom.physics.ctf import CTFParameters
-from cryoloom.simulate.truth import MICROSCOPES, Truth
+from cryoloom.simulation.truth import MICROSCOPES, Truth
 
 _MODES = {"float32": 2, "float16": 12}
 _STAR_CHUNK = 10000

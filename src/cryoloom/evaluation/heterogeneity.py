@@ -12,7 +12,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import cross_val_predict
 
-from cryoloom.evaluate.pose_table import PoseTable, match_rows
+from cryoloom.evaluation.pose_table import PoseTable, match_rows
 
 FOLDS = 5
 

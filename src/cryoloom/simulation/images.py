@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cryoloom.maps.io import DensityMap
 from cryoloom.physics.noise import sample_noise
-from cryoloom.simulate.output import PixelSums
-from cryoloom.simulate.projector import Projector, apply_optics, image_variance
-from cryoloom.simulate.truth import SimulationSettings, Truth
+from cryoloom.simulation.output import PixelSums
+from cryoloom.simulation.projector import Projector, apply_optics, image_variance
+from cryoloom.simulation.truth import SimulationSettings, Truth
 
 SNR_SAMPLE = 2000  # images over which the signal is measured before the noise is added
 _BATCH_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 25}

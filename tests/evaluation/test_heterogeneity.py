@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoloom.evaluate.heterogeneity import score_classes, score_latent, true_states
-from cryoloom.evaluate.pose_table import PoseTable
+from cryoloom.evaluation.heterogeneity import score_classes, score_latent, true_states
+from cryoloom.evaluation.pose_table import PoseTable
 
 
 def _counts(table: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

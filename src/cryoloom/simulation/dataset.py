@@ -19,11 +19,11 @@ import torch
 
 import cryoloom
 from cryoloom.maps.io import DensityMap, write_map
-from cryoloom.simulate.images import ImageSource
-from cryoloom.simulate.output import PixelSums, StackWriter, write_star
-from cryoloom.simulate.states import StateGeometry, model_state
-from cryoloom.simulate.structure import load_embedded_structure
-from cryoloom.simulate.truth import SimulationSettings, draw_truth
+from cryoloom.simulation.images import ImageSource
+from cryoloom.simulation.output import PixelSums, StackWriter, write_star
+from cryoloom.simulation.states import StateGeometry, model_state
+from cryoloom.simulation.structure import load_embedded_structure
+from cryoloom.simulation.truth import SimulationSettings, draw_truth
 
 DEMO_PIXEL_SIZE = 4.0
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryoloom.evaluate.pose_error import CommonFrame
+from cryoloom.evaluation.pose_error import CommonFrame
 from cryoloom.maps.align import align_maps, mirrored
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation, resolution_angstrom
 from cryoloom.maps.io import DensityMap

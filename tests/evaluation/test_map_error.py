@@ -12,9 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from cryoloom.cli.evaluate import compare_with_claim, register
-from cryoloom.evaluate.map_error import score_map, soft_sphere
-from cryoloom.evaluate.pose_error import CommonFrame, score_poses
-from cryoloom.evaluate.pose_table import read_poses
+from cryoloom.evaluation.map_error import score_map, soft_sphere
+from cryoloom.evaluation.pose_error import CommonFrame, score_poses
+from cryoloom.evaluation.pose_table import read_poses
 from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.runs.record import Machine, RunRecord, write_record
 

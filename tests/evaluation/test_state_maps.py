@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoloom.evaluate.map_error import score_map, soft_sphere
-from cryoloom.evaluate.pose_error import CommonFrame, score_poses
-from cryoloom.evaluate.pose_table import read_poses
-from cryoloom.evaluate.state_maps import StateMapScores, auc_matrix, fsc_auc
+from cryoloom.evaluation.map_error import score_map, soft_sphere
+from cryoloom.evaluation.pose_error import CommonFrame, score_poses
+from cryoloom.evaluation.pose_table import read_poses
+from cryoloom.evaluation.state_maps import StateMapScores, auc_matrix, fsc_auc
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.maps.io import DensityMap, read_map
 

@@ -78,7 +78,7 @@ def test_maps_in_the_order_of_the_states(folder: Path) -> None:
 
 
 def test_a_radius_and_a_mask_are_laid_on_the_maps_of_states(folder: Path, tmp_path: Path) -> None:
-    from cryoloom.evaluate.map_error import soft_sphere
+    from cryoloom.evaluation.map_error import soft_sphere
     from cryoloom.maps.io import DensityMap, write_map
 
     write_map(tmp_path / "mask.mrc", DensityMap(soft_sphere(32, 7.0).float(), 4.0))
