@@ -25,6 +25,7 @@ def start_run(settings: Settings, command: str, output: Path, options: RunningOp
     check_output_folder(output, options.overwrite)
     count = set_threads(options.threads)
     with open_progress(options.quiet) as progress:
+        from cryoloom.jobs import layout
         from cryoloom.jobs.reconstruct import open_input, prepare
         from cryoloom.jobs.settings import ReconstructSettings
         from cryoloom.physics.rotations import symmetry_group
@@ -50,7 +51,7 @@ def start_run(settings: Settings, command: str, output: Path, options: RunningOp
                 threads=count,
                 device=chosen,
                 argv=tuple(sys.argv),
-                overwrite=options.overwrite,
+                overwrite=layout.RESULTS if options.overwrite else None,
             ) as folder,
         ):
             _work(
@@ -95,6 +96,7 @@ def _work(settings: Settings, particles, preprocessing, folder: RunFolder, progr
     import numba
     import torch
 
+    from cryoloom.jobs import layout
     from cryoloom.jobs.hetero import run_hetero
     from cryoloom.jobs.reconstruct import run
     from cryoloom.jobs.settings import HeteroSettings
@@ -116,7 +118,7 @@ def _work(settings: Settings, particles, preprocessing, folder: RunFolder, progr
         for finding in verdict.findings:
             mark = {True: "+", False: "-", None: " "}[finding.passed]
             progress.say(f"  {mark} {finding.name}: {finding.text}")
-    progress.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {folder.report.name} first"))
+    progress.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
 
 
 def _check_memory(settings: Settings, box: int, count: int) -> None:

@@ -16,6 +16,7 @@ from cryoloom.inference.conformations.local_maps import StateMap, map_of_rows
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined
+from cryoloom.jobs import layout
 from cryoloom.jobs.class_table import ClassRow, write_class_table
 from cryoloom.jobs.reconstruct import Reconstruction, conclude, make_feed, particle_columns, reconstruct
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
@@ -260,19 +261,19 @@ def _network(
 def _write(found: Found, feed: ImageFeed, consensus: Reconstruction, folder: RunFolder) -> None:
     if found.latents is not None and found.volume is not None:
         latents = found.latents
-        for path, values in (
-            (folder.z, latents.mean),
-            (folder.z_covariance, latents.covariance),
-            (folder.contrast, latents.contrast),
+        for file, values in (
+            (layout.LATENTS, latents.mean),
+            (layout.LATENT_COVARIANCES, latents.covariance),
+            (layout.CONTRAST, latents.contrast),
         ):
-            write_durably(path, npy_bytes(values.float().numpy()))
-        write_durably(folder.conformations, to_bytes(found.volume))
+            write_durably(file.path(folder.path), npy_bytes(values.float().numpy()))
+        write_durably(layout.CONFORMATIONS.path(folder.path), to_bytes(found.volume))
     # classes that the file brought along are not this run's: where it has none, all images are of one
     columns = particle_columns(consensus.state) | {"rlnClassNumber": np.ones(len(feed), np.int64)}
     if found.classes is not None:
         columns["rlnClassNumber"] = found.classes.posterior.best().numpy() + 1
         columns["rlnMaxValueProbDistribution"] = found.classes.posterior.log_weight.amax(1).exp().double().numpy()
-    write_particles(folder.particles, feed.source.particles, columns)
+    write_particles(layout.PARTICLES.path(folder.path), feed.source.particles, columns)
     if found.classes is not None and found.latents is not None:
         _write_classes(found.classes, found.latents, feed, consensus, folder)
 
@@ -288,10 +289,13 @@ def _write_classes(
         name, resolution = f"class_{k + 1:03d}", None
         if min(int((consensus.state.half[mine] == h).sum()) for h in (0, 1)) > 0:
             drawn = class_map(feed, consensus, mine)
-            write_map(folder.path / f"{name}.mrc", DensityMap(drawn.combined.contiguous(), feed.pixel_size))
+            write_map(
+                layout.CLASS_MAP.path(folder.path, number=k + 1),
+                DensityMap(drawn.combined.contiguous(), feed.pixel_size),
+            )
             resolution = drawn.resolution_angstrom(feed.pixel_size)
         rows.append(ClassRow(name, int((labels == k).sum()), share, resolution))
-    write_class_table(folder.classes, tuple(rows))
+    write_class_table(layout.CLASSES.path(folder.path), tuple(rows))
 
 
 def class_map(feed: ImageFeed, consensus: Reconstruction, rows: np.ndarray) -> StateMap:

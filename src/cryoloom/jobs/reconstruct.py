@@ -14,6 +14,8 @@ from cryoloom.inference.poses.encoder_file import to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.jobs import layout
+from cryoloom.jobs.chimerax import write_chimerax_script
 from cryoloom.jobs.final_maps import FITTING_MISFIT, FinalMaps, final_maps
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Evidence, Verdict, judge
@@ -138,8 +140,8 @@ def run(
         progress.say(said)
     if settings.job == "abinit":
         start = _start(settings, feed, folder=folder, progress=progress, interrupts=interrupts, seconds=seconds)
-        _write_abinit(folder.map, start.maps[0], feed, settings.flip)
-        folder.write_chimerax_script()
+        _write_abinit(layout.MAP.path(folder.path), start.maps[0], feed, settings.flip)
+        write_chimerax_script(folder.path)
         return None
     return reconstruct(settings, feed, folder, progress, interrupts, seconds=seconds).verdict
 
@@ -179,7 +181,9 @@ def conclude(
         maps = final_maps(feed, state, settings.symmetry, settings.seed)
         verdict = judge(_evidence(feed, state, maps, start, settings))
         _write_maps(folder, maps, feed.pixel_size, settings.flip)
-        write_particles(folder.particles, feed.source.particles, particle_columns(state, settings.flip))
+        write_particles(
+            layout.PARTICLES.path(folder.path), feed.source.particles, particle_columns(state, settings.flip)
+        )
     return Reconstruction(start, state, maps, verdict)
 
 
@@ -204,7 +208,7 @@ def _start(
         return _amortized_start(
             settings, feed, folder=folder, progress=progress, interrupts=interrupts, seconds=seconds
         )
-    sketch = folder.path / "abinit.mrc"
+    sketch = layout.ABINIT_MAP.path(folder.path)
     recipe = AbInitRecipe(
         feed, settings.abinit, settings.seed, lambda volume: _write_abinit(sketch, volume, feed, settings.flip)
     )
@@ -233,7 +237,7 @@ def _start(
     state = run_recipe(wake_sleep, folder, progress, interrupts, seconds=seconds)
     with folder.timing("proposals"):
         poses = wake_sleep.proposals(state)
-    write_durably(folder.encoder, to_bytes(wake_sleep.encode))
+    write_durably(layout.ENCODER.path(folder.path), to_bytes(wake_sleep.encode))
     return replace(start, maps=(state.volume, state.volume), poses=poses, spread=True)
 
 
@@ -250,9 +254,9 @@ def _amortized_start(
     state = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
     with folder.timing("proposals"):
         poses = recipe.proposals(state)
-    write_durably(folder.encoder, to_bytes(recipe.encode))
+    write_durably(layout.ENCODER.path(folder.path), to_bytes(recipe.encode))
     volume = recipe.map(state)
-    _write_abinit(folder.path / "abinit.mrc", volume, feed, settings.flip)
+    _write_abinit(layout.ABINIT_MAP.path(folder.path), volume, feed, settings.flip)
     sigma = max(float(poses.best()[1].square().mean().sqrt()), feed.pixel_size)
     noise = feed.source.preprocessing.noise.float().clone()
     noise[:, : state.noise.shape[1]] = state.noise
@@ -406,27 +410,28 @@ def particle_columns(state: RefineState, flip: bool = False) -> dict[str, np.nda
 
 
 def _write_maps(folder: RunFolder, maps: FinalMaps, pixel_size: float, flip: bool) -> None:
-    def write(path: Path, volume: Tensor) -> None:
+    def write(file: layout.RunFile, volume: Tensor) -> None:
+        path = file.path(folder.path)
         write_map(path, DensityMap((mirrored(volume) if flip else volume).float().cpu().contiguous(), pixel_size))
 
-    write(folder.map, maps.combined)
-    write(folder.map_sharp, maps.sharp)
-    write(folder.half1, maps.halves[0])
-    write(folder.half2, maps.halves[1])
-    write(folder.mask, maps.mask)
-    write(folder.path / "local_resolution.mrc", maps.local)
+    write(layout.MAP, maps.combined)
+    write(layout.SHARP_MAP, maps.sharp)
+    write(layout.HALF1, maps.halves[0])
+    write(layout.HALF2, maps.halves[1])
+    write(layout.MASK, maps.mask)
+    write(layout.LOCAL_RESOLUTION, maps.local)
     gold = maps.gold
     side = len(maps.combined) * pixel_size
     lines = ["shell,frequency_per_angstrom,resolution_angstrom,unmasked,masked,randomised,corrected"]
     for s in range(len(gold.corrected)):
         curves = ",".join(f"{float(c[s]):.5f}" for c in (gold.unmasked, gold.masked, gold.randomised, gold.corrected))
         lines.append(f"{s},{s / side:.6f},{side / s if s else float('inf'):.3f},{curves}")
-    write_durably(folder.fsc, ("\n".join(lines) + "\n").encode())
+    write_durably(layout.FSC.path(folder.path), ("\n".join(lines) + "\n").encode())
     inside = maps.combined[maps.mask > 0.5]
     level = float(inside.mean() + inside.std()) if len(inside) else None
     sharp_inside = maps.sharp[maps.mask > 0.5]
     sharp_level = float(sharp_inside.mean() + sharp_inside.std()) if len(sharp_inside) else None
-    folder.write_chimerax_script(level, sharp_level)
+    write_chimerax_script(folder.path, level, sharp_level)
 
 
 def _write_abinit(path: Path, volume: Tensor, feed: ImageFeed, flip: bool) -> None:

@@ -7,21 +7,21 @@ import errno
 import logging
 import os
 import shlex
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cryoloom.files.durable import is_leftover, remove_leftovers, write_durably
+from cryoloom.files.durable import is_leftover, remove_leftovers
 from cryoloom.runs.checkpoint import CheckpointStore
 from cryoloom.runs.interrupts import Stopped
 from cryoloom.runs.lock import RunLock
 from cryoloom.runs.metrics_log import MetricsLog
 from cryoloom.runs.record import (
+    RECORD,
     BadRunFolder,
     Machine,
     RunRecord,
@@ -39,27 +39,8 @@ from cryoloom.runs.record import (
 
 __all__ = ["BadRunFolder", "LogNote", "RunFolder", "check_output_folder", "cpu_seconds", "read_record", "read_settings"]
 
-OUTPUTS = (
-    "abinit.mrc",
-    "map.mrc",
-    "map_sharp.mrc",
-    "local_resolution.mrc",
-    "half1.mrc",
-    "half2.mrc",
-    "mask.mrc",
-    "particles.star",
-    "encoder.safetensors",
-    "conformations.safetensors",
-    "z.npy",
-    "z_covariance.npy",
-    "contrast.npy",
-    "classes.csv",
-    "fsc.csv",
-    "metrics.jsonl",
-    "report.html",
-    "open.cxc",
-)
-_HARMLESS = ("run.lock", "run.log")  # what a run leaves that dies before it has written run.json
+METRICS, LOG, LOCK, CHECKPOINTS = "metrics.jsonl", "run.log", "run.lock", "checkpoints"
+_HARMLESS = (LOCK, LOG)  # left by a run that died before it had written run.json
 
 logger = logging.getLogger(__name__)
 
@@ -71,34 +52,20 @@ class LogNote(str):
 
 
 class RunFolder:
-    """A locked run folder; use it as a context, which records how the run ended and gives the lock back.
+    """A locked run folder; use it as a context, which records how the run ended and releases the lock.
 
-    The attributes `map` to `chimerax` are the paths of the outputs; `checkpoints` and `metrics` are the stores that
-    `run_recipe` uses; `record` is what run.json says.
+    Attributes:
+        path: of the folder; log, lock_path: of its log and its lock.
+        checkpoints, metrics: the stores that `run_recipe` uses; record: the contents of run.json.
     """
 
     def __init__(self, path: Path, lock: RunLock, record: RunRecord) -> None:
         self.path = path
-        self.map = path / "map.mrc"
-        self.map_sharp = path / "map_sharp.mrc"
-        self.half1 = path / "half1.mrc"
-        self.half2 = path / "half2.mrc"
-        self.mask = path / "mask.mrc"
-        self.particles = path / "particles.star"
-        self.fsc = path / "fsc.csv"
-        self.encoder = path / "encoder.safetensors"
-        self.conformations = path / "conformations.safetensors"
-        self.z = path / "z.npy"
-        self.z_covariance = path / "z_covariance.npy"
-        self.contrast = path / "contrast.npy"
-        self.classes = path / "classes.csv"
-        self.log = path / "run.log"
-        self.report = path / "report.html"
-        self.chimerax = path / "open.cxc"
-        self.lock_path = path / "run.lock"
+        self.log = path / LOG
+        self.lock_path = path / LOCK
         self.record = record
-        self.checkpoints = CheckpointStore(path / "checkpoints", record.fingerprint, record.settings_hash)
-        self.metrics = MetricsLog(path / "metrics.jsonl")
+        self.checkpoints = CheckpointStore(path / CHECKPOINTS, record.fingerprint, record.settings_hash)
+        self.metrics = MetricsLog(path / METRICS)
         self._lock = lock
         self._handler = _attach_log(self.log)
         if lock.stale is not None:
@@ -116,25 +83,27 @@ class RunFolder:
         threads: int,
         device: str,
         argv: tuple[str, ...] = (),
-        overwrite: bool = False,
+        overwrite: Iterable[str] | None = None,
     ) -> RunFolder:
-        """Start a run in a new or empty folder, or with `overwrite` in that of an earlier run, whose files go.
+        """Start a run in a new or empty folder, or in the folder of an earlier run, whose files are then removed.
 
         Args:
-            settings: frozen dataclass of the command (see `run_record`); fingerprint: of the input particles.
-            command: the subcommand, by which `cryoloom resume` finds the way back.
+            settings: frozen dataclass of the command (see `record`); fingerprint: of the input particles.
+            command: the subcommand, from which `cryoloom resume` knows how to continue.
+            overwrite: glob patterns of the results that an earlier run may have left, relative to the folder; None
+                refuses the folder of an earlier run.
 
         Raises:
             BadRunFolder: as `check_output_folder`. RunLocked: when another run works there.
         """
         path = Path(path).absolute()
-        check_output_folder(path, overwrite)
+        check_output_folder(path, overwrite is not None)
         hashed = settings_hash(settings)
-        lock = RunLock.acquire(path / "run.lock")
+        lock = RunLock.acquire(path / LOCK)
         try:
             # once more, now that nobody else can come in between
-            check_output_folder(path, overwrite)
-            _remove_run(path)
+            check_output_folder(path, overwrite is not None)
+            _remove_run(path, overwrite or ())
             record = RunRecord(
                 status="running",
                 command=command,
@@ -151,7 +120,7 @@ class RunFolder:
                 started=now(),
                 updated=now(),
             )
-            write_record(path / "run.json", record)
+            write_record(path / RECORD, record)
             return RunFolder(path, lock, record)
         except BaseException:
             lock.release()
@@ -167,7 +136,7 @@ class RunFolder:
         """
         path = Path(path).absolute()
         read_record(path)
-        lock = RunLock.acquire(path / "run.lock")
+        lock = RunLock.acquire(path / LOCK)
         try:
             record = read_record(path)
             if record.status == "finished":
@@ -182,7 +151,7 @@ class RunFolder:
                 settings=to_json(settings),
                 updated=now(),
             )
-            write_record(path / "run.json", record)
+            write_record(path / RECORD, record)
             folder = RunFolder(path, lock, record)
         except BaseException:
             lock.release()
@@ -215,23 +184,6 @@ class RunFolder:
         if not keep_checkpoints:
             self.checkpoints.clear()
 
-    def write_chimerax_script(self, level: float | None = None, sharp_level: float | None = None) -> None:
-        """open.cxc: shows map.mrc, and map_sharp.mrc if there is one, in ChimeraX at given contour levels.
-
-        ChimeraX runs a script in the script's folder, so the folder can be moved. Without a level it chooses one.
-        """
-        lines = ["# written by cryoloom: open with ChimeraX", "set bgColor white", "lighting soft"]
-        shown = [("map.mrc", "#8fb3d9", level)]
-        if self.map_sharp.exists():
-            shown.append(("map_sharp.mrc", "#d9b38f", sharp_level))
-        for number, (name, colour, contour) in enumerate(shown, start=1):
-            at = "" if contour is None else f" level {contour:.6g}"
-            lines += [f"open {name} id {number}", f"volume #{number} style surface step 1{at} color {colour}"]
-        if len(shown) == 2:
-            lines.append("hide #1 models")
-        lines.append("view")
-        write_durably(self.chimerax, ("\n".join(lines) + "\n").encode())
-
     def close(self, status: RunStatus = "interrupted") -> None:
         """Give the lock back; a run that is not finished gets `status`."""
         # a full disk must not hide the error for which the run is being closed
@@ -262,7 +214,7 @@ class RunFolder:
 
     def _update(self, **changes: Any) -> None:
         self.record = replace(self.record, updated=now(), **changes)
-        write_record(self.path / "run.json", self.record)
+        write_record(self.path / RECORD, self.record)
 
 
 def check_output_folder(path: Path, overwrite: bool = False) -> None:
@@ -281,7 +233,7 @@ def check_output_folder(path: Path, overwrite: bool = False) -> None:
     except OSError as error:
         hint = "free some space" if error.errno == errno.ENOSPC else "choose a folder that you can write to"
         raise BadRunFolder(f"{path}: can't write here: {error.strerror}\n  what to do: {hint} (--output)") from error
-    if (path / "run.json").is_file():
+    if (path / RECORD).is_file():
         if overwrite:
             read_record(path)  # a foreign run.json is not ours to remove
             return
@@ -321,16 +273,18 @@ def _check_same(path: Path, record: RunRecord, settings: object, fingerprint: st
         )
 
 
-def _remove_run(path: Path) -> None:
-    """Remove what an earlier run left: files of our own names, nothing else."""
+def _remove_run(path: Path, results: Iterable[str]) -> None:
+    """Remove what an earlier run left: its own files and the results of the given patterns, nothing else."""
     remove_leftovers(path)
-    CheckpointStore(path / "checkpoints", "", "").clear()
-    for name in (*OUTPUTS, "run.log", "run.json"):
-        (path / name).unlink(missing_ok=True)
-    for stale in path.glob("class_[0-9][0-9][0-9].mrc"):
-        stale.unlink()
-    # of cryoloom analyze, which names its files itself
-    shutil.rmtree(path / "analysis", ignore_errors=True)
+    CheckpointStore(path / CHECKPOINTS, "", "").clear()
+    emptied = set()
+    for pattern in (*results, METRICS, LOG, RECORD):
+        for stale in path.glob(pattern):
+            stale.unlink()
+            emptied.add(stale.parent)
+    for folder in emptied - {path}:
+        with contextlib.suppress(OSError):  # the user's own files stay
+            folder.rmdir()
 
 
 class _RunLogHandler(logging.FileHandler):

@@ -29,6 +29,7 @@ import cryoloom
 from cryoloom.files.durable import write_durably
 
 FORMAT = 1
+RECORD = "run.json"
 T = TypeVar("T")
 RunStatus = Literal["running", "finished", "interrupted", "failed"]
 
@@ -124,7 +125,7 @@ def read_record(folder: Path) -> RunRecord:
     Raises:
         BadRunFolder: when `folder` holds no run.json, or one that cryoloom did not write.
     """
-    path = Path(folder) / "run.json"
+    path = Path(folder) / RECORD
     try:
         document = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
