@@ -29,6 +29,7 @@ from cryoloom.inference.poses.grids import cached_rotation_grid, children, shift
 from cryoloom.kernels import cpu, dispatch
 from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.band import Band
 from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.phantom import GaussianCloud
@@ -289,7 +290,7 @@ def matching(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
 def _reference(bench: Bench, radius: int, nside: int) -> search.Reference:
     """Slices of the phantom, cropped to what the radius needs."""
     # cut in Fourier space: the slices keep the scale of the images' coefficients
-    cut = ifft3(resize_fourier(fft3(_volume(bench)), 2 * (radius + 2), 3)).real.contiguous()
+    cut = ifft3(resize_fourier(fft3(_volume(bench)), Band(radius).box, 3)).real.contiguous()
     grid = volume_to_half(cut)
     return search.slice_reference(grid, cached_rotation_grid(nside), bench.images.disc.prefix(radius))
 

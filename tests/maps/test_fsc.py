@@ -14,6 +14,7 @@ from cryoloom.maps.fsc import (
     half_space,
     phase_randomise,
     resolution_angstrom,
+    resolved_shell,
     shell_sums,
 )
 from cryoloom.maps.io import DensityMap
@@ -66,6 +67,12 @@ def test_crossing_rule() -> None:
     assert crossing(torch.tensor([1.0, 0.1, 0.9]), 0.5) == 0.0
     assert crossing(torch.tensor([0.0, 0.9, 0.8]), 0.5) == 2.0
     assert resolution_angstrom(16.0, 64, 2.0) == 8.0
+
+
+def test_a_band_limited_curve_ends_beyond_its_last_shell() -> None:
+    assert resolved_shell(torch.tensor([1.0, 0.9, 0.6, 0.4, 0.9]), 0.5) == pytest.approx(2.5)
+    assert resolved_shell(torch.tensor([1.0, 0.1, 0.9])) == 0.0
+    assert resolved_shell(torch.tensor([1.0, 0.9, 0.8], dtype=torch.float64), 0.4) == pytest.approx(2.5)
     assert resolution_angstrom(0.0, 64, 2.0) is None
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cryoloom.physics.frequencies import FourierDisc
-from cryoloom.physics.noise import log_likelihood, sample_noise, shell_means, spread_shells
+from cryoloom.physics.noise import ResidualPower, log_likelihood, sample_noise, shell_means, spread_shells
 
 BOXES = [24, 25]
 
@@ -109,3 +109,21 @@ def test_spread_is_the_inverse_of_the_mean_and_holds_the_last_value():
     torch.testing.assert_close(shell_means(spread_shells(spectrum, disc), disc), spectrum)
     short = spread_shells(spectrum[:, :4], disc)
     assert (short[:, disc.shells >= 3] == spectrum[:, 3:4]).all()
+
+
+def test_spectra_move_towards_the_power_of_residuals():
+    disc = FourierDisc.create(16, 2.0, 5)
+    group = torch.tensor([1, 1, 1])
+    found = ResidualPower.of_coefficients(disc.shells.float().expand(3, -1), group, disc, groups=2)
+    noise = torch.full((2, 9), 10.0)
+    learnt = (found + found).learnt(noise, 0.25)
+    torch.testing.assert_close(learnt[1, :6], 7.5 + 0.25 * torch.arange(6.0))
+    assert (learnt[0] == 10).all()  # no image of that group
+    assert (learnt[1, 6:] == 10).all()  # beyond the disc
+
+
+def test_spectra_move_by_a_rate_of_each_group():
+    residual = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 8.0]])
+    found = ResidualPower.of_shells(residual, torch.tensor([0, 0, 2]), groups=3)
+    learnt = found.learnt(torch.full((3, 2), 4.0), torch.tensor([[0.5], [0.5], [0.25]]))
+    torch.testing.assert_close(learnt, torch.tensor([[3.0, 3.5], [4.0, 4.0], [5.0, 5.0]]))

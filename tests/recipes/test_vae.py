@@ -16,12 +16,10 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.training import Table
 from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
-from cryoloom.kernels.dispatch import Images
 from cryoloom.maps.io import DensityMap, read_map
-from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import exponential, geodesic_degrees
-from cryoloom.recipes.vae import NetworkSettings, ResidualPower, VariationalRecipe, VariationalState
+from cryoloom.recipes.vae import NetworkSettings, VariationalRecipe, VariationalState
 from cryoloom.runs.progress import StepInfo
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
@@ -174,19 +172,6 @@ def test_rows_of_a_table_take_the_steps_of_an_adam_of_their_own(generator):
     torch.testing.assert_close(table.values[2:3], alone.detach())
     assert torch.equal(table.values[3], before.values[3])
     assert table.steps.tolist() == [3, 3, 6, 0]
-
-
-def test_noise_is_drawn_to_the_power_of_residuals():
-    disc = FourierDisc.create(BOX, PIXEL_SIZE, 5)
-    P = len(disc.weight)
-    images = Images(torch.zeros(3, P), torch.ones(3, P), torch.ones(2, P), torch.tensor([1, 1, 1]), disc)
-    power = ResidualPower(2, 6)
-    power.add(disc.shells.float().expand(3, -1), images)
-    noise = torch.full((2, 9), 10.0)
-    found = power.learnt(noise, 0.25)
-    torch.testing.assert_close(found[1, :6], 7.5 + 0.25 * torch.arange(6.0))
-    assert (found[0] == 10).all()
-    assert (found[1, 6:] == 10).all()
 
 
 def test_what_does_not_belong_together_is_refused(scene):

@@ -12,6 +12,7 @@ from cryoloom.maps.backprojection import (
     solve,
     ssnr_of_sum,
 )
+from cryoloom.maps.band import Band
 from cryoloom.maps.coverage import OrientationCoverage, orientation_coverage
 from cryoloom.maps.fsc import GoldStandard, directional_fsc, gold_standard
 from cryoloom.maps.local_resolution import local_resolution
@@ -68,7 +69,7 @@ def full_statistics(
     feed: ImageFeed, state: RefineState, group: Tensor, radius: int, generator: torch.Generator
 ) -> tuple[Statistics, Statistics]:
     """Both halves at full radius: the last iteration's sums where they reach it, else inserted once more."""
-    if state.statistics is not None and state.statistics[0].side == 4 * (radius + 2):
+    if state.statistics is not None and state.statistics[0].side == Band(radius).side:
         return state.statistics
     return half_statistics(
         feed, state.posterior, half=state.half, noise=state.noise, group=group, radius=radius, generator=generator

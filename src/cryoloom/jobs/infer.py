@@ -15,7 +15,8 @@ from cryoloom.inference.poses.encoder_file import read_encoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.kernels.half_grid import volume_to_half
-from cryoloom.maps.fsc import crossing, fourier_shell_correlation
+from cryoloom.maps.band import Band
+from cryoloom.maps.fsc import fourier_shell_correlation, resolved_shell
 from cryoloom.maps.io import read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.feed import ImageFeed
@@ -96,7 +97,7 @@ def _resolved(first: Tensor, second: Tensor) -> int:
     """Shell to which the run's half maps agree: images are compared with its map up to there."""
     fsc = fourier_shell_correlation(first, second)
     limit = (first.shape[-1] - 1) // 2
-    return min(limit, max(4, int(crossing(torch.cat([fsc[: limit + 1], torch.zeros(1)]), 0.143))))
+    return min(limit, max(4, int(resolved_shell(fsc[: limit + 1]))))
 
 
 @torch.no_grad()
@@ -112,7 +113,7 @@ def infer(
     noise = feed.source.preprocessing.noise.float()
     low = int(run.encode.encoder.radius)
     radii = march(low, run.radius) if polish else [low]
-    grids = [volume_to_half(rebox(run.map.to(feed.device), 2 * (r + 2))) for r in radii]
+    grids = [volume_to_half(rebox(run.map.to(feed.device), Band(r).box)) for r in radii]
     sigma = FIRST_SIGMA * feed.box * feed.pixel_size
     N = len(feed)
     R, t, weight, score = torch.empty(N, 3, 3), torch.empty(N, 2), torch.empty(N), torch.empty(N)

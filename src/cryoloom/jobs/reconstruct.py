@@ -23,6 +23,7 @@ from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.backprojection import particle_mask
+from cryoloom.maps.band import Band
 from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.maps.symmetry import find_axes, impose
 from cryoloom.particles.batches import ParticleSource
@@ -338,7 +339,7 @@ def _given_map(settings: ReconstructSettings, feed: ImageFeed, path: Path) -> tu
         level = side / settings.low_pass_angstrom
     radius = int(max(4, min((feed.box - 1) // 2 - 1, (wanted - 1) // 2 - 1, round(level))))
     masked = volume * particle_mask(wanted, feed.diameter_px * wanted / feed.box)
-    volume = rebox(masked, 2 * (radius + 2)).contiguous().to(feed.device)
+    volume = rebox(masked, Band(radius).box).contiguous().to(feed.device)
     scaled = volume * _scale_to_images(feed, volume, radius)
     return scaled, scaled
 
@@ -371,7 +372,7 @@ def _evidence(
         shell=gold.shell,
         resolution_angstrom=gold.resolution_angstrom,
         resolution_half_angstrom=gold.resolution_half_angstrom,
-        common_shell=0 if given_poses else start.maps[0].shape[-1] // 2 - 2,
+        common_shell=0 if given_poses else Band.of_box(start.maps[0].shape[-1]).radius,
         nyquist_shell=feed.box // 2,
         certain=float((state.poses.log_weight[:, 0] > np.log(0.9)).float().mean()),
         fitting=float((state.misfit < FITTING_MISFIT).float().mean()),

@@ -122,6 +122,15 @@ def crossing(fsc: Float[Tensor, " S"], threshold: float) -> float:
     return float(len(f) - 1)
 
 
+def resolved_shell(fsc: Float[Tensor, " S"], threshold: float = 0.143) -> float:
+    """Shell up to which a curve agrees, as `crossing`, where the curve ends at a band limit.
+
+    Beyond its last shell the curve is taken to fall to 0: a curve that never falls below the threshold crosses it
+    between its last shell and the next one.
+    """
+    return crossing(torch.cat([fsc, fsc.new_zeros(1)]), threshold)
+
+
 def resolution_angstrom(shell: float, box: int, pixel_size: float) -> float | None:
     """Resolution in angstrom of a (fractional) shell; None for shell 0."""
     return box * pixel_size / shell if shell > 0 else None

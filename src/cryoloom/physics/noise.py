@@ -6,8 +6,10 @@ standard deviation s per pixel s2 = s^2 D^2 with the unnormalised transform.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryoloom.physics.frequencies import FourierDisc
@@ -25,6 +27,50 @@ def shell_means(values: Float[Tensor, "*b P"], disc: FourierDisc) -> Float[Tenso
 def spread_shells(spectrum: Float[Tensor, "*b S"], disc: FourierDisc) -> Float[Tensor, "*b P"]:
     """A shell-wise function on the coefficients of the disc (nearest shell; the last shell is held beyond its end)."""
     return spectrum[..., disc.shells.clamp(max=spectrum.shape[-1] - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualPower:
+    """Sums over images of weight |Y - X|^2 and of the weights, by optics group and shell: their ratio estimates s2.
+
+    Attributes:
+        power, weight: [G, S].
+    """
+
+    power: Tensor
+    weight: Tensor
+
+    @staticmethod
+    def of_coefficients(
+        residual: Float[Tensor, "B P"], group: Int[Tensor, " B"], disc: FourierDisc, groups: int
+    ) -> ResidualPower:
+        """From |Y - X|^2 of the coefficients of B images, which need not be all of the disc's; float64, on the CPU."""
+        shells = round(disc.radius) + 1
+        place = (group[:, None] * shells + disc.shells).reshape(-1).cpu()
+        weight = disc.weight.expand(len(residual), -1).reshape(-1).double().cpu()
+        zeros = torch.zeros(groups * shells, dtype=torch.float64)
+        power = zeros.index_add(0, place, residual.reshape(-1).double().cpu() * weight)
+        return ResidualPower(power.view(groups, shells), zeros.index_add(0, place, weight).view(groups, shells))
+
+    @staticmethod
+    def of_shells(residual: Float[Tensor, "B S"], group: Int[Tensor, " B"], groups: int) -> ResidualPower:
+        """From the mean |Y - X|^2 by shell of B images, all of the same weight."""
+        power = residual.new_zeros(groups, residual.shape[1]).index_add_(0, group, residual)
+        count = torch.bincount(group, minlength=groups).to(residual)
+        return ResidualPower(power, count[:, None].expand_as(power))
+
+    def __add__(self, other: ResidualPower) -> ResidualPower:
+        return ResidualPower(self.power + other.power, self.weight + other.weight)
+
+    def learnt(self, noise: Float[Tensor, "G T"], rate: float | Float[Tensor, "G 1"] = 1.0) -> Float[Tensor, "G T"]:
+        """Noise spectra moved by `rate` (0 to 1) from `noise` towards the residuals' power, where it was measured."""
+        n = min(self.power.shape[1], noise.shape[1])
+        power, weight = (x[:, :n].to(noise.device) for x in (self.power, self.weight))
+        old = noise[:, :n].to(power)
+        measured = torch.where(weight > 0, power / weight.clamp(min=1e-30), old)
+        out = noise.clone()
+        out[:, :n] = torch.lerp(old, measured, rate).to(noise)
+        return out
 
 
 def log_likelihood(

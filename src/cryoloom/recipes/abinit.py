@@ -28,9 +28,11 @@ from cryoloom.maps.backprojection import (
     moved,
     running_map,
 )
+from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.selection import most_informative
+from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import random_rotations
 from cryoloom.runs.loop import numpy_generator, torch_generator
 from cryoloom.runs.progress import StepInfo
@@ -225,7 +227,7 @@ class AbInitRecipe:
             torch.zeros(n, 2, device=device),
             torch.ones(n, device=device),
         )
-        first = accumulate(images, samples, 4 * (radius + 2))
+        first = accumulate(images, samples, Band(radius).side)
         sigma = FIRST_SIGMA * self.feed.box * self.feed.pixel_size
         return Start(
             first=first,
@@ -242,7 +244,7 @@ class AbInitRecipe:
     def _volume(self, start: Start) -> tuple[Tensor, Tensor]:
         """The present map, masked, Wiener-filtered by the FSC of the two sets; and that FSC."""
         radius = self.radius(start.level)
-        return running_map(start.first, start.second, radius, self.feed.mask(2 * (radius + 2)))
+        return running_map(start.first, start.second, radius, self.feed.mask(Band(radius).box))
 
     def _em_step(self, start: Start, step: int) -> tuple[Start, Tensor, float]:
         level = start.level
@@ -261,7 +263,7 @@ class AbInitRecipe:
         uniform = torch.from_numpy(rng.random(len(rows), dtype=np.float32)).to(self.feed.device)
         posterior = match(images, reference, shifts=shifts, prior=prior, uniform=uniform, draws=DRAWS)
         samples = _drawn(posterior.picks, rotations.R.to(shifts), shifts)
-        newest = accumulate(images, samples, 4 * (radius + 2))
+        newest = accumulate(images, samples, Band(radius).side)
         rate = self.settings.rate[level]
         first, second = start.first, start.second
         if start.steps % 2 == 0:
@@ -300,14 +302,7 @@ class AbInitRecipe:
 
     def _learnt_noise(self, start: Start, grid: Tensor, images: Images, samples: Samples) -> Tensor:
         """Noise spectra drawn towards the power of the batch's residuals, for the shells within the radius."""
-        power, total = dispatch.residual_power(grid, images, samples)
-        power, total = power.cpu(), total.cpu()
-        n = min(power.shape[1], start.noise.shape[1])
-        noise = start.noise.clone()
-        seen = total[:, :n] > 0
-        newest = torch.where(seen, power[:, :n] / total[:, :n].clamp(min=1e-9), noise[:, :n])
-        noise[:, :n] = torch.lerp(noise[:, :n], newest, NOISE_RATE)
-        return noise
+        return ResidualPower(*dispatch.residual_power(grid, images, samples)).learnt(start.noise, NOISE_RATE)
 
     def _level_done(self, start: Start) -> bool:
         s = self.settings
@@ -352,7 +347,7 @@ class AbInitRecipe:
         return replace(state, index=state.index + 1, current=None, done=done, scores=scores, likeness=likeness), text
 
     def _marched(self, start: Start, level: int) -> Start:
-        side = 4 * (self.radius(level) + 2)
+        side = Band(self.radius(level)).side
         return replace(
             start, first=start.first.resized(side), second=start.second.resized(side), level=level, steps=0, evidence=()
         )

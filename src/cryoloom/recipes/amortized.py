@@ -20,9 +20,10 @@ from cryoloom.inference.poses.misfit import misfit
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.proposals import propose
 from cryoloom.inference.training import Trainer, Weights, from_arrays, to_arrays
+from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
-from cryoloom.physics.noise import shell_means
+from cryoloom.physics.noise import ResidualPower, shell_means
 from cryoloom.runs.loop import numpy_generator
 from cryoloom.runs.progress import StepInfo
 from cryoloom.volumes.fourier_net import FourierNet
@@ -235,13 +236,9 @@ class AmortizedRecipe:
 
     def _learnt_noise(self, noise: Tensor, group: Tensor, residual: Tensor) -> Tensor:
         """Spectra drawn towards the power of the residuals, group by group."""
-        n = residual.shape[1]
-        out = noise.clone()
-        for g in torch.unique(group).tolist():
-            mine = residual[group == g]
-            rate = 1 - (1 - self.settings.noise_rate) ** (len(mine) / len(residual))
-            out[g, :n] = torch.lerp(out[g, :n], mine.mean(0), rate)
-        return out
+        share = torch.bincount(group, minlength=len(noise))[:, None] / len(group)
+        rate = 1 - (1 - self.settings.noise_rate) ** share
+        return ResidualPower.of_shells(residual, group, len(noise)).learnt(noise, rate)
 
     def proposals(self, state: AmortizedState) -> PosePosterior:
         """The encoder's candidates for all images, on the CPU."""
@@ -252,7 +249,7 @@ class AmortizedRecipe:
     def map(self, state: AmortizedState) -> Tensor:
         """The volume in the band-limited box of its radius, as refinement begins with."""
         self.trainer.restore(state.weights)
-        return rebox(self.volume.density_map(self.reach), 2 * (self.reach + 2)).contiguous()
+        return rebox(self.volume.density_map(self.reach), Band(self.reach).box).contiguous()
 
     def to_arrays(self, state: AmortizedState) -> Mapping[str, np.ndarray | Tensor]:
         """Flat arrays."""

@@ -22,8 +22,9 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volumes_to_halves
 from cryoloom.maps.backprojection import ssnr_of_half, ssnr_of_sum
+from cryoloom.maps.band import Band
 from cryoloom.maps.coupled_backprojection import Moments, fsc_of_pairs, mask_in_box, solve_coupled
-from cryoloom.maps.fsc import crossing, resolution_angstrom
+from cryoloom.maps.fsc import resolution_angstrom, resolved_shell
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees
@@ -221,7 +222,7 @@ class SubspaceRecipe:
                 images, R, t = self._images(state.poses, rows, radius)
                 prior = contrast_prior(state.contrast_sigma)
                 first, second = infer_mixture(products(grids, images, R, t), points, shares, *prior)
-                newest = Moments(*dispatch.insert_moments(images, R, t, first, second, 4 * (radius + 2)))
+                newest = Moments(*dispatch.insert_moments(images, R, t, first, second, Band(radius).side))
                 total = newest if total is None else total + newest
             assert total is not None
             sums.append(total)
@@ -348,7 +349,7 @@ class SubspaceRecipe:
         for rows in _batches(np.flatnonzero(self.half == half)):
             images, R, t = self._images(poses, rows, radius)
             found = infer_latents(products(grids, images, R, t), *contrast_prior(contrast_sigma))
-            newest = Moments(*dispatch.insert_moments(images, R, t, found.first, found.second, 4 * (radius + 2)))
+            newest = Moments(*dispatch.insert_moments(images, R, t, found.first, found.second, Band(radius).side))
             population = population + Population.of(found)
             evidence += float(found.log_evidence.sum())
             total = newest if total is None else total + newest
@@ -361,7 +362,7 @@ class SubspaceRecipe:
         for rows in _batches(np.flatnonzero(self.half == half)):
             images, R, t = self._images(self.poses, rows, radius)
             ones = torch.ones(len(rows), 1, device=R.device)
-            newest = Moments(*dispatch.insert_moments(images, R, t, ones, ones, 4 * (radius + 2)))
+            newest = Moments(*dispatch.insert_moments(images, R, t, ones, ones, Band(radius).side))
             total = newest if total is None else total + newest
         if total is None:
             raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")
@@ -373,7 +374,7 @@ class SubspaceRecipe:
 
     def _mask(self, radius: int) -> Tensor:
         """The mask in the band-limited box of a radius."""
-        return mask_in_box(self.mask, 2 * (radius + 2)).to(self.feed.device)
+        return mask_in_box(self.mask, Band(radius).box).to(self.feed.device)
 
     def _mean_only(self, moments: Moments, radius: int) -> Tensor:
         flat = torch.full((1, radius + 1), 10.0)
@@ -388,7 +389,7 @@ class SubspaceRecipe:
         return random * (FIRST_SHARE * mean.norm() / random.norm().clamp(min=1e-20))
 
     def _boxed(self, volumes: Tensor, radius: int) -> Tensor:
-        return torch.stack([rebox(v, 2 * (radius + 2)).contiguous() for v in volumes])
+        return torch.stack([rebox(v, Band(radius).box).contiguous() for v in volumes])
 
     def to_arrays(self, state: SubspaceState) -> Mapping[str, np.ndarray | Tensor]:
         """Flat arrays."""
@@ -563,6 +564,6 @@ def component_resolutions(state: SubspaceState, side_angstrom: float) -> list[fl
     """Angstrom at which each component's halves agree to 0.143, mean first; None where they never do."""
     out = []
     for curve in state.fsc:
-        shell = float(crossing(torch.cat([curve.double(), torch.zeros(1).double()]), 0.143))
+        shell = resolved_shell(curve)
         out.append(resolution_angstrom(shell, 1, side_angstrom))
     return out

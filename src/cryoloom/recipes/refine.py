@@ -30,10 +30,12 @@ from cryoloom.maps.backprojection import (
     ssnr_of_sum,
     symmetric_samples,
 )
-from cryoloom.maps.fsc import crossing
+from cryoloom.maps.band import Band
+from cryoloom.maps.fsc import crossing, resolved_shell
 from cryoloom.maps.mask import automatic_mask
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
+from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import geodesic_degrees_modulo, symmetry_group
 from cryoloom.runs.loop import numpy_generator, torch_generator
 from cryoloom.runs.progress import StepInfo
@@ -169,7 +171,7 @@ class RefineRecipe:
         poses = empty
         if self.poses is not None:
             poses = _padded(self.poses, K)
-        radius = self.start[0].shape[-1] // 2 - 2
+        radius = Band.of_box(self.start[0].shape[-1]).radius
         return RefineState(
             iteration=0,
             radius=radius,
@@ -208,11 +210,11 @@ class RefineRecipe:
         R, t = state.poses.R.clone(), state.poses.t.clone()
         weight = torch.full((N, K), -torch.inf)
         covariance, score, power = torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N)
-        side = 4 * (insertion + 2)
+        side = Band(insertion).side
         halves = []
-        residuals = [torch.zeros(state.noise.shape[0], insertion + 2) for _ in range(2)]
+        residuals = None
         for h in (0, 1):
-            grid = volume_to_half(rebox(state.references[h], 2 * (radius + 2)))
+            grid = volume_to_half(rebox(state.references[h], Band(radius).box))
             references = None  # the other half's slices go before these come
             if doubtful[state.half == h].any():
                 references = references_of(self.feed, state.references[h], self.settings.coarse_level, search_radius)
@@ -233,12 +235,11 @@ class RefineRecipe:
                 samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.group))
                 newest = accumulate(images, symmetric_samples(samples, self.group), side)
                 statistics = newest if statistics is None else statistics + newest
-                squares, total = dispatch.residual_power(grid, images.prefix(radius), _first_only(best))
-                n = squares.shape[1]
-                residuals[0][:, :n] += squares.cpu()
-                residuals[1][:, :n] += total.cpu()
+                residual = ResidualPower(*dispatch.residual_power(grid, images.prefix(radius), _first_only(best)))
+                residuals = residual if residuals is None else residuals + residual
             assert statistics is not None
             halves.append(statistics)
+        assert residuals is not None
         poses = PosePosterior(R, t, weight)
         return self._after(
             state,
@@ -261,7 +262,7 @@ class RefineRecipe:
         score: Tensor,
         power: Tensor,
         halves: tuple[Statistics, Statistics],
-        residuals: list[Tensor],
+        residuals: ResidualPower,
         radius: int,
         insertion: int,
         doubtful: np.ndarray,
@@ -269,11 +270,8 @@ class RefineRecipe:
         """New references, noise and radius from the pass's sums."""
         mask, fsc = self._mask_and_fsc(halves, insertion)
         references = tuple(solve(h, ssnr_of_half(fsc), insertion) * mask for h in halves)
-        shell = crossing(torch.cat([fsc, torch.zeros(1)]), 0.143)
-        noise = state.noise.clone()
-        n = min(radius + 1, noise.shape[1])
-        seen = residuals[1][:, :n] > 0
-        noise[:, :n] = torch.where(seen, residuals[0][:, :n] / residuals[1][:, :n].clamp(min=1e-9), noise[:, :n])
+        shell = resolved_shell(fsc)
+        noise = residuals.learnt(state.noise)
         best_t = poses.t[:, 0]
         sigma = float(best_t.square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size))
         moved = geodesic_degrees_modulo(poses.R[:, 0], state.poses.R[:, 0], self.group)
@@ -364,10 +362,10 @@ class RefineRecipe:
         start. Noise around the molecule costs accuracy: on adenylate kinase (5,000 images, SNR 0.1) the median error of
         the poses falls from 2.2 to 1.9 degrees.
         """
-        mask = self.feed.mask(2 * (insertion + 2))
+        mask = self.feed.mask(Band(insertion).box)
         fsc = half_map_fsc(*halves, insertion, mask)
-        shell = crossing(torch.cat([fsc, torch.zeros(1)]), 0.143)
-        if shell < TIGHT * (self.start[0].shape[-1] // 2 - 2):
+        shell = resolved_shell(fsc)
+        if shell < TIGHT * Band.of_box(self.start[0].shape[-1]).radius:
             return mask, fsc
         side = self.feed.box * self.feed.pixel_size
         joint = solve(halves[0] + halves[1], ssnr_of_sum(fsc), insertion) * mask
@@ -506,7 +504,7 @@ def half_statistics(
             rows = mine[start : start + BATCH]
             mine_now = poses.rows(torch.from_numpy(rows)).to(feed.device)
             samples = posterior_samples(mine_now, generator, len(group))
-            newest = accumulate(feed.images(rows, radius, noise), symmetric_samples(samples, group), 4 * (radius + 2))
+            newest = accumulate(feed.images(rows, radius, noise), symmetric_samples(samples, group), Band(radius).side)
             total = newest if total is None else total + newest
         if total is None:
             raise ValueError(f"half set {h + 1} has no particles; expected both halves to be filled")
@@ -528,10 +526,10 @@ def maps_of_poses(
         radius=radius,
         generator=generator,
     )
-    mask = feed.mask(2 * (radius + 2))
+    mask = feed.mask(Band(radius).box)
     fsc = half_map_fsc(halves[0], halves[1], radius, mask)
-    last = min(radius, max(4, int(crossing(torch.cat([fsc, torch.zeros(1)]), 0.143))))
-    small = 2 * (last + 2)
+    last = min(radius, max(4, int(resolved_shell(fsc))))
+    small = Band(last).box
     maps = [solve(x, ssnr_of_half(fsc), radius) * mask for x in halves]
     one, two = (rebox(v, small).contiguous() for v in maps)
     return one, two

@@ -29,7 +29,7 @@ from cryoloom.kernels.dispatch import Images
 from cryoloom.maps.mask import radius_grid
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import fft3
-from cryoloom.physics.noise import log_likelihood, spread_shells
+from cryoloom.physics.noise import ResidualPower, log_likelihood, spread_shells
 from cryoloom.physics.rotations import exponential
 from cryoloom.runs.loop import numpy_generator, torch_generator
 from cryoloom.runs.progress import StepInfo
@@ -248,12 +248,14 @@ class VariationalRecipe:
         mine = np.array_split(order, self.parts)[part]
         batches = np.array_split(mine, max(1, round(len(mine) / s.batch)))
         generator = torch_generator(self.seed, STAGE_INDEX, state.step + 1)
-        residuals = ResidualPower(self.feed.groups, self.radius + 1)
+        residuals = None
         tally = Tally()
         total = s.epochs * self.parts
         for i, rows in enumerate(batches):
             done = (state.step + i / len(batches)) / total
-            self._update(np.sort(rows), following, done=done, generator=generator, residuals=residuals, tally=tally)
+            residual = self._update(np.sort(rows), following, done=done, generator=generator, tally=tally)
+            residuals = residual if residuals is None else residuals + residual
+        assert residuals is not None
         noise = residuals.learnt(state.noise, s.noise_rate)
         following = replace(following, weights=self.trainer.weights(), noise=noise)
         resolution = self.feed.box * self.feed.pixel_size / self.radius
@@ -266,10 +268,9 @@ class VariationalRecipe:
         state: VariationalState,
         done: float,
         generator: torch.Generator,
-        residuals: ResidualPower,
         tally: Tally,
-    ) -> None:
-        """One minibatch: a step of the networks and of the rows of the tables, in place."""
+    ) -> ResidualPower:
+        """One minibatch: a step of the networks and of the rows of the tables, in place; the power of its residuals."""
         s = self.settings
         index = torch.from_numpy(rows).to(self.feed.device)
         images = self.feed.images(rows, self.radius, state.noise)
@@ -290,7 +291,6 @@ class VariationalRecipe:
             state.latents.update(index, latent.grad * scale, rate * s.table_rate)
         if state.corrections is not None and correction is not None and correction.grad is not None:
             state.corrections.update(index, correction.grad * scale, rate * s.pose_rate)
-        residuals.add(bound.residual, chosen)
         with torch.no_grad():
             before = predicted_mean(self.decoder, chosen, R, t)
             base = log_likelihood(chosen.observed, before, chosen.variance[chosen.group], chosen.disc.weight)
@@ -302,6 +302,7 @@ class VariationalRecipe:
             explained=1 - bound.log_likelihood.detach().sum() / base.sum(),
             **{f"gradient_norm_{name}": norm for name, norm in norms.items()},
         )
+        return ResidualPower.of_coefficients(bound.residual, chosen.group, chosen.disc, self.feed.groups)
 
     def _poses(self, index: Tensor, correction: Tensor | None) -> tuple[Tensor, Tensor]:
         """R [B, 3, 3] and t [B, 2] of some images, turned within the image's frame and moved by their corrections."""
@@ -370,28 +371,3 @@ class VariationalRecipe:
             latents,
             corrections,
         )
-
-
-class ResidualPower:
-    """Power of residuals by group and shell, gathered over minibatches."""
-
-    def __init__(self, groups: int, shells: int) -> None:
-        self.shells = shells
-        self.power = torch.zeros(groups * shells, dtype=torch.float64)
-        self.weight = torch.zeros(groups * shells, dtype=torch.float64)
-
-    def add(self, residual: Tensor, images: Images) -> None:
-        """|Y - X|^2 [B, P] of some images."""
-        place = (images.group[:, None] * self.shells + images.disc.shells).reshape(-1).cpu()
-        weight = images.disc.weight.expand(len(residual), -1).reshape(-1).double().cpu()
-        self.power.index_add_(0, place, residual.reshape(-1).double().cpu() * weight)
-        self.weight.index_add_(0, place, weight)
-
-    def learnt(self, noise: Tensor, rate: float) -> Tensor:
-        """Spectra [G, S] drawn by `rate` towards the residuals', where there are any."""
-        out = noise.clone()
-        n = min(self.shells, noise.shape[1])
-        power, weight = (x.reshape(-1, self.shells)[:, :n] for x in (self.power, self.weight))
-        found = torch.where(weight > 0, power / weight.clamp(min=1e-30), noise[:, :n].double())
-        out[:, :n] = torch.lerp(noise[:, :n].double(), found, rate).to(noise)
-        return out

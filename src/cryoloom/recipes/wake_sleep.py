@@ -27,6 +27,7 @@ from cryoloom.inference.training import Trainer, Weights, from_arrays, to_arrays
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.backprojection import Statistics, accumulate, running_map
+from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import shell_means
 from cryoloom.physics.rotations import random_rotations
@@ -116,7 +117,7 @@ class WakeSleepRecipe:
         """Start from a map [m, m, m] with the field of view of the working box, m = 2 (radius + 2)."""
         self.feed, self.settings, self.seed = feed, settings, seed
         self.noise, self.sigma = noise, sigma_angstrom
-        self.radius = volume.shape[-1] // 2 - 2
+        self.radius = Band.of_box(volume.shape[-1]).radius
         self.volume = volume
         self.encoder = make_encoder(feed, settings, seed, volume, sigma_angstrom)
         self.encode = TrainedEncoder(self.encoder, False, feed.source.preprocessing.particle_diameter_angstrom)
@@ -191,7 +192,7 @@ class WakeSleepRecipe:
             found = self.encode(images)
         equal = PosePosterior(found.R, found.t, torch.zeros_like(found.log_weight))
         climbed = refine_poses(grid, images, equal, self.sigma, 3).posterior
-        newest = accumulate(images, posterior_samples(climbed, generator), 4 * (self.radius + 2))
+        newest = accumulate(images, posterior_samples(climbed, generator), Band(self.radius).side)
         first, second = state.first, state.second
         if state.round // s.wake_every % 2 == 0:
             second = newest if second is None else second.blended(newest, s.wake_rate)
@@ -199,7 +200,7 @@ class WakeSleepRecipe:
             first = newest if first is None else first.blended(newest, s.wake_rate)
         volume = state.volume
         if first is not None and second is not None:
-            volume = running_map(first, second, self.radius, self.feed.mask(2 * (self.radius + 2)))[0]
+            volume = running_map(first, second, self.radius, self.feed.mask(Band(self.radius).box))[0]
         return WakeSleepState(state.round, state.weights, first, second, volume)
 
     def to_arrays(self, state: WakeSleepState) -> Mapping[str, np.ndarray | Tensor]:
@@ -243,7 +244,7 @@ def make_encoder(
     feed: ImageFeed, settings: WakeSleepSettings, seed: int, volume: Tensor, sigma_angstrom: float
 ) -> PoseEncoder:
     """A fresh encoder for particles like those of a map; its weights depend on the seed alone."""
-    radius = volume.shape[-1] // 2 - 2
+    radius = Band.of_box(volume.shape[-1]).radius
     disc = feed.prefix(radius)
     views = random_rotations(300, torch_generator(seed, STAGE_INDEX, 0)).float().to(volume.device)
     power = dispatch.slices(volume_to_half(volume), views, disc).abs().square().mean(0)

@@ -19,8 +19,9 @@ from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.maps.backprojection import ssnr_of_sum
+from cryoloom.maps.band import Band
 from cryoloom.maps.coupled_backprojection import Moments, fsc_of_pairs, solve_coupled
-from cryoloom.maps.fsc import crossing, resolution_angstrom
+from cryoloom.maps.fsc import resolution_angstrom, resolved_shell
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 
@@ -50,7 +51,7 @@ class StateMap:
 
     def resolution_angstrom(self, pixel_size: float) -> float | None:
         """Where the halves agree to 0.143; None where they never do."""
-        shell = float(crossing(torch.cat([self.fsc.double(), torch.zeros(1).double()]), 0.143))
+        shell = resolved_shell(self.fsc)
         return resolution_angstrom(shell, len(self.combined), pixel_size)
 
 
@@ -175,7 +176,7 @@ def _moments(
                 t.float().contiguous(),
                 first.to(feed.device).contiguous(),
                 second.to(feed.device).contiguous(),
-                4 * (radius + 2),
+                Band(radius).side,
             )
         )
         total = newest if total is None else total + newest

@@ -11,6 +11,7 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.search import Reference, distinct_candidates, match_fine, slice_reference
 from cryoloom.kernels.dispatch import GridPosterior, Images
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 
@@ -27,7 +28,7 @@ def references_of(feed: ImageFeed, volume: Float[Tensor, "m m m"], coarse_level:
     coarse = min(radius, feed.radius_of(coarse_level))
     grids = ((coarse, COARSE_NSIDE), (radius, FINE_NSIDE))
     one, two = (
-        slice_reference(volume_to_half(rebox(volume, 2 * (r + 2))), cached_rotation_grid(nside), feed.prefix(r))
+        slice_reference(volume_to_half(rebox(volume, Band(r).box)), cached_rotation_grid(nside), feed.prefix(r))
         for r, nside in grids
     )
     return one, two
