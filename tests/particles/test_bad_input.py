@@ -19,6 +19,7 @@ from cryoloom.particles.input_poses import InputPoses
 from cryoloom.particles.particle_set import open_particles, write_particles
 from cryoloom.particles.preprocess import measure
 from cryoloom.particles.stack import read_header
+from cryoloom.particles.stated import StatedInput
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import random_rotations
 
@@ -110,8 +111,8 @@ def test_row02_relative_paths_are_tried_from_the_star_its_parents_and_datadir(sm
     moved = elsewhere / "stack.mrcs"
     small.stack.rename(moved)
     refused(lambda: open_particles(star), "missing", "stack.mrcs", "--datadir")
-    assert open_particles(star, datadir=elsewhere).places.stacks[0].path == moved
-    refused(lambda: open_particles(star, datadir=elsewhere / "nowhere"), "nowhere", "--datadir")
+    assert open_particles(star, StatedInput(datadir=str(elsewhere))).places.stacks[0].path == moved
+    refused(lambda: open_particles(star, StatedInput(datadir=str(elsewhere / "nowhere"))), "nowhere", "--datadir")
 
 
 def test_row03_empty_files(small: SmallSet) -> None:
@@ -196,7 +197,7 @@ def test_row12_nan_and_infinite_pixels(small: SmallSet, value: float) -> None:
     refused(
         lambda: open_particles(small.star), "2 image(s)", "NaN", "row 2, 5", f"line {line + 1}, {line + 4}", "--on-bad"
     )
-    particles = open_particles(small.star, on_bad="drop")
+    particles = open_particles(small.star, StatedInput(on_bad="drop"))
     assert particles.rows.tolist() == [0, 2, 3, 5]
     assert list(particles.table["someUnknownColumn"]) == ["text1", "text3", "text4", "text6"]
     assert len(particles.ctf) == len(particles.group) == 4
@@ -220,7 +221,7 @@ def test_row13_images_without_contrast(small: SmallSet, value: float) -> None:
     images[2] = value
     small.stack.write_bytes(mrc_bytes(images, pixel_size=3.5))
     refused(lambda: open_particles(small.star), "same value", "row 3", "--on-bad")
-    assert open_particles(small.star, on_bad="drop").rows.tolist() == [0, 1, 3, 4, 5]
+    assert open_particles(small.star, StatedInput(on_bad="drop")).rows.tolist() == [0, 1, 3, 4, 5]
 
 
 @pytest.mark.parametrize("place", [(8, 8), (0, 0)])
@@ -265,7 +266,7 @@ def test_row17_star_and_stack_disagree(small: SmallSet) -> None:
     refused(lambda: open_particles(with_optics(small, rlnImageSize="20")), "20", "16 pixels in the stack", "box")
     star = with_optics(small, rlnImagePixelSize="1.75")
     refused(lambda: open_particles(star), "1.7500", "3.5000", "--pixel-size")
-    assert open_particles(star, pixel_size=1.75).pixel_size == 1.75
+    assert open_particles(star, StatedInput(pixel_size=1.75)).pixel_size == 1.75
 
 
 def two_groups(small: SmallSet, pixel_size: float, box: int) -> Path:
@@ -312,8 +313,8 @@ def test_row19_malformed_image_names(small: SmallSet, name: str) -> None:
 def test_row20_duplicate_images(small: SmallSet) -> None:
     star = spoil(small, rows=(*small.content.rows, small.content.rows[1], small.content.rows[3]))
     refused(lambda: open_particles(star), "row 7, 8", "000002@stack.mrcs", "--on-duplicates")
-    assert len(open_particles(star, on_duplicates="keep")) == 8
-    dropped = open_particles(star, on_duplicates="drop")
+    assert len(open_particles(star, StatedInput(on_duplicates="keep"))) == 8
+    dropped = open_particles(star, StatedInput(on_duplicates="drop"))
     assert dropped.rows.tolist() == [0, 1, 2, 3, 4, 5]
     assert any("2 rows repeat" in note and "dropped" in note for note in dropped.notes)
 
@@ -388,7 +389,7 @@ def test_row26_duplicate_column(small: SmallSet) -> None:
 def test_row27_missing_column_is_named_with_its_option(small: SmallSet, column: str, option: str) -> None:
     star = without_optics(small, column)
     refused(lambda: open_particles(star), column, option, "particles.star")
-    particles = open_particles(star, voltage_kv=120, spherical_aberration_mm=2.0, amplitude_contrast=0.2)
+    particles = open_particles(star, StatedInput(voltage_kv=120, spherical_aberration_mm=2.0, amplitude_contrast=0.2))
     assert particles.ctf.voltage_kv.tolist() == [120.0] * 6
     assert particles.ctf.spherical_aberration_mm.tolist() == [2.0] * 6
     assert particles.ctf.amplitude_contrast.tolist() == [0.2] * 6
@@ -471,9 +472,11 @@ def test_row31_no_optics_table_is_relion30(small: SmallSet) -> None:
 def test_row31_values_missing_there_are_asked_for(small: SmallSet) -> None:
     star = relion30(small)
     refused(lambda: open_particles(star), "rlnVoltage", "RELION 3.0", "--voltage")
-    refused(lambda: open_particles(star, voltage_kv=300), "--cs")
-    refused(lambda: open_particles(star, voltage_kv=300, spherical_aberration_mm=2.7), "--amplitude-contrast")
-    open_particles(star, voltage_kv=300, spherical_aberration_mm=2.7, amplitude_contrast=0.1)
+    refused(lambda: open_particles(star, StatedInput(voltage_kv=300)), "--cs")
+    refused(
+        lambda: open_particles(star, StatedInput(voltage_kv=300, spherical_aberration_mm=2.7)), "--amplitude-contrast"
+    )
+    open_particles(star, StatedInput(voltage_kv=300, spherical_aberration_mm=2.7, amplitude_contrast=0.1))
 
 
 @pytest.mark.parametrize(
@@ -493,7 +496,7 @@ def test_row32_defocus_in_other_units(small: SmallSet, column: str, values: list
 def test_row33_voltage_in_volts(small: SmallSet) -> None:
     star = with_optics(small, rlnVoltage="300000")
     refused(lambda: open_particles(star), "rlnVoltage", "300000", "volts", "divide by 1000")
-    assert float(open_particles(star, voltage_kv=300).ctf.voltage_kv[0]) == 300
+    assert float(open_particles(star, StatedInput(voltage_kv=300)).ctf.voltage_kv[0]) == 300
     refused(lambda: open_particles(with_optics(small, rlnAmplitudeContrast="10")), "rlnAmplitudeContrast", "percent")
     refused(
         lambda: open_particles(with_optics(small, rlnSphericalAberration="2700")),
@@ -506,7 +509,7 @@ def test_row33_voltage_in_volts(small: SmallSet) -> None:
 def test_row34_pixel_size_that_is_a_placeholder(small: SmallSet, size: str) -> None:
     star = with_optics(small, rlnImagePixelSize=size)
     refused(lambda: open_particles(star), "rlnImagePixelSize", "--pixel-size")
-    assert open_particles(star, pixel_size=1.0).pixel_size == 1.0
+    assert open_particles(star, StatedInput(pixel_size=1.0)).pixel_size == 1.0
 
 
 def test_row34_without_a_column_the_header_decides(small: SmallSet) -> None:
@@ -514,7 +517,7 @@ def test_row34_without_a_column_the_header_decides(small: SmallSet) -> None:
     assert open_particles(star).pixel_size == pytest.approx(3.5)
     small.stack.write_bytes(mrc_bytes(small.images, pixel_size=1.0))
     refused(lambda: open_particles(star), "header", "--pixel-size")
-    refused(lambda: open_particles(star, pixel_size=0.0), "0.05 to 100")
+    refused(lambda: open_particles(star, StatedInput(pixel_size=0.0)), "0.05 to 100")
 
 
 def test_row35_no_ctf_columns(small: SmallSet) -> None:
@@ -524,7 +527,7 @@ def test_row35_no_ctf_columns(small: SmallSet) -> None:
         rows=tuple(" ".join((r.split()[0], r.split()[4])) for r in small.content.rows),
     )
     refused(lambda: open_particles(star), "rlnDefocusU", "--no-ctf")
-    particles = open_particles(star, no_ctf=True)
+    particles = open_particles(star, StatedInput(no_ctf=True))
     from cryoloom.physics.ctf import evaluate_ctf
 
     k = torch.tensor([[0.0, 0.0], [0.05, 0.0], [0.03, -0.1]], dtype=torch.float64)
@@ -598,7 +601,7 @@ def test_row45_unicode_and_spaces_in_paths(tmp_path: Path) -> None:
     star = folder / "тест.star"
     star.write_text(head + rows, encoding="utf-8")
     options = {"pixel_size": 3.5, "voltage_kv": 300, "spherical_aberration_mm": 2.7, "amplitude_contrast": 0.1}
-    particles = open_particles(star, **options)
+    particles = open_particles(star, StatedInput(**options))
     np.testing.assert_array_equal(particles.read(np.arange(6)), images)
     write_particles(folder / "out ö.star", particles, {})
     again = open_particles(folder / "out ö.star")

@@ -14,6 +14,7 @@ import torch
 
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles, write_particles
+from cryoloom.particles.stated import StatedInput
 from cryoloom.physics.fourier import fft2, ifft2
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import shift_ramp
@@ -74,7 +75,7 @@ def test_rows_over_several_stacks(small: SmallSet) -> None:
 
 
 def test_options_take_the_place_of_the_file(small: SmallSet) -> None:
-    particles = open_particles(small.star, pixel_size=1.7, voltage_kv=300, amplitude_contrast=0.07)
+    particles = open_particles(small.star, StatedInput(pixel_size=1.7, voltage_kv=300, amplitude_contrast=0.07))
     assert particles.pixel_size == 1.7
     assert set(particles.ctf.voltage_kv.tolist()) == {300.0}
     assert set(particles.ctf.amplitude_contrast.tolist()) == {0.07}
@@ -101,14 +102,14 @@ def test_fingerprint_follows_the_content(small: SmallSet, tmp_path: Path) -> Non
 
 def test_fingerprint_follows_the_rows_used(small: SmallSet) -> None:
     small.star.write_text(dataclasses.replace(small.content, rows=(*small.content.rows, small.content.rows[0])).text())
-    kept = open_particles(small.star, on_duplicates="keep").fingerprint()
-    assert open_particles(small.star, on_duplicates="drop").fingerprint() != kept
+    kept = open_particles(small.star, StatedInput(on_duplicates="keep")).fingerprint()
+    assert open_particles(small.star, StatedInput(on_duplicates="drop")).fingerprint() != kept
 
 
 def test_poses_of_relions_own_shifted_projections(shared_data: Path) -> None:
     folder = shared_data / "stacks_sim_conventions" / "relion_project"
-    shifted = open_particles(folder / "rln_proj_64_shifted.star", pixel_size=1.0, no_ctf=True)
-    centred = open_particles(folder / "rln_proj_64_centered.star", pixel_size=1.0, no_ctf=True)
+    shifted = open_particles(folder / "rln_proj_64_shifted.star", StatedInput(pixel_size=1.0, no_ctf=True))
+    centred = open_particles(folder / "rln_proj_64_centered.star", StatedInput(pixel_size=1.0, no_ctf=True))
     poses = shifted.input_poses()
     assert poses.R.dtype == poses.t.dtype == torch.float64
     torch.testing.assert_close(poses.R, centred.input_poses().R)
@@ -122,7 +123,7 @@ def test_poses_of_relions_own_shifted_projections(shared_data: Path) -> None:
 
 def test_origins_in_pixels_are_scaled_and_those_in_angstrom_are_not(shared_data: Path) -> None:
     star = shared_data / "stacks_sim_conventions" / "relion_project" / "rln_proj_64_shifted.star"
-    pixels = open_particles(star, pixel_size=2.5, no_ctf=True).input_poses().t
+    pixels = open_particles(star, StatedInput(pixel_size=2.5, no_ctf=True)).input_poses().t
     expected = [[-15.0, -25.0], [-25.0, 12.5], [20.0, -27.5], [32.5, 7.5]]
     torch.testing.assert_close(pixels, torch.tensor(expected, dtype=torch.float64))
 
@@ -155,9 +156,9 @@ def same_particles(a: ParticleSet, b: ParticleSet) -> None:
 @pytest.mark.parametrize("name", sorted(REAL_SETS))
 def test_round_trip_keeps_columns_order_and_optics(shared_data: Path, tmp_path: Path, name: str) -> None:
     options = REAL_SETS[name]
-    particles = open_particles(shared_data / name, **options)
+    particles = open_particles(shared_data / name, StatedInput(**options))
     write_particles(tmp_path / "new.star", particles, {})
-    again = open_particles(tmp_path / "new.star", **options)
+    again = open_particles(tmp_path / "new.star", StatedInput(**options))
     same_particles(particles, again)
     moved = ["rlnImageName", "rlnOriginX", "rlnOriginY"]
     kept = [c for c in particles.table if c not in moved]
@@ -230,9 +231,9 @@ def test_relion30_becomes_relion31(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_stated_values_are_written(small: SmallSet, tmp_path: Path) -> None:
-    particles = open_particles(small.star, pixel_size=1.7, voltage_kv=300)
+    particles = open_particles(small.star, StatedInput(pixel_size=1.7, voltage_kv=300))
     write_particles(tmp_path / "new.star", particles, {})
-    new = open_particles(tmp_path / "new.star", pixel_size=1.7)
+    new = open_particles(tmp_path / "new.star", StatedInput(pixel_size=1.7))
     assert new.optics is not None
     assert new.optics["rlnImagePixelSize"].iloc[0] == "1.700000"
     assert set(new.ctf.voltage_kv.tolist()) == {300.0}
@@ -244,7 +245,7 @@ def test_a_real_set_whose_stack_was_renamed(shared_data: Path, tmp_path: Path) -
     with pytest.raises(BadInput, match="batch_0_restacked"):
         open_particles(folder / "trpv1_small_stack.star")
     shutil.copy(folder / "trpv1_small_stack.mrcs", tmp_path / "batch_0_restacked.mrc")
-    particles = open_particles(folder / "trpv1_small_stack.star", datadir=tmp_path)
+    particles = open_particles(folder / "trpv1_small_stack.star", StatedInput(datadir=str(tmp_path)))
     assert len(particles) == 10
     assert particles.input_poses().R.shape == (10, 3, 3)
 

@@ -32,6 +32,7 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.input_poses import pose_columns
 from cryoloom.particles.particle_set import ParticleSet, open_particles, write_particles
 from cryoloom.particles.preprocess import Preprocessing, measure
+from cryoloom.particles.stated import StatedInput
 from cryoloom.physics.fourier import pad_real, rebox, resize_real
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import symmetry_group
@@ -81,8 +82,7 @@ def open_input(settings: InputSettings) -> ParticleSet:
         BadInput: as `open_particles`.
     """
     s = settings
-    return open_particles(
-        s.particles,
+    stated = StatedInput(
         datadir=s.datadir,
         pixel_size=s.pixel_size,
         voltage_kv=s.voltage_kv,
@@ -92,6 +92,7 @@ def open_input(settings: InputSettings) -> ParticleSet:
         on_bad=s.on_bad,
         on_duplicates=s.on_duplicates,
     )
+    return open_particles(s.particles, stated)
 
 
 def prepare(particles: ParticleSet, settings: ReconstructSettings | HeteroSettings) -> Preprocessing:

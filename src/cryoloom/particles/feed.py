@@ -33,6 +33,16 @@ class ImageFeed:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def field_of_view(self) -> float:
+        """Side of the images, angstrom."""
+        return self.box * self.pixel_size
+
+    @property
+    def noise(self) -> Float[Tensor, "G S"]:
+        """Noise power by optics group and Fourier shell as first measured, float32 (E|n|^2, see `Preprocessing`)."""
+        return self.source.preprocessing.noise.float()
+
     def radius_of(self, level: float) -> int:
         """Radius in Fourier pixels of the working box of a level: Fourier pixels of a box as large as the particle."""
         return min((self.box - 1) // 2, max(3, round(level * self.box / self.diameter_px)))

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from cryoloom.particles.errors import BadInput, listed
+from cryoloom.particles.stated import StatedInput
 from cryoloom.physics.ctf import CTFParameters
 
 # columns of RELION 3.0 that RELION 3.1 moved to the optics table
@@ -21,16 +22,6 @@ _OF_A_GROUP = (
     "rlnMagnification",
     "rlnImagePixelSize",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What the user states in place of the file; None where the file decides."""
-
-    pixel_size: float | None = None
-    voltage_kv: float | None = None
-    spherical_aberration_mm: float | None = None
-    amplitude_contrast: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +243,7 @@ def _defocus(rows: Rows, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return u, v
 
 
-def ctf_parameters(rows: Rows, given: Overrides, notes: list[str]) -> CTFParameters:
+def ctf_parameters(rows: Rows, given: StatedInput, notes: list[str]) -> CTFParameters:
     """CTF of every particle, float64 [N], angles in radians; `notes` gains what was assumed.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,12 +21,13 @@ from cryoloom.particles.checks import (
 from cryoloom.particles.errors import BadInput, listed
 from cryoloom.particles.image_names import ImagePlaces, locate_images
 from cryoloom.particles.input_poses import InputPoses
-from cryoloom.particles.optics import Overrides, Rows, ctf_parameters, pixel_sizes
+from cryoloom.particles.optics import Rows, ctf_parameters, pixel_sizes
 from cryoloom.particles.optics import no_ctf as unit_ctf
 from cryoloom.particles.rescale import Rescaling
 from cryoloom.particles.stack import read_images, stack_ends
 from cryoloom.particles.star import read_star, write_star
 from cryoloom.particles.star_output import relion31_tables
+from cryoloom.particles.stated import StatedInput
 from cryoloom.physics.ctf import CTFParameters
 from cryoloom.physics.rotations import from_euler
 
@@ -52,7 +52,7 @@ class ParticleSet:
         rows: 0-based row in the file of each particle [N], int64 (rows may have been dropped); lines: its line there.
         places: stack and index of each image.
         rescaling: of each optics group whose images differ from `box` and `pixel_size`; None where none does.
-        given: what the user stated in place of the file.
+        stated: what the user stated in place of the file.
         has_ctf: False where the CTF was switched off.
         ctf_premultiplied: images were multiplied by their CTF: an image is C^2 times its slice plus C times noise.
         phase_flipped: the signs of the CTF were corrected: an image is |C| times its slice.
@@ -71,7 +71,7 @@ class ParticleSet:
     lines: np.ndarray
     places: ImagePlaces
     rescaling: tuple[Rescaling | None, ...]
-    given: Overrides
+    stated: StatedInput
     has_ctf: bool = True
     ctf_premultiplied: bool = False
     phase_flipped: bool = False
@@ -175,35 +175,19 @@ class ParticleSet:
     def file_pixel_sizes(self) -> np.ndarray:
         """Angstrom per pixel of each image in its file, before any rescaling, [N]."""
         headers = np.array([s.pixel_size for s in self.places.stacks])[self.places.stack]
-        return pixel_sizes(self._rows(), headers, self.given.pixel_size)
+        return pixel_sizes(self._rows(), headers, self.stated.pixel_size)
 
     def file_boxes(self) -> np.ndarray:
         """Side of each image in its file, before any rescaling, int64 [N]."""
         return np.array([s.box for s in self.places.stacks], dtype=np.int64)[self.places.stack]
 
 
-def open_particles(
-    path: Path | str,
-    *,
-    datadir: Path | str | None = None,
-    pixel_size: float | None = None,
-    voltage_kv: float | None = None,
-    spherical_aberration_mm: float | None = None,
-    amplitude_contrast: float | None = None,
-    no_ctf: bool = False,
-    on_bad: Literal["error", "drop"] = "error",
-    on_duplicates: Literal["error", "keep", "drop"] = "error",
-    scan: bool = True,
-) -> ParticleSet:
+def open_particles(path: Path | str, stated: StatedInput | None = None, *, scan: bool = True) -> ParticleSet:
     """Open a RELION STAR file (1.x to 5) and check everything that can be checked before computing.
 
     Args:
         path: of the STAR file.
-        datadir: folder that image names are relative to, tried before the STAR's own folder and its parents.
-        pixel_size: angstrom; voltage_kv, spherical_aberration_mm, amplitude_contrast: in place of the file's values.
-        no_ctf: the images carry no CTF; CTF columns are not read and the CTF is 1.
-        on_bad: what to do about images with NaN, infinities or no contrast.
-        on_duplicates: what to do about rows that name the same image.
+        stated: what the user states in place of the file, and what to do with unusable images.
         scan: read all pixels once (about 0.05 CPU-s for 1000 images of 64 px) to find bad images now, not later.
 
     Raises:
@@ -212,17 +196,17 @@ def open_particles(
     path = Path(path)
     _check_format(path)
     star = read_star(path)
-    given = Overrides(pixel_size, voltage_kv, spherical_aberration_mm, amplitude_contrast)
+    stated = stated or StatedInput()
     rows = particle_rows(star)
     notes = list(star.notes)
-    places = locate_images(rows, None if datadir is None else Path(datadir), notes)
+    places = locate_images(rows, None if stated.datadir is None else Path(stated.datadir), notes)
     keep = np.ones(len(rows.table), dtype=bool)
-    drop_duplicates(rows, places, on_duplicates, keep, notes)
+    drop_duplicates(rows, places, stated.on_duplicates, keep, notes)
     note_unused(places, notes)
-    frames = group_frames(rows, places, given.pixel_size)
-    ctf = unit_ctf(len(rows.table)) if no_ctf else ctf_parameters(rows, given, notes)
+    frames = group_frames(rows, places, stated.pixel_size)
+    ctf = unit_ctf(len(rows.table)) if stated.no_ctf else ctf_parameters(rows, stated, notes)
     if scan:
-        drop_unusable(rows, places, on_bad, keep, notes)
+        drop_unusable(rows, places, stated.on_bad, keep, notes)
     if keep.sum() < MINIMUM_PARTICLES:
         raise BadInput.report(
             "There are too few particles.",
@@ -249,8 +233,8 @@ def open_particles(
         lines=rows.lines[used],
         places=ImagePlaces(places.stacks, places.stack[used], places.index[used]),
         rescaling=rescaling,
-        given=given,
-        has_ctf=not no_ctf,
+        stated=stated,
+        has_ctf=not stated.no_ctf,
         ctf_premultiplied=premultiplied,
         phase_flipped=flipped,
     )

@@ -78,7 +78,7 @@ def _optics(particles: ParticleSet) -> pd.DataFrame:
         optics = pd.DataFrame({"rlnOpticsGroup": _texts(np.arange(count) + 1), "rlnOpticsGroupName": names})
     else:
         optics = particles.optics.copy()
-    given, ctf, has_ctf = particles.given, particles.ctf, particles.has_ctf
+    given, ctf, has_ctf = particles.stated, particles.ctf, particles.has_ctf
     wanted = (
         ("rlnVoltage", given.voltage_kv, ctf.voltage_kv.numpy(), has_ctf),
         ("rlnSphericalAberration", given.spherical_aberration_mm, ctf.spherical_aberration_mm.numpy(), has_ctf),

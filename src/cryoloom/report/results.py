@@ -14,6 +14,7 @@ import numpy as np
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.particles.star import read_star
+from cryoloom.particles.stated import StatedInput
 from cryoloom.runs.metrics_log import LoggedStep, read_metrics
 from cryoloom.runs.record import RunRecord, from_json
 
@@ -139,7 +140,7 @@ def read_particles(path: Path, no_ctf: bool) -> ParticleResults | None:
     particles, why = None, None
     try:
         # pixels were checked by the run; duplicates were accepted by it
-        particles = open_particles(path, no_ctf=no_ctf, on_duplicates="keep", scan=False)
+        particles = open_particles(path, StatedInput(no_ctf=no_ctf, on_duplicates="keep"), scan=False)
         table = particles.table
     except BadInput as error:
         why = str(error)
