@@ -18,7 +18,7 @@ from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
 from cryoloom.volumes.conformation_file import read_conformations
 from cryoloom.volumes.linear_family import LinearFamily
-from recipes.test_pca import three_states
+from recipes.scene import three_states
 
 COUNT = 900
 

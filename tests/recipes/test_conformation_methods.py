@@ -19,7 +19,7 @@ from cryoloom.maps.io import read_map
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
 from jobs.test_hetero import cryoloom, verdict_of
-from recipes.test_vae import two_states
+from recipes.scene import two_states
 
 COUNT = 500
 TINY = """

@@ -17,29 +17,15 @@ from cryoloom.kernels.dispatch import Samples
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.backprojection import accumulate, solve
 from cryoloom.maps.coupled_backprojection import Moments, solve_coupled
-from cryoloom.maps.io import DensityMap
 from cryoloom.physics.fourier import rebox
-from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
 from cryoloom.recipes.pca import SubspaceRecipe, SubspaceSettings, component_resolutions, local_weight
 from cryoloom.recipes.pca_with_poses import TurnsRecipe, TurnsSettings
 from inference.scene import turned
 from kernels.scene import make_scene
-from recipes.test_vae import BOX, PIXEL_SIZE, Scene, two_states
+from recipes.scene import BOX, PIXEL_SIZE, Scene, three_states, two_states
 
 SMALL = SubspaceSettings(most_components=4, iterations=6, first_level=4.0, last_level=7.0)
-
-
-def three_states() -> tuple[DensityMap, ...]:
-    """Two parts of a cloud that move independently of each other: a plane of conformations."""
-    cloud = GaussianCloud.random(24, 24.0, 6.0, torch.Generator().manual_seed(4))
-    out = []
-    for rows in ((), range(8), range(8, 14)):
-        centres = cloud.centres.clone()
-        for row in rows:
-            centres[row] += torch.tensor([20.0, 0.0, 0.0], dtype=centres.dtype)
-        out.append(DensityMap(replace(cloud, centres=centres).density(BOX, PIXEL_SIZE).float(), PIXEL_SIZE))
-    return tuple(out)
 
 
 def recipe_of(scene: Scene, settings: SubspaceSettings = SMALL) -> SubspaceRecipe:
@@ -176,6 +162,7 @@ def test_nothing_is_found_where_nothing_moves(tmp_path):
         half=half,
         noise=scene.noise,
         sigma_angstrom=PIXEL_SIZE,
+        turns=TurnsSettings(),
     )
     state = finished(turns)
     assert state.iteration < turns.iterations

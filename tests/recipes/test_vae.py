@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
-import starfile
 import torch
-from torch import Tensor
 
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.training import Table
-from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
-from cryoloom.jobs.settings import InputSettings, ReconstructSettings
-from cryoloom.maps.io import DensityMap, read_map
-from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import exponential, geodesic_degrees
 from cryoloom.recipes.vae import NetworkSettings, VariationalRecipe, VariationalState
 from cryoloom.runs.progress import StepInfo
-from cryoloom.simulation.dataset import simulate_dataset
-from cryoloom.simulation.truth import SimulationSettings
+from recipes.scene import PIXEL_SIZE, Scene, correlation, two_states
 
 Method = Literal["vae", "autodecoder"]
-BOX, PIXEL_SIZE, COUNT = 24, 5.0, 400
+COUNT = 400
 TINY = NetworkSettings(
     latent=2,
     encoder_width=64,
@@ -40,30 +32,8 @@ TINY = NetworkSettings(
 )
 
 
-def two_states() -> tuple[DensityMap, DensityMap]:
-    """A cloud, and the same with a third of its mass moved by 20 angstrom."""
-    cloud = GaussianCloud.random(24, 24.0, 6.0, torch.Generator().manual_seed(4))
-    moved = cloud.centres.clone()
-    moved[:8] += torch.tensor([20.0, 0.0, 0.0], dtype=moved.dtype)
-    maps = (c.density(BOX, PIXEL_SIZE).float() for c in (cloud, replace(cloud, centres=moved)))
-    one, two = (DensityMap(data, PIXEL_SIZE) for data in maps)
-    return one, two
-
-
-class Scene:
-    """A set as a recipe is given it."""
-
-    def __init__(self, folder: Path, states: tuple[DensityMap, ...], count: int) -> None:
-        simulate_dataset(states, SimulationSettings(count=count, snr=1.0, seed=2, shift_px=1.0), folder)
-        settings = ReconstructSettings(InputSettings(str(folder / "truth.star")), particle_diameter_angstrom=85.0)
-        particles = open_input(settings.input)
-        self.feed = make_feed(particles, prepare(particles, settings), settings)
-        given = particles.input_poses()
-        self.poses = PosePosterior.certain(given.R.float(), given.t.float())
-        self.state = starfile.read(folder / "truth.star")["particles"]["rlnClassNumber"].to_numpy()
-        self.noise = self.feed.source.preprocessing.noise.float()
-        self.maps = [read_map(path).data.float() for path in sorted(folder.glob("truth_*.mrc"))]
-        self.mean = torch.stack(self.maps).mean(0)
+class VariationalScene(Scene):
+    """The set, and recipes that learn it."""
 
     def recipe(self, poses: PosePosterior | None = None, method: Method = "vae", **changes: Any) -> VariationalRecipe:
         return VariationalRecipe(
@@ -78,8 +48,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return Scene(tmp_path_factory.mktemp("two"), two_states(), COUNT)
+def scene(tmp_path_factory: pytest.TempPathFactory) -> VariationalScene:
+    return VariationalScene(tmp_path_factory.mktemp("two"), two_states(), COUNT)
 
 
 def finish(recipe: VariationalRecipe) -> tuple[VariationalState, StepInfo]:
@@ -87,10 +57,6 @@ def finish(recipe: VariationalRecipe) -> tuple[VariationalState, StepInfo]:
     while not recipe.finished(state):
         state, info = recipe.step(state)
     return state, info
-
-
-def correlation(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum() / (a.norm() * b.norm()))
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 10}, {"encoder": "cnn"}, {"method": "autodecoder"}], ids=str)
@@ -140,7 +106,7 @@ def test_a_stage_goes_on_exactly_from_its_arrays(scene, changes):
 
 def test_poses_learnt_along_come_nearer_to_the_truth(tmp_path, generator):
     """Where all molecules are alike: one that differs from the mean as much as these two states do is also turned."""
-    scene = Scene(tmp_path, two_states()[:1], 100)
+    scene = VariationalScene(tmp_path, two_states()[:1], 100)
     R, t = scene.poses.best()
     omega = torch.deg2rad(5.0 * torch.randn(100, 3, generator=generator))
     wrong = PosePosterior.certain(R @ exponential(omega), t + PIXEL_SIZE * torch.randn(100, 2, generator=generator))
