@@ -26,8 +26,8 @@ def _threads_of_numba():
     """Commands that are called within this process must not announce other threads than numba has begun with: it
     refuses to compile from then on. Programs of their own are free."""
     patch = pytest.MonkeyPatch()
-    if importlib.util.find_spec("cryoloom.cli") is not None:  # the rooms that bugs are planted in stand alone
-        patch.setattr("cryoloom.cli.device._THREAD_VARIABLES", ())
+    if importlib.util.find_spec("cryoloom.environment") is not None:  # the rooms that bugs are planted in stand alone
+        patch.setattr("cryoloom.environment._THREAD_VARIABLES", ())
     yield
     patch.undo()
 

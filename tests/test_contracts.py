@@ -16,7 +16,7 @@ from cryoloom.particles.batches import ParticleBatch
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cryoloom"
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-SEES_THE_TRUTH = {"evaluation", "simulation", "report", "cli"}
+SEES_THE_TRUTH = {"evaluation", "simulation", "report", "api", "cli"}
 
 
 def rooms() -> set[str]:

@@ -16,14 +16,14 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from cryoloom.cli import device as device_module
 from cryoloom.cli import resume as resume_module
-from cryoloom.cli.device import available_threads, choose_device, set_threads
-from cryoloom.cli.errors import available_memory, check_memory, printable
-from cryoloom.cli.main import COMMANDS, build_app, prepare_environment
-from cryoloom.cli.terminal import LiveProgress, PlainProgress, clock_time, open_progress
+from cryoloom.cli.main import COMMANDS, build_app
+from cryoloom.environment import available_threads, prepare_environment, set_threads
+from cryoloom.runs import machine
+from cryoloom.runs.display import LiveProgress, PlainProgress, clock_time, open_progress, printable
 from cryoloom.runs.folder import LogNote
 from cryoloom.runs.interrupts import Stopped
+from cryoloom.runs.machine import available_memory, check_memory, choose_device
 from cryoloom.runs.progress import StagePlan, StepInfo
 
 PROGRAM = [sys.executable, "-c", "from cryoloom.cli.main import main; main()"]
@@ -177,7 +177,7 @@ def test_kernel_cache_without_a_writable_home_is_private(monkeypatch: pytest.Mon
 
 def test_threads(monkeypatch: pytest.MonkeyPatch):
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    monkeypatch.setattr(device_module, "_THREAD_VARIABLES", names)
+    monkeypatch.setattr("cryoloom.environment._THREAD_VARIABLES", names)
     for name in names:
         monkeypatch.setenv(name, "1")
     before = torch.get_num_threads()
@@ -188,18 +188,18 @@ def test_threads(monkeypatch: pytest.MonkeyPatch):
     finally:
         torch.set_num_threads(before)
     assert 1 <= available_threads() <= (os.cpu_count() or 1)
-    with pytest.raises(ValueError, match="--threads 0"):
+    with pytest.raises(ValueError, match="0 threads"):
         set_threads(0)
 
 
 def test_device_is_never_a_silent_fallback(monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
-    monkeypatch.setattr(device_module, "_obstacle_to_cuda", lambda: "no GPU is visible")
+    monkeypatch.setattr(machine, "_obstacle_to_cuda", lambda: "no GPU is visible")
     assert choose_device("cpu", said.append).type == "cpu"
     assert said == []
     assert choose_device("auto", said.append).type == "cpu"
-    assert said == ["device: CPU (chosen by --device auto; no GPU is visible)"]
-    with pytest.raises(ValueError, match="--device cuda: no GPU can be used: no GPU is visible"):
+    assert said == ["device: CPU (chosen automatically: no GPU is visible)"]
+    with pytest.raises(ValueError, match="device cuda: no GPU can be used: no GPU is visible"):
         choose_device("cuda", said.append)
     with pytest.raises(ValueError, match="expected auto, cpu or cuda"):
         choose_device("tpu", said.append)

@@ -39,8 +39,9 @@ def analyze(
 
     All goes to RUN/analysis; open analysis/open.cxc in ChimeraX for the movies. The run's page is written anew.
     """
-    from cryoloom.cli.device import choose_device, set_threads
-    from cryoloom.cli.terminal import open_progress
+    from cryoloom.environment import set_threads
+    from cryoloom.runs.display import open_progress
+    from cryoloom.runs.machine import choose_device
 
     count = set_threads(threads)
     with open_progress(quiet) as progress:

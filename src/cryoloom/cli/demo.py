@@ -37,12 +37,13 @@ def demo(
     """
     import time
 
-    from cryoloom.cli.device import choose_device, set_threads
     from cryoloom.cli.errors import tell
     from cryoloom.cli.options import RunningOptions
     from cryoloom.cli.runs import start_run
+    from cryoloom.environment import set_threads
     from cryoloom.jobs.settings import InputSettings, ReconstructSettings
     from cryoloom.runs.folder import check_output_folder, cpu_seconds
+    from cryoloom.runs.machine import choose_device
 
     began = time.monotonic()
     particles, run = output / "particles", output / "run"
@@ -59,7 +60,7 @@ def demo(
         )
     settings = ReconstructSettings(InputSettings(str((particles / "particles.star").absolute())), seed=seed)
     options = RunningOptions(threads=threads, device=device, overwrite=overwrite, quiet=quiet)
-    start_run(settings, "reconstruct", run, options)
+    start_run(settings, run, options)
 
     from rich.console import Console
 

@@ -6,17 +6,15 @@ Exit codes: 2 bad input, 1 failure, 130 Ctrl-C, 143 SIGTERM.
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 import sys
 import tempfile
 import traceback
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import typer
+
+from cryoloom.runs.display import printable
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -104,11 +102,6 @@ def tell(message: str) -> None:
     print(f"cryoloom: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def printable(text: str) -> str:
-    """Text without control characters: names out of files must not steer the terminal."""
-    return "".join(c if c == "\n" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text)
-
-
 def notes(error: BaseException) -> list[str]:
     """The notes that were added to an exception."""
     return getattr(error, "__notes__", [])
@@ -119,46 +112,6 @@ def is_log_note(note: str) -> bool:
     from cryoloom.runs.folder import LogNote
 
     return isinstance(note, LogNote)
-
-
-def check_memory(estimate_bytes: int, what: str = "this run") -> None:
-    """Refuse what will not fit into the memory that is free now (the machine's, the container's, the process's limit).
-
-    Raises:
-        ValueError: with the estimate and what is available.
-    """
-    available = available_memory()
-    if available is not None and estimate_bytes > available:
-        raise ValueError(
-            f"not enough memory for {what}\n  needed (estimate): {estimate_bytes / 2**30:.1f} GiB, "
-            f"available: {available / 2**30:.1f} GiB\n"
-            "  what to do: use a smaller box (--box) or fewer particles, or a machine with more memory"
-        )
-
-
-def available_memory() -> int | None:
-    """Bytes that can still be allocated, None where the system does not tell."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-    for limit, used, reclaimable in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        with contextlib.suppress(OSError, ValueError):
-            folder = Path("/sys/fs/cgroup")
-            free = int((folder / limit).read_text()) - int((folder / used).read_text())
-            statistics = (folder / limit).parent / "memory.stat"
-            cached = [line.split()[1] for line in statistics.read_text().splitlines() if line.startswith(reclaimable)]
-            found.append(free + sum(int(x) for x in cached))
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            found.append(limit - pages * os.sysconf("SC_PAGE_SIZE"))
-    return min(found) if found else None
 
 
 def _write_traceback(error: BaseException) -> str:

@@ -73,7 +73,7 @@ def evaluate(
     Where the truth has several states: classes are compared with them by the adjusted Rand index, the latent by its
     rank correlation with the number of the state, and maps by the area under their FSC with the true ones (FSC-AUC).
     """
-    from cryoloom.cli.device import set_threads
+    from cryoloom.environment import set_threads
 
     set_threads(threads)
 
@@ -218,7 +218,7 @@ def _claims(verdict: Mapping[str, Any]) -> Table:
     """The run's own verdict, beside which the scores above are to be read: its numbers and short texts."""
     from rich.table import Table
 
-    from cryoloom.cli.errors import printable
+    from cryoloom.runs.display import printable
 
     table = Table(title="the run's own verdict", title_justify="left", show_header=False, box=None)
     table.add_column(style="bold")

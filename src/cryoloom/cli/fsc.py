@@ -37,7 +37,7 @@ def fsc(
     0.143 is for independent half maps, 0.5 for a map against a known structure. --align fits B to A by their own
     agreement: then the curve can say that two maps are alike, but not how far two half maps can be trusted.
     """
-    from cryoloom.cli.device import set_threads
+    from cryoloom.environment import set_threads
 
     set_threads(threads)
 

@@ -91,4 +91,4 @@ def hetero(
     if components is not None:
         subspace = replace(subspace, components=components)
     settings = replace(settings, network=network, subspace=subspace)
-    start_run(settings, "hetero", output, options)
+    start_run(settings, output, options)

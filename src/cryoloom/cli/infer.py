@@ -35,9 +35,10 @@ def infer(
 
     The run's encoder proposes candidates, its map weighs them, and a few steps polish the likeliest.
     """
-    from cryoloom.cli.device import choose_device, set_threads
     from cryoloom.cli.errors import tell
-    from cryoloom.cli.terminal import open_progress
+    from cryoloom.environment import set_threads
+    from cryoloom.runs.display import open_progress
+    from cryoloom.runs.machine import choose_device
 
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists\n  what to do: choose another name, or --overwrite")

@@ -5,15 +5,10 @@ Heavy libraries are imported only by the command that needs them: `cryoloom --he
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import importlib.util
 import logging
-import os
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,9 +16,7 @@ from typer.core import TyperGroup
 
 import cryoloom
 from cryoloom.cli.errors import report_errors
-
-# read by OpenMP when torch is loaded: threads that spin until the next product burn a quarter of a run's CPU time
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from cryoloom.environment import prepare_environment
 
 # each is a module cryoloom.cli.NAME with a function register(app); the order is that of `cryoloom --help`
 COMMANDS = (
@@ -75,33 +68,6 @@ def build_app() -> typer.Typer:
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module).register(app)
     return app
-
-
-def prepare_environment() -> None:
-    """Settings that the numerical libraries read when they are imported; those of the user stand.
-
-    Threads that wait must sleep: a spinning OpenMP pool burns CPU-seconds, most of all where others share the cores.
-    Compiled kernels go to the user's cache, as the package's own folder may be read-only.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
-    if "NUMBA_CACHE_DIR" not in os.environ:
-        os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
-
-
-def _kernel_cache() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cryoloom" / "numba"
-    try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(cache, os.W_OK):
-            return cache
-    except OSError:
-        pass
-    # numba unpickles its cache: a fresh private folder, never a name in /tmp that another user could have made
-    private = Path(tempfile.mkdtemp(prefix="cryoloom-numba-"))
-    atexit.register(shutil.rmtree, private, ignore_errors=True)
-    return private
 
 
 def _print_version(wanted: bool) -> None:

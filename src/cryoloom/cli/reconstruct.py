@@ -108,13 +108,13 @@ def reconstruct(
         volume=amortized.volume if volume is None else volume,
         polish=amortized.polish if polish is None else polish,
     )
-    start_run(replace(settings, amortized=amortized), settings.job, output, options)
+    start_run(replace(settings, amortized=amortized), output, options)
 
 
 @taking(RunOptions)
 def abinit(particles: Particles, output: Output, restarts: Restarts = None, *, options: RunOptions) -> None:
     """A first map from random starts, without refinement."""
-    start_run(_with_restarts(options.settings("abinit", particles), restarts), "abinit", output, options)
+    start_run(_with_restarts(options.settings("abinit", particles), restarts), output, options)
 
 
 @taking(RunOptions)
@@ -134,7 +134,7 @@ def refine(
     """Refine from somebody else's poses or map: half sets apart, gold-standard map and verdict."""
     settings = options.settings("refine", particles)
     given = start if start == "poses" else os.path.abspath(start)
-    start_run(replace(settings, start=given, low_pass_angstrom=low_pass), settings.job, output, options)
+    start_run(replace(settings, start=given, low_pass_angstrom=low_pass), output, options)
 
 
 def _with_restarts(settings: ReconstructSettings, restarts: int | None) -> ReconstructSettings:

@@ -27,7 +27,7 @@ def report(
 
     'cryoloom reconstruct' does so by itself; repeat it after a file of the run was replaced.
     """
-    from cryoloom.cli.device import set_threads
+    from cryoloom.environment import set_threads
 
     set_threads(threads)
 

@@ -84,11 +84,13 @@ def simulate(
     rlnClassNumber = state from 1, 0 = junk), truth_001.mrc ... (maps scaled so that the noise has s.d. 1) and
     simulate.json.
     """
-    from cryoloom.cli.device import choose_device, set_threads
+    from cryoloom.environment import set_threads
+    from cryoloom.runs.machine import choose_device
 
     set_threads(threads)
 
-    from cryoloom.cli.errors import check_memory, tell
+    from cryoloom.cli.errors import tell
+    from cryoloom.runs.machine import check_memory
     from cryoloom.simulation.dataset import simulate_dataset
     from cryoloom.simulation.projector import projector_bytes
     from cryoloom.simulation.states import StateGeometry, load_states, sources_of

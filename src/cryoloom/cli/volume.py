@@ -30,8 +30,9 @@ def volume(
     quiet: Quiet = False,
 ) -> None:
     """The map of one conformation, from the images whose latents lie nearest; half maps beside it."""
-    from cryoloom.cli.device import choose_device, set_threads
     from cryoloom.cli.errors import tell
+    from cryoloom.environment import set_threads
+    from cryoloom.runs.machine import choose_device
 
     if (z == "") == (particle is None):
         raise ValueError("where? Give either --z or --particle")

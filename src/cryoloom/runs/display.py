@@ -6,10 +6,10 @@ import contextlib
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from cryoloom.cli.errors import printable
 from cryoloom.runs.progress import Progress, RemainingTime, StagePlan, StepInfo
 
 if TYPE_CHECKING:
@@ -198,3 +198,8 @@ def clock_time(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
+
+
+def printable(text: str) -> str:
+    """Text without control characters: names out of files must not steer the terminal."""
+    return "".join(c if c == "\n" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text)

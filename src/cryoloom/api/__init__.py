@@ -1,0 +1,1 @@
+"""What a Python program calls: whole jobs and single steps. `import cryoloom as cl` gives these names lazily."""

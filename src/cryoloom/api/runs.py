@@ -1,0 +1,144 @@
+"""Whole jobs in a run folder: started, resumed, and ended with their report. The command line uses these too."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from cryoloom.environment import set_threads
+from cryoloom.jobs import layout
+from cryoloom.jobs.hetero import run_hetero
+from cryoloom.jobs.reconstruct import open_input, prepare, run
+from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
+from cryoloom.jobs.verdict import Verdict
+from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.physics.rotations import symmetry_group
+from cryoloom.report.page import write_report
+from cryoloom.runs.folder import RunFolder, check_output_folder, read_record, read_settings
+from cryoloom.runs.interrupts import Interrupts
+from cryoloom.runs.machine import check_memory, choose_device
+from cryoloom.runs.progress import Progress
+
+Settings: TypeAlias = ReconstructSettings | HeteroSettings
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has come to its end: its folder and its verdict (None after ab initio alone)."""
+
+    folder: Path
+    verdict: Verdict | None
+
+
+def start_run(
+    settings: Settings,
+    output: Path,
+    progress: Progress,
+    interrupts: Interrupts,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Ended:
+    """Check all input, then compute in a new run folder.
+
+    Args:
+        settings: of the job; `settings.threads` becomes the number of threads of the numerical libraries.
+        device: "auto", "cpu" or "cuda".
+        overwrite: replace an earlier run in `output`.
+
+    Raises:
+        BadInput: for particles that can't be used. BadRunFolder: for a folder that can't be used.
+        Stopped, KeyboardInterrupt: when the run was stopped by a signal; the folder can be resumed.
+    """
+    check_output_folder(output, overwrite)
+    set_threads(settings.threads)
+    found = choose_device(device, progress.say)
+    chosen: Literal["cpu", "cuda"] = "cuda" if found.type == "cuda" else "cpu"
+    settings = replace(settings, device=chosen)
+    if isinstance(settings, ReconstructSettings):
+        symmetry_group(settings.symmetry)
+    particles = open_input(settings.input)
+    preprocessing = prepare(particles, settings)
+    _check_memory(settings, particles)
+    with (
+        interrupts,
+        RunFolder.create(
+            output,
+            settings,
+            particles.fingerprint(),
+            "hetero" if isinstance(settings, HeteroSettings) else settings.job,
+            input_path=particles.path,
+            seed=settings.seed,
+            threads=settings.threads,
+            device=chosen,
+            argv=tuple(sys.argv),
+            overwrite=layout.RESULTS if overwrite else None,
+        ) as folder,
+    ):
+        return _work(
+            settings, particles, preprocessing=preprocessing, folder=folder, progress=progress, interrupts=interrupts
+        )
+
+
+def run_settings(folder: Path) -> Settings:
+    """The settings with which a run was started.
+
+    Raises:
+        BadRunFolder: if the folder holds no run.
+    """
+    return read_settings(folder, HeteroSettings if read_record(folder).command == "hetero" else ReconstructSettings)
+
+
+def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Interrupts) -> Ended:
+    """Continue an interrupted run; the result is that of an uninterrupted one.
+
+    Raises:
+        BadRunFolder: if there is no run, it is finished, or its input has changed. Otherwise as `start_run`.
+    """
+    settings = run_settings(folder)
+    set_threads(threads)
+    if threads != settings.threads:
+        progress.say(
+            f"{threads} threads instead of {settings.threads}: results are equal up to rounding only", warning=True
+        )
+    choose_device(settings.device, progress.say)
+    particles = open_input(settings.input)
+    preprocessing = prepare(particles, settings)
+    with (
+        interrupts,
+        RunFolder.resume(folder, settings, particles.fingerprint(), threads=threads, device=settings.device) as run_,
+    ):
+        return _work(
+            settings, particles, preprocessing=preprocessing, folder=run_, progress=progress, interrupts=interrupts
+        )
+
+
+def _work(settings: Settings, particles: ParticleSet, preprocessing, folder: RunFolder, progress, interrupts) -> Ended:
+    if isinstance(settings, HeteroSettings):
+        verdict = run_hetero(
+            settings, particles, preprocessing=preprocessing, folder=folder, progress=progress, interrupts=interrupts
+        )
+    else:
+        verdict = run(settings, particles, preprocessing, folder, progress, interrupts)
+    folder.finish(verdict)
+    if verdict is not None:
+        with folder.timing("report"):
+            write_report(folder.path)
+        progress.say(verdict.headline)
+        for finding in verdict.findings:
+            mark = {True: "+", False: "-", None: " "}[finding.passed]
+            progress.say(f"  {mark} {finding.name}: {finding.text}")
+    progress.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
+    return Ended(folder.path, verdict)
+
+
+def _check_memory(settings: Settings, particles: ParticleSet) -> None:
+    """Refuse at once a job that could not fit into the free memory."""
+    count, box = len(particles), settings.box or particles.box
+    coefficients = 8 * 0.4 * box**2
+    grids = (2 * settings.threads + 8) * 12 * (2 * box) ** 3 / 2
+    batch = 3 * 500 * coefficients
+    estimate = 5e8 + min(settings.cache_bytes, count * coefficients) + grids + batch + 1000 * count
+    check_memory(int(estimate), f"{count} particles in a box of {box} px")
