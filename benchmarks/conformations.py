@@ -35,8 +35,11 @@ from bench import (
     run_measured,
     write_json,
 )
+from cryoloom.inference.conformations.evidence import ConformationEvidence
 from cryoloom.jobs.conformation_run import ConformationRun, open_conformations
+from cryoloom.jobs.verdict_text import conformations_in_short
 from cryoloom.maps.io import DensityMap, write_map
+from cryoloom.runs.record import from_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,9 @@ def measure(name: str, seed: int, work: Path, sets: Path) -> dict:
     out |= {
         "cpu_s": spent.cpu_s,
         "peak_rss_bytes": spent.peak_rss_bytes,
-        "headline": record["verdict"]["headline"],
+        "headline": conformations_in_short(
+            from_json(ConformationEvidence, record["verdict"]["conformations"], "run.json, verdict")
+        ),
         "stage_cpu_s": {t["stage"]: t["cpu_s"] for t in record["timings"]},
     }
     if case.set.endswith("-five-times"):  # of interest is what it costs

@@ -16,8 +16,10 @@ from cryoloom.cli.main import build_app
 from cryoloom.evaluation.map_error import score_map
 from cryoloom.evaluation.pose_error import score_poses
 from cryoloom.evaluation.pose_table import read_poses
+from cryoloom.jobs.verdict import Verdict
+from cryoloom.jobs.verdict_text import headline
 from cryoloom.maps.io import read_map
-from cryoloom.runs.record import read_record
+from cryoloom.runs.record import from_json, read_record
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_demo_solves_the_structure_and_knows_how_well(tmp_path: Path):
     assert record.verdict["outcome"] == "converged"
     assert (run / "report.html").stat().st_size > 10_000
 
-    assert record.verdict["headline"] in result.stdout
+    assert headline(from_json(Verdict, record.verdict, "run.json")) in result.stdout
     assert f"{poses.median_degrees:.2f} degrees" in result.stdout
     assert "the claim holds" in result.stdout
     assert re.search(r"\d+ s in all, \d+ s of CPU time", result.stdout)

@@ -51,7 +51,10 @@ def test_a_run_leaves_latents_classes_maps_and_a_verdict(run, particles):
     z, covariance = np.load(run / "z.npy"), np.load(run / "z_covariance.npy")
     assert z.shape == (COUNT, 2)
     assert covariance.shape == (COUNT, 2, 2)
-    assert "Heterogeneity in 2 directions." in verdict_of(run)["headline"]
+    conformations = verdict_of(run)["conformations"]
+    assert (conformations["method"], conformations["components"]) == ("classes", 2)
+    assert conformations["gain_nats"] > 0
+    assert len(conformations["class_shares"]) == 3
     found = starfile.read(run / "particles.star")["particles"]["rlnClassNumber"].to_numpy()
     truth = starfile.read(particles)["particles"]["rlnClassNumber"].to_numpy()
     table = np.array([[((found == a) & (truth == b)).sum() for b in (1, 2, 3)] for a in (1, 2, 3)])
@@ -63,7 +66,7 @@ def test_a_run_leaves_latents_classes_maps_and_a_verdict(run, particles):
     assert len((run / "classes.csv").read_text().splitlines()) == 4
     page = (run / "report.html").read_text()
     assert "class_001" in page
-    assert "Heterogeneity in 2 directions" in page
+    assert "Heterogeneity along 2 components" in page
 
 
 def test_the_family_of_volumes_is_read_again(run):
@@ -149,7 +152,7 @@ def test_networks_invent_no_motion(method, tmp_path):
         "--particle-diameter",
         85,
     )
-    assert "No heterogeneity found." in verdict_of(run)["headline"]
+    assert verdict_of(run)["conformations"]["components"] == 0
     assert not (run / "z.npy").exists()
 
 
@@ -157,7 +160,7 @@ def test_one_conformation_is_said_to_be_one_and_there_is_nothing_to_analyze(tmp_
     simulate_dataset(three_states()[:1], SimulationSettings(count=500, snr=1.0, seed=2, shift_px=1.0), tmp_path / "set")
     run = tmp_path / "run"
     cryoloom("hetero", tmp_path / "set" / "truth.star", "-o", run, "-j", 1, "-q", "--particle-diameter", 85)
-    assert "No heterogeneity found." in verdict_of(run)["headline"]
+    assert verdict_of(run)["conformations"]["components"] == 0
     assert not (run / "z.npy").exists()
     assert (run / "map.mrc").exists()
     # also where the file had classes of its own

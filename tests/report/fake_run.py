@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cryoloom.jobs.verdict import Evidence, Finding, Verdict
 from cryoloom.maps.fsc import gold_standard
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.maps.mask import soft_sphere
@@ -25,27 +26,50 @@ from cryoloom.physics.rotations import random_rotations, to_euler
 from cryoloom.physics.slicing import rotated_points
 from cryoloom.runs.metrics_log import MetricsLog
 from cryoloom.runs.progress import StepInfo
-from cryoloom.runs.record import Machine, RunRecord, StageTiming, write_record
+from cryoloom.runs.record import Machine, RunRecord, StageTiming, to_json, write_record
 
 BOX, PIXEL, COUNT = 32, 4.0, 60
 
-VERDICT: dict[str, Any] = {
-    "outcome": "converged",
-    "headline": "Converged: 9.1 Å from 58 particles.",
-    "findings": [
-        {"name": "half maps", "passed": True, "value": 9.12, "text": "Gold-standard FSC falls below 0.143 at 9.1 Å."},
-        {"name": "starts", "passed": False, "value": 0.41, "text": "3 starts led to different maps."},
-        {"name": "hand", "passed": None, "value": None, "text": "Undetermined."},
-    ],
-    "resolution_angstrom": 9.12,
-    "resolution_half_angstrom": 11.3,
-    "particles_used": 58,
-    "hand_determined": False,
-    "symmetry": "C1",
-    "b_factor_angstrom2": -83.0,
-    "coverage": 0.91,
-    "directional_resolution_angstrom": [[0.0, 0.0, 1.0, 9.0], [1.0, 0.0, 0.0, 14.0], [0.0, -1.0, 0.0, None]],
-}
+EVIDENCE = Evidence(
+    particles=58,
+    starts=3,
+    agreeing=1,
+    likeness=0.41,
+    shell=14.0,
+    resolution_angstrom=9.12,
+    resolution_half_angstrom=11.3,
+    common_shell=4,
+    nyquist_shell=16,
+    certain=0.6,
+    fitting=0.9,
+    mean_score=200.0,
+    expected_score=210.0,
+    settled=True,
+    coverage=0.91,
+    missing_share=0.0,
+    missing_axis=(0.0, 0.0, 1.0),
+    single_view_share=None,
+    best_direction_angstrom=9.0,
+    worst_direction_angstrom=14.0,
+    directional_resolution_angstrom=((0.0, 0.0, 1.0, 9.0), (1.0, 0.0, 0.0, 14.0), (0.0, -1.0, 0.0, None)),
+    symmetry="C1",
+    symmetry_score=None,
+    b_factor_angstrom2=-83.0,
+    b_factor_note="",
+)
+VERDICT: dict[str, Any] = to_json(
+    Verdict(
+        outcome="converged",
+        findings=(
+            Finding("half maps", passed=True, value=9.12),
+            Finding("starts", passed=False, value=0.41),
+            Finding("hand", passed=None, value=None),
+        ),
+        resolution_angstrom=9.12,
+        resolution_half_angstrom=11.3,
+        evidence=EVIDENCE,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,8 @@ def test_verdict_and_its_reasons_stand_first(whole: Page) -> None:
         "✗ failed",
         "Starts",
         "0.41",
-        "3 starts led",
-        "Undetermined.",
+        "3 independent random starts gave different maps",
+        "Not determined:",
         "Particles used",
     )
     places = [text.index(word) for word in words]
@@ -164,7 +164,17 @@ def test_policy_admits_the_pages_own_scripts_and_no_others(whole: Page) -> None:
 
 def test_names_never_become_markup(tmp_path: Path, whole: Page) -> None:
     """Every text that comes from a file or a command line, from the particle's path to the stage's name."""
-    verdict = VERDICT | {"headline": EVIL, "findings": [{"name": EVIL, "passed": True, "value": 1.0, "text": EVIL}]}
+    findings = [
+        {"name": "symmetry", "passed": True, "value": 1.0},
+        {"name": "sharpening", "passed": None, "value": None},
+    ]
+    evidence = VERDICT["evidence"] | {
+        "symmetry": EVIL,
+        "symmetry_score": 1.0,
+        "b_factor_angstrom2": None,
+        "b_factor_note": EVIL,
+    }
+    verdict = VERDICT | {"findings": findings, "evidence": evidence}
     folder = write_run(
         tmp_path / EVIL.replace("/", "") / EVIL,
         stack=f"{EVIL}/{EVIL}.mrcs",
@@ -240,7 +250,7 @@ def test_other_verdicts_warn_beside_the_map(tmp_path: Path, outcome: str, word: 
         "outcome": outcome,
         "resolution_angstrom": None,
         "resolution_half_angstrom": None,
-        "directional_resolution_angstrom": [],
+        "evidence": VERDICT["evidence"] | {"directional_resolution_angstrom": []},
     }
     found = page(write_run(tmp_path / "run", verdict=verdict))
     assert word in found.text

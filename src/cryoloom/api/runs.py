@@ -13,6 +13,7 @@ from cryoloom.jobs.hetero import run_hetero
 from cryoloom.jobs.reconstruct import open_input, prepare, run
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Verdict
+from cryoloom.jobs.verdict_text import lines
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.report.page import write_report
@@ -126,10 +127,8 @@ def _work(settings: Settings, particles: ParticleSet, preprocessing, folder: Run
     if verdict is not None:
         with folder.timing("report"):
             write_report(folder.path)
-        progress.say(verdict.headline)
-        for finding in verdict.findings:
-            mark = {True: "+", False: "-", None: " "}[finding.passed]
-            progress.say(f"  {mark} {finding.name}: {finding.text}")
+        for line in lines(verdict):
+            progress.say(line)
     progress.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
     return Ended(folder.path, verdict)
 

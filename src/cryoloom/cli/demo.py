@@ -79,13 +79,16 @@ def _compare(console: Console, particles: Path, run: Path) -> None:
     from cryoloom.evaluation.map_error import score_map
     from cryoloom.evaluation.pose_error import score_poses
     from cryoloom.evaluation.pose_table import read_poses
+    from cryoloom.jobs.verdict import Verdict
+    from cryoloom.jobs.verdict_text import headline
     from cryoloom.maps.io import read_map
-    from cryoloom.runs.record import read_record
+    from cryoloom.runs.record import from_json, read_record
 
     poses = score_poses(read_poses(particles / "truth.star"), read_poses(run / "particles.star"))
     maps = score_map(read_map(particles / "truth_001.mrc"), read_map(run / "map.mrc"), poses.frame)
     verdict = dict(read_record(run).verdict or {})
-    console.print(Text(f"\nThe verdict of the run: {verdict.get('headline')}", style="bold"))
+    said = headline(from_json(Verdict, verdict, str(run)))
+    console.print(Text(f"\nThe verdict of the run: {said}", style="bold"))
     console.print(Text("The truth, which it has not seen:", style="bold"))
     console.print(scores_table(poses, maps))
     sentence = compare_with_claim(verdict, maps)

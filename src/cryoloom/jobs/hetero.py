@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cryoloom.files.durable import write_durably
 from cryoloom.inference.conformations.classes import Classes, fit_classes
+from cryoloom.inference.conformations.evidence import ConformationEvidence
 from cryoloom.inference.conformations.local_maps import StateMap, map_of_rows
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -20,7 +21,7 @@ from cryoloom.jobs import layout
 from cryoloom.jobs.class_table import ClassRow, write_class_table
 from cryoloom.jobs.reconstruct import Reconstruction, conclude, make_feed, particle_columns, reconstruct
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
-from cryoloom.jobs.verdict import Finding, Verdict
+from cryoloom.jobs.verdict import Verdict, with_conformations
 from cryoloom.maps.coupled_backprojection import mask_in_box
 from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.particles.feed import ImageFeed
@@ -50,14 +51,12 @@ SEEN = 0.05
 
 @dataclass(frozen=True)
 class Found:
-    """What a method found: latents and their volumes, None where there is no heterogeneity; and what is said of it,
-    `headline` in a few words."""
+    """What a method found: latents and their volumes, None where there is no heterogeneity; and the evidence."""
 
     latents: LatentPosterior | None
     volume: ConformationVolume | None
     classes: Classes | None
-    finding: Finding
-    headline: str
+    evidence: ConformationEvidence
 
 
 def run_hetero(
@@ -102,7 +101,7 @@ def run_hetero(
     assert found is not None
     with folder.timing("conformations"):
         _write(found, feed, consensus, folder)
-    return _judged(consensus.verdict, found)
+    return with_conformations(consensus.verdict, found.evidence)
 
 
 def consensus_settings(settings: HeteroSettings) -> ReconstructSettings:
@@ -178,8 +177,7 @@ def _linear(
 ) -> Found:
     feed, shown = recipe.feed, torch.from_numpy(recipe.half >= 0)
     if found.components == 0:
-        text = "No direction makes images that it was not learnt from more likely: one conformation explains them."
-        return Found(None, None, None, Finding("conformations", None, 0.0, text), "No heterogeneity found.")
+        return Found(None, None, None, ConformationEvidence(settings.method, 0, 0, gain_nats=0.0))
     with folder.timing("latents"):
         latents = recipe.latents(found).without(~shown)
         classes = None
@@ -190,9 +188,8 @@ def _linear(
                     latents = recipe.latents(found).without(~shown)
                 classes = fit_classes(latents, settings.classes, torch_generator(settings.seed, STAGE_INDEX, 0))
         volumes = torch.stack([rebox(v, feed.box) for v in found.volumes.cpu()])
-    finding = _linear_finding(found, latents, classes, feed)
-    directions = f"{found.components} direction" + ("s" if found.components > 1 else "")
-    return Found(latents, LinearFamily(feed.pixel_size, volumes), classes, finding, f"Heterogeneity in {directions}.")
+    evidence = _linear_evidence(settings.method, found, latents, classes, feed)
+    return Found(latents, LinearFamily(feed.pixel_size, volumes), classes, evidence)
 
 
 def shows_the_particle(state: RefineState) -> Tensor:
@@ -204,22 +201,19 @@ def shows_the_particle(state: RefineState) -> Tensor:
     return state.score > LEAST_FIT * 0.5 * state.power
 
 
-def _linear_finding(
-    state: SubspaceState, latents: LatentPosterior, classes: Classes | None, feed: ImageFeed
-) -> Finding:
-    gain = float(state.gains[state.components])
+def _linear_evidence(
+    method: str, state: SubspaceState, latents: LatentPosterior, classes: Classes | None, feed: ImageFeed
+) -> ConformationEvidence:
     sharp = [r for r in component_resolutions(state, feed.box * feed.pixel_size)[1:] if r is not None]
-    text = f"Directions kept: {state.components}. They make images that they were not learnt from more likely, by "
-    text += f"{gain:.2f} nats each" + (f", and are reproducible to {min(sharp):.0f} Å." if sharp else ".")
-    junk = float((latents.contrast < JUNK_CONTRAST).float().mean())
-    if junk > 0:
-        text += f" {100 * junk:.1f} % of the images show no particle and stand outside of it."
-    if classes is not None:
-        if len(classes.shares) > state.components + 1:
-            text += f" {len(classes.shares)} classes were asked for, where there is room for {state.components + 1} in "
-            text += f"general: others may be a split at random (-k {state.components + 1} avoids it)."
-        text += " Shares of the classes: " + ", ".join(f"{100 * float(s):.1f}" for s in classes.shares) + " %."
-    return Finding("conformations", True, gain, text)
+    return ConformationEvidence(
+        method=method,
+        components=state.components,
+        latent_dimensions=state.components,
+        gain_nats=float(state.gains[state.components]),
+        resolution_angstrom=min(sharp) if sharp else None,
+        rejected_share=float((latents.contrast < JUNK_CONTRAST).float().mean()),
+        class_shares=() if classes is None else tuple(classes.shares.tolist()),
+    )
 
 
 def _network(
@@ -245,17 +239,13 @@ def _network(
     with folder.timing("latents"):
         latents = recipe.latents(done)
     reliability = latents.told_apart()[0]
-    used, best = int((reliability > SEEN).sum()), float(reliability[0])
+    used = int((reliability > SEEN).sum())
+    evidence = ConformationEvidence(
+        settings.method, used, latent_dimensions=len(reliability), reliability=float(reliability[0])
+    )
     if used == 0:
-        text = (
-            f"The network's latents tell no images apart (reliability {best:.3f} of 1): one conformation explains them."
-        )
-        return Found(None, None, None, Finding("conformations", None, best, text), "No heterogeneity found.")
-    directions = f"{used} direction" + ("s" if used > 1 else "")
-    text = f"The network tells images apart in {directions} of {len(reliability)}, in the best with a reliability of "
-    text += f"{best:.2f} (1 is exact, 0 nothing)."
-    finding = Finding("conformations", True, best, text)
-    return Found(latents, recipe.volume(done), None, finding, f"Heterogeneity in {directions}.")
+        return Found(None, None, None, evidence)
+    return Found(latents, recipe.volume(done), None, evidence)
 
 
 def _write(found: Found, feed: ImageFeed, consensus: Reconstruction, folder: RunFolder) -> None:
@@ -317,9 +307,3 @@ def npy_bytes(values: np.ndarray) -> bytes:
     out = io.BytesIO()
     np.save(out, values, allow_pickle=False)
     return out.getvalue()
-
-
-def _judged(verdict: Verdict, found: Found) -> Verdict:
-    """The consensus' verdict with what was found of conformations, which comes into its headline."""
-    findings = (found.finding, *verdict.findings)
-    return replace(verdict, headline=f"{verdict.headline} {found.headline}", findings=findings)

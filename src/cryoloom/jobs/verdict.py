@@ -1,48 +1,73 @@
-"""The verdict: is the result to be trusted, and why. Built from what the run itself knows; it never sees a truth."""
+"""The verdict: can the result be trusted, and why. It is drawn from what the run itself knows, never from a truth."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Outcome = Literal["converged", "uncertain", "failed", "noise"]
+from cryoloom.inference.conformations.evidence import ConformationEvidence
 
-# Thresholds and what they were set by: runs on simulated sets of several molecules and noise levels, and pure noise
+Outcome = Literal["converged", "uncertain", "failed", "noise"]
+FindingName = Literal[
+    "conformations",
+    "starts",
+    "half maps",
+    "poses",
+    "fit",
+    "convergence",
+    "views",
+    "number",
+    "hand",
+    "sharpening",
+    "symmetry",
+]
+
+# Thresholds and what they were set by: runs on simulated sets of several molecules and noise levels, and on pure noise
 LIKENESS = 0.75
 NOISE_LIKENESS = 0.28  # starts on pure noise: 0.17 to 0.22; on particles that no start solved: 0.34 to 0.39
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
 CERTAIN = 0.5  # share of particles whose best pose holds nine tenths of the posterior
-FITTING = 0.6  # share of particles that fit as well as their pose promises
+FITTING = 0.6  # share of particles that fit as well as expected for their pose
 COVERED = 0.5  # of the sampling compensation factor
-MISSING = 0.02  # share of directions of Fourier space that no view shows
+MISSING = 0.02  # share of the directions of Fourier space that no view samples
 FEW = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason: passed, failed, or nothing to be said (None)."""
+    """One check; `passed` is None for a remark, and for a check that could not be made."""
 
-    name: str
+    name: FindingName
     passed: bool | None
     value: float | None
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the verdict is drawn from.
+    """What the verdict on poses and map is drawn from.
 
     Attributes:
-        starts, agreeing, likeness: of ab initio, None where refinement began from somebody else's map or poses.
-        shell, resolution_angstrom: gold standard, None where the halves do not correlate.
-        common_shell: up to which the halves' start was common: agreement up to there proves nothing.
-        certain, fitting: shares of particles.
-        mean_score: log p(particle) - log p(no particle), nats an image; expected_score: what right poses give.
-        settled: refinement ended because nothing was gained any more; None where poses were not refined.
-        coverage: sampling compensation factor, 1 is uniform; missing_share: of the directions of Fourier space, those
-            without views, around missing_axis (x, y, z); single_view_share: of particles, where nearly all show one.
-        best_direction_angstrom, worst_direction_angstrom: of the directional FSC.
-        particles: used; nyquist_shell: of the working box; symmetry_score: of the map before symmetry was imposed.
+        particles: number used.
+        starts, agreeing: random starts of ab initio, and those that gave the same map; None if the run did not begin
+            with random starts. likeness: similarity of the most similar maps, 1 for identical ones.
+        shell, resolution_angstrom: where the gold-standard FSC falls below 0.143, None if the half maps do not
+            correlate; resolution_half_angstrom: where it falls below 0.5.
+        common_shell: both half sets shared their starting map up to this shell: agreement up to there proves nothing.
+        nyquist_shell: of the working box.
+        certain: share of the particles of which one pose holds nine tenths of the posterior.
+        fitting: share of the particles that fit the map as well as expected for a correct pose.
+        mean_score: mean of log p(image | pose, map) - log p(image | no particle), nats; expected_score: its expectation
+            for correct poses.
+        settled: refinement ended because it brought no further improvement; None if poses were not refined.
+        coverage: sampling compensation factor, 1 is uniform; missing_share: share of the directions of Fourier space
+            that no view samples, around missing_axis (x, y, z); single_view_share: share of the particles in one view,
+            where nearly all show the same one.
+        best_direction_angstrom, worst_direction_angstrom: range of the directional FSC's resolutions.
+        directional_resolution_angstrom: rows (x, y, z, resolution in angstrom), the resolution None where half maps do
+            not correlate.
+        symmetry: point group that was imposed; symmetry_score: correlation of the map with its symmetry-related copies
+            before, None in C1.
+        b_factor_angstrom2: of the Guinier fit; b_factor_note: why there is none.
     """
 
     particles: int
@@ -65,28 +90,54 @@ class Evidence:
     single_view_share: float | None
     best_direction_angstrom: float | None
     worst_direction_angstrom: float | None
-    directional_resolution_angstrom: tuple[tuple[float, float, float, float], ...]
+    directional_resolution_angstrom: tuple[tuple[float, float, float, float | None], ...]
     symmetry: str
     symmetry_score: float | None
     b_factor_angstrom2: float | None
     b_factor_note: str
 
+    @property
+    def starts_agree(self) -> bool:
+        """Whether independent random starts gave the same map."""
+        return self.likeness is not None and self.likeness >= LIKENESS
+
+    @property
+    def beyond_doubt(self) -> bool:
+        """Whether the half maps agree far beyond their common start at poses that are nearly all certain: a wrong start
+        gave, at best, a third of certain poses and a few shells."""
+        agree = self.resolution_angstrom is not None and self.shell >= BEYOND * self.common_shell
+        return agree and self.certain >= 0.9 and self.fitting >= FITTING
+
+    @property
+    def halves_agree(self) -> bool:
+        """Whether the half maps agree beyond what they shared at their start."""
+        beyond = self.shell >= BEYOND * self.common_shell or self.shell >= self.nyquist_shell - 2
+        return self.resolution_angstrom is not None and beyond
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the user is told first."""
+    """What a run says of its own result; `verdict_text` puts it into words.
+
+    Attributes:
+        outcome: in one word; findings: the checks behind it; evidence: the numbers behind the checks.
+        resolution_angstrom, resolution_half_angstrom: as stated to the user, None unless the result can be trusted.
+        conformations: what was found of heterogeneity, None if the run did not look for it.
+        hand_determined: whether the map's hand is known.
+    """
 
     outcome: Outcome
-    headline: str
     findings: tuple[Finding, ...]
     resolution_angstrom: float | None
     resolution_half_angstrom: float | None
-    particles_used: int
-    hand_determined: bool
-    symmetry: str
-    b_factor_angstrom2: float | None
-    coverage: float | None
-    directional_resolution_angstrom: tuple[tuple[float, float, float, float], ...]
+    evidence: Evidence
+    conformations: ConformationEvidence | None = None
+    hand_determined: bool = False
+
+    def __str__(self) -> str:
+        from cryoloom.jobs.verdict_text import lines
+
+        return "\n".join(lines(self))
 
 
 def judge(e: Evidence) -> Verdict:
@@ -103,142 +154,56 @@ def judge(e: Evidence) -> Verdict:
         outcome = "uncertain"
     else:
         outcome = "converged"
-    findings += [_hand(), _sharpening(e)]
+    findings += [Finding("hand", None, None), Finding("sharpening", None, e.b_factor_angstrom2)]
     if e.symmetry_score is not None:
-        findings.append(_symmetry(e))
+        findings.append(Finding("symmetry", e.symmetry_score >= 0.5, e.symmetry_score))
         if e.symmetry_score < 0.5 and outcome == "converged":
             outcome = "uncertain"
+    stated = outcome in ("converged", "uncertain")
     return Verdict(
         outcome=outcome,
-        headline=_headline(outcome, e),
         findings=tuple(findings),
-        resolution_angstrom=e.resolution_angstrom if outcome in ("converged", "uncertain") else None,
-        resolution_half_angstrom=e.resolution_half_angstrom if outcome in ("converged", "uncertain") else None,
-        particles_used=e.particles,
-        hand_determined=False,
-        symmetry=e.symmetry,
-        b_factor_angstrom2=e.b_factor_angstrom2,
-        coverage=e.coverage,
-        directional_resolution_angstrom=e.directional_resolution_angstrom,
+        resolution_angstrom=e.resolution_angstrom if stated else None,
+        resolution_half_angstrom=e.resolution_half_angstrom if stated else None,
+        evidence=e,
     )
 
 
-def _headline(outcome: Outcome, e: Evidence) -> str:
-    resolution = "no resolution" if e.resolution_angstrom is None else f"{e.resolution_angstrom:.1f} Å"
-    return {
-        "converged": f"Converged: {resolution} from {e.particles:,} particles.",
-        "uncertain": f"Uncertain: the map reaches {resolution} by its halves, but not all signs agree.",
-        "failed": "Failed: the result is not to be trusted.",
-        "noise": "Noise: no particle was found in these images that could be reconstructed.",
-    }[outcome]
+def with_conformations(verdict: Verdict, found: ConformationEvidence) -> Verdict:
+    """The verdict on the consensus, with what was found of heterogeneity as its first finding."""
+    value = found.gain_nats if found.reliability is None else found.reliability
+    finding = Finding("conformations", True if found.components else None, value)
+    return replace(verdict, conformations=found, findings=(finding, *verdict.findings))
 
 
-def _starts(e: Evidence) -> Finding | None:
-    if e.starts is None:
-        return Finding("starts", None, None, "No independent random starts to compare: one map was begun with.")
-    if e.likeness is None:
-        return Finding("starts", None, None, "One start only: nothing to compare it with (--restarts 2 or more).")
-    if e.likeness >= LIKENESS:
-        text = f"{e.agreeing} of {e.starts} independent random starts led to the same map (likeness {e.likeness:.2f})."
-        return Finding("starts", True, e.likeness, text)
-    text = f"{e.starts} independent random starts led to different maps (best likeness {e.likeness:.2f} of 1)"
-    if _beyond_doubt(e):
-        return Finding("starts", None, e.likeness, text + ", but what refinement made of the best leaves no doubt.")
-    return Finding("starts", False, e.likeness, text + ".")
-
-
-def _beyond_doubt(e: Evidence) -> bool:
-    """Halves that agree far beyond their common start, at poses that are nearly all certain: a wrong start gave, at
-    best, a third of certain poses and a few shells."""
-    agree = e.resolution_angstrom is not None and e.shell >= BEYOND * e.common_shell
-    return agree and e.certain >= 0.9 and e.fitting >= FITTING
+def _starts(e: Evidence) -> Finding:
+    if e.starts is None or e.likeness is None:
+        return Finding("starts", None, None)
+    return Finding("starts", True if e.starts_agree else None if e.beyond_doubt else False, e.likeness)
 
 
 def _halves(e: Evidence) -> Finding:
-    if e.resolution_angstrom is None:
-        return Finding("half maps", False, None, "The half maps do not correlate beyond chance.")
-    ok = e.shell >= BEYOND * e.common_shell or e.shell >= e.nyquist_shell - 2
-    text = f"Gold-standard FSC falls below 0.143 at {e.resolution_angstrom:.1f} Å (shell {e.shell:.1f})"
-    if ok:
-        text += f"; what both halves had in common at their start ended at shell {e.common_shell}."
-    else:
-        text += f", which is little more than what both halves had in common at their start (shell {e.common_shell})."
-    return Finding("half maps", ok, e.resolution_angstrom, text)
+    return Finding("half maps", e.halves_agree, e.resolution_angstrom)
 
 
 def _poses(e: Evidence) -> Finding:
-    ok = e.certain >= CERTAIN
-    return Finding(
-        "poses",
-        ok,
-        e.certain,
-        f"{100 * e.certain:.0f} % of the particles have one pose that holds nine tenths of the posterior.",
-    )
+    return Finding("poses", e.certain >= CERTAIN, e.certain)
 
 
 def _fit(e: Evidence) -> Finding:
-    ok = e.fitting >= FITTING
-    return Finding(
-        "fit",
-        ok,
-        e.fitting,
-        f"{100 * e.fitting:.0f} % of the particles fit the map as well as their pose promises; on average a particle "
-        f"makes its image more likely by {e.mean_score:.0f} nats ({e.expected_score:.0f} expected of right poses).",
-    )
+    return Finding("fit", e.fitting >= FITTING, e.fitting)
 
 
 def _settled(e: Evidence) -> Finding:
-    if e.settled is None:
-        return Finding("convergence", None, None, "Poses are those that were given: they were weighed, not refined.")
-    text = "Refinement went on until nothing was gained." if e.settled else "Refinement ended before it had settled."
-    return Finding("convergence", e.settled, None, text)
+    return Finding("convergence", e.settled, None)
 
 
 def _coverage(e: Evidence) -> Finding | None:
     if e.coverage is None:
         return None
     ok = e.coverage >= COVERED and e.missing_share < MISSING and e.single_view_share is None
-    text = f"Orientation coverage {e.coverage:.2f} (1 is uniform)"
-    if e.worst_direction_angstrom is not None and e.best_direction_angstrom is not None:
-        text += f"; resolution by direction {e.best_direction_angstrom:.1f} to {e.worst_direction_angstrom:.1f} Å"
-    if e.single_view_share is not None:
-        text += f"; {100 * e.single_view_share:.0f} % of the particles show a single view"
-    if e.missing_share >= MISSING:
-        axis = ", ".join(f"{x:.2f}" for x in e.missing_axis)
-        text += f"; no view shows {100 * e.missing_share:.0f} % of all directions, those around the axis ({axis})"
-    return Finding("views", ok, e.coverage, text + ("." if ok else ": some views are missing or rare."))
+    return Finding("views", ok, e.coverage)
 
 
 def _number(e: Evidence) -> Finding | None:
-    if e.particles >= FEW:
-        return None
-    return Finding(
-        "number",
-        None,
-        float(e.particles),
-        f"{e.particles} particles are few: resolution and uncertainty are themselves uncertain.",
-    )
-
-
-def _hand() -> Finding:
-    return Finding("hand", None, None, "Undetermined: images fit the mirror image as well (--flip gives the other).")
-
-
-def _sharpening(e: Evidence) -> Finding:
-    if e.b_factor_angstrom2 is None:
-        return Finding("sharpening", None, None, f"No B-factor: {e.b_factor_note}")
-    return Finding(
-        "sharpening", None, e.b_factor_angstrom2, f"Sharpened by a B-factor of {e.b_factor_angstrom2:.0f} Å²."
-    )
-
-
-def _symmetry(e: Evidence) -> Finding:
-    assert e.symmetry_score is not None
-    ok = e.symmetry_score >= 0.5
-    return Finding(
-        "symmetry",
-        ok,
-        e.symmetry_score,
-        f"Before {e.symmetry} was imposed, the map agreed with its symmetry copies to {e.symmetry_score:.2f}"
-        + ("." if ok else ": the particle may not have this symmetry."),
-    )
+    return Finding("number", None, float(e.particles)) if e.particles < FEW else None

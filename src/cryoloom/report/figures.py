@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from cryoloom.jobs.verdict import Verdict
 from cryoloom.report.charts import Axis, Band, Chart, Dot, Line, Rule, draw, histogram, legend, nice_ticks
 from cryoloom.report.map_views import PLANES, MapView
 from cryoloom.report.png import VIRIDIS, colourise, data_uri, gradient, window
 from cryoloom.report.reprojections import Pairs
-from cryoloom.report.results import FSCCurves, Verdict
+from cryoloom.report.results import FSCCurves
 from cryoloom.report.spheres import FINE_TO_COARSE
 from cryoloom.report.text import angstrom, duration, number, plain
 from cryoloom.runs.metrics_log import LoggedStep

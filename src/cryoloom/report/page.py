@@ -15,24 +15,26 @@ import jinja2
 from markupsafe import Markup
 
 from cryoloom.files.durable import write_durably
+from cryoloom.jobs.verdict import Verdict
+from cryoloom.jobs.verdict_text import WORDS, describe, summary
 from cryoloom.report import figures
 from cryoloom.report.conformation_section import conformation_section
 from cryoloom.report.conformations import Conformations, read_conformations
 from cryoloom.report.map_section import map_section
 from cryoloom.report.map_views import PLANES, MapView
 from cryoloom.report.particle_section import particle_section
-from cryoloom.report.results import FSCCurves, Verdict, read_fsc, read_steps, read_verdict
+from cryoloom.report.results import FSCCurves, read_fsc, read_steps, read_verdict
 from cryoloom.report.spheres import direction_map
 from cryoloom.report.text import angstrom, duration, file_size, flat, number, plain
 from cryoloom.runs.metrics_log import LoggedStep
 from cryoloom.runs.record import RunRecord, read_record
 
-# outcome -> the word that stands over the page, its tone, and what is said above the map
-_OUTCOMES = {
-    "converged": ("Converged", "good", None),
-    "uncertain": ("Uncertain", "warn", "Not every check was passed: read the reasons above before you trust this map."),
-    "failed": ("Not converged", "bad", "The run did not converge: do not interpret this map."),
-    "noise": ("Noise", "bad", "The verdict is noise: this is what alignment makes of noise. Do not interpret it."),
+# outcome -> the page's tone, and what is said above the map
+_TONES = {
+    "converged": ("good", None),
+    "uncertain": ("warn", "Not every check was passed: read the reasons above before you trust this map."),
+    "failed": ("bad", "The run did not converge: do not interpret this map."),
+    "noise": ("bad", "The verdict is noise: this map is what alignment makes of noise. Do not interpret it."),
 }
 _UNFINISHED = {
     "running": "The run has not finished (or was killed): there is no verdict.",
@@ -144,17 +146,21 @@ def _verdict_part(record: RunRecord, verdict: Verdict | None) -> dict[str, Any]:
         word, tone, headline = "No verdict", "idle", _UNFINISHED[record.status]
         caution = "There is no verdict on this map yet."
     else:
-        (word, tone, caution), headline = _OUTCOMES[verdict.outcome], _sentence(verdict.headline)
-    found = [
-        {
-            "style": _FINDINGS[f.passed][0],
-            "sign": _FINDINGS[f.passed][1],
-            "name": _capital(f.name),
-            "text": f.text,
-            "value": "" if f.value is None else number(f.value),
-        }
-        for f in (verdict.findings if verdict else ())
-    ]
+        word, (tone, caution), headline = WORDS[verdict.outcome], _TONES[verdict.outcome], summary(verdict)
+    found = (
+        []
+        if verdict is None
+        else [
+            {
+                "style": _FINDINGS[f.passed][0],
+                "sign": _FINDINGS[f.passed][1],
+                "name": _capital(f.name),
+                "text": describe(f, verdict),
+                "value": "" if f.value is None else number(f.value),
+            }
+            for f in verdict.findings
+        ]
+    )
     return {
         "verdict_word": word,
         "tone": tone,
@@ -163,12 +169,6 @@ def _verdict_part(record: RunRecord, verdict: Verdict | None) -> dict[str, Any]:
         "findings": found,
         **_hand(verdict),
     }
-
-
-def _sentence(headline: str) -> str:
-    """The headline without the word of the outcome, which stands above it already."""
-    first, colon, rest = headline.partition(": ")
-    return _capital(rest) if colon and first.lower() in _OUTCOMES else headline
 
 
 def _capital(text: str) -> str:
@@ -198,7 +198,7 @@ def _key_numbers(
     more = f"{angstrom(half)} at 0.5" if half else "at 0.143 between half maps"
     if resolution and limit and resolution < 1.005 * limit:
         more = "the finest that the pixels can show (Nyquist)"
-    used = verdict.particles_used if verdict else None
+    used = verdict.evidence.particles if verdict else None
     out = [("Resolution", angstrom(resolution) if resolution else "none", more)]
     out.append(
         (
@@ -211,11 +211,12 @@ def _key_numbers(
     out.append(("Time", duration(wall), f"{_counted(record.machine.threads, 'thread')}, {record.machine.device}"))
     out.append(("CPU time", duration(cpu), f"{1000 * cpu / particles:.2g} ms a particle" if particles else ""))
     if verdict is not None:
-        out.append(("Symmetry", verdict.symmetry, ""))
-        if verdict.b_factor_angstrom2 is not None:
-            out.append(("B-factor", f"{number(round(verdict.b_factor_angstrom2))} Å²", "of the sharpening"))
-        if verdict.coverage is not None:
-            out.append(("Coverage", f"{verdict.coverage:.2f}", "of orientations; 1 is uniform"))
+        e = verdict.evidence
+        out.append(("Symmetry", e.symmetry, ""))
+        if e.b_factor_angstrom2 is not None:
+            out.append(("B-factor", f"{number(round(e.b_factor_angstrom2))} Å²", "of the sharpened map"))
+        if e.coverage is not None:
+            out.append(("Coverage", f"{e.coverage:.2f}", "of orientations; 1 is uniform"))
     if view is not None:
         out.append(("Box", f"{view.box} px", f"{view.pixel_size:.4g} Å a pixel"))
     return [{"name": name, "value": value, "more": more} for name, value, more in out]
@@ -239,7 +240,7 @@ def _resolution_part(
                 zip(fsc.frequency, fsc.unmasked, fsc.masked, fsc.randomised, fsc.corrected, strict=True)
             )
         ]
-    rows = verdict.directional_resolution_angstrom if verdict else None
+    rows = verdict.evidence.directional_resolution_angstrom if verdict else None
     found = direction_map(rows) if rows else None
     if found is None:
         absent["directions"] = "The verdict holds no resolution by direction."

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from cryoloom.jobs.verdict import Verdict
 from cryoloom.particles.errors import BadInput
 from cryoloom.report import figures
 from cryoloom.report.charts import histogram
 from cryoloom.report.map_views import MapView
 from cryoloom.report.reprojections import compare
-from cryoloom.report.results import ParticleResults, Verdict, read_particles
+from cryoloom.report.results import ParticleResults, read_particles
 from cryoloom.report.spheres import graticule, view_map
 from cryoloom.report.text import number
 from cryoloom.runs.record import RunRecord
@@ -92,8 +93,8 @@ def _views(found: ParticleResults, verdict: Verdict | None) -> dict[str, Any] | 
         return None
     views = view_map(found.rot_degrees, found.tilt_degrees)
     remark = f"Of {views.cells} directions spread evenly, {100 * views.empty_share:.0f}\u202f% have no particle near."
-    if verdict is not None and verdict.symmetry != "C1":
-        remark += f" Views that {verdict.symmetry} makes equal are shown where the run put them."
+    if verdict is not None and verdict.evidence.symmetry != "C1":
+        remark += f" Views that {verdict.evidence.symmetry} makes equal are shown where the run put them."
     return {
         "picture": figures.picture(views.pixels, "viewing directions"),
         "net": graticule(),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from cryoloom.jobs.verdict import Verdict
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.particles.star import read_star
@@ -18,39 +17,7 @@ from cryoloom.particles.stated import StatedInput
 from cryoloom.runs.metrics_log import LoggedStep, read_metrics
 from cryoloom.runs.record import RunRecord, from_json
 
-Outcome = Literal["converged", "uncertain", "failed", "noise"]
 FSC_COLUMNS = ("frequency_per_angstrom", "unmasked", "masked", "randomised", "corrected")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One reason of the verdict; `passed` is None where the check could not be made."""
-
-    name: str
-    passed: bool | None
-    value: float | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The verdict as run.json holds it, of this version or another that left some fields out (they have defaults).
-
-    Resolutions are in angstrom, None where there is none.
-    `directional_resolution_angstrom` holds rows (x, y, z, resolution), the resolution None where nothing correlates.
-    """
-
-    outcome: Outcome
-    headline: str
-    findings: tuple[Finding, ...]
-    resolution_angstrom: float | None = None
-    resolution_half_angstrom: float | None = None
-    particles_used: int | None = None
-    hand_determined: bool = False
-    symmetry: str = "C1"
-    b_factor_angstrom2: float | None = None
-    coverage: float | None = None
-    directional_resolution_angstrom: tuple[tuple[float, float, float, float | None], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +61,12 @@ class ParticleResults:
 
 
 def read_verdict(record: RunRecord, where: str) -> Verdict | None:
-    """The verdict of a run, None while there is none. Fields that this version does not know are passed over.
+    """The verdict of a run, None while there is none.
 
     Raises:
-        ValueError: for a field that is missing or of another type.
+        BadRunFolder: for a field that is missing, unknown or of another type.
     """
-    if record.verdict is None:
-        return None
-    known = {f.name for f in dataclasses.fields(Verdict)}
-    return from_json(Verdict, {k: v for k, v in record.verdict.items() if k in known}, f"{where}, verdict")
+    return None if record.verdict is None else from_json(Verdict, dict(record.verdict), f"{where}, verdict")
 
 
 def read_fsc(path: Path) -> FSCCurves | None:

@@ -1,0 +1,208 @@
+"""The verdict in words, for the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cryoloom.inference.conformations.evidence import ConformationEvidence
+from cryoloom.jobs.verdict import MISSING, Evidence, Finding, FindingName, Outcome, Verdict
+
+WORDS: dict[Outcome, str] = {
+    "converged": "Converged",
+    "uncertain": "Uncertain",
+    "failed": "Not converged",
+    "noise": "Noise",
+}
+_MARKS = {True: "+", False: "-", None: " "}
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """The verdict as text: the headline, then a line for each finding."""
+    found = [f"  {_MARKS[f.passed]} {f.name}: {describe(f, verdict)}" for f in verdict.findings]
+    return [headline(verdict), *found]
+
+
+def headline(verdict: Verdict) -> str:
+    """'Converged: 9.1 Å from 58 particles.'"""
+    said = summary(verdict)
+    # after a colon, sentences that begin with a name or a number stay as they are
+    return f"{WORDS[verdict.outcome]}: {said[0].lower()}{said[1:]}"
+
+
+def summary(verdict: Verdict) -> str:
+    """The headline without the word for the outcome."""
+    e = verdict.evidence
+    said = {
+        "converged": f"{_angstrom(e.resolution_angstrom)} from {e.particles:,} particles.",
+        "uncertain": f"The half maps agree to {_angstrom(e.resolution_angstrom)}, but not every check was passed.",
+        "failed": "The result is not reliable.",
+        "noise": "No particle could be reconstructed from these images.",
+    }[verdict.outcome]
+    return said if verdict.conformations is None else f"{said} {conformations_in_short(verdict.conformations)}"
+
+
+def conformations_in_short(found: ConformationEvidence) -> str:
+    """'Heterogeneity along 2 components.'"""
+    if found.components == 0:
+        return "No heterogeneity detected."
+    return f"Heterogeneity along {_counted(found.components, 'component')}."
+
+
+def describe(finding: Finding, verdict: Verdict) -> str:
+    """One or a few sentences on a finding."""
+    if finding.name == "conformations":
+        assert verdict.conformations is not None
+        return _conformations(verdict.conformations)
+    return _SENTENCES[finding.name](verdict.evidence)
+
+
+def _conformations(found: ConformationEvidence) -> str:
+    return _heterogeneity(found) if found.components else _one_conformation(found)
+
+
+def _one_conformation(found: ConformationEvidence) -> str:
+    consistent = "the data are consistent with one conformation."
+    if found.reliability is None:
+        return f"No component improves the likelihood of held-out images: {consistent}"
+    return (
+        f"The latent coordinates do not distinguish the images (reliability {found.reliability:.3f} of 1): {consistent}"
+    )
+
+
+def _heterogeneity(found: ConformationEvidence) -> str:
+    said = []
+    kept = _counted(found.components, "component")
+    if found.gain_nats is not None:
+        improve = "improves" if found.components == 1 else "improve"
+        said.append(f"{kept} {improve} the log-likelihood of held-out images by {found.gain_nats:.2f} nats per image.")
+    if found.resolution_angstrom is not None:
+        said.append(f"The best is reproducible between half sets to {found.resolution_angstrom:.0f} Å.")
+    if found.reliability is not None:
+        said.append(
+            f"The latent coordinates distinguish the images along {found.components} of {found.latent_dimensions} "
+            f"directions, along the best with a reliability of {found.reliability:.2f} (1 is exact, 0 no information)."
+        )
+    if not said:
+        said.append(f"{kept} kept.")
+    if found.rejected_share > 0:
+        said.append(f"{_percent(found.rejected_share, 1)} of the images do not show the particle and were left out.")
+    shares = found.class_shares
+    if len(shares) > (most := found.components + 1):
+        separate = "separates" if found.components == 1 else "separate"
+        said.append(
+            f"{len(shares)} classes were requested, but {_counted(found.components, 'component')} in general "
+            f"{separate} only {most}: the other classes may be an arbitrary split (-k {most} avoids it)."
+        )
+    if shares:
+        said.append("Class shares: " + ", ".join(f"{100 * share:.1f}" for share in shares) + " %.")
+    return " ".join(said)
+
+
+def _starts(e: Evidence) -> str:
+    if e.starts is None:
+        return "Not applicable: there was only one starting model."
+    if e.likeness is None:
+        return "Only one random start was made, so its map can't be compared with another (--restarts 2 or more)."
+    if e.starts_agree:
+        same = f"{e.agreeing} of {e.starts} independent random starts gave the same map"
+        return f"{same} (similarity {e.likeness:.2f} of 1)."
+    said = f"{e.starts} independent random starts gave different maps (highest similarity {e.likeness:.2f} of 1)"
+    return said + (", but the refined half maps and poses leave no doubt." if e.beyond_doubt else ".")
+
+
+def _halves(e: Evidence) -> str:
+    if e.resolution_angstrom is None:
+        return "The half maps do not correlate beyond chance."
+    said = f"The gold-standard FSC falls below 0.143 at {_angstrom(e.resolution_angstrom)} (shell {e.shell:.1f})"
+    if not e.halves_agree:
+        return f"{said}, hardly beyond the starting map that both half sets shared (up to shell {e.common_shell})."
+    return (
+        f"{said}; the half sets shared a starting map up to shell {e.common_shell} only."
+        if e.common_shell
+        else f"{said}."
+    )
+
+
+def _poses(e: Evidence) -> str:
+    return (
+        f"For {_percent(e.certain)} of the particles, a single pose holds at least 90 % of the posterior probability."
+    )
+
+
+def _fit(e: Evidence) -> str:
+    return (
+        f"{_percent(e.fitting)} of the particles fit the map as well as expected for a correct pose. On average, an "
+        f"image is {e.mean_score:.0f} nats more likely with the particle than without ({e.expected_score:.0f} expected "
+        "for correct poses)."
+    )
+
+
+def _convergence(e: Evidence) -> str:
+    if e.settled is None:
+        return "Not applicable: the given poses were used without refinement."
+    if e.settled:
+        return "Refinement ended when it brought no further improvement."
+    return "Refinement ended before it had converged."
+
+
+def _views(e: Evidence) -> str:
+    said = [f"Orientation coverage {e.coverage:.2f} (sampling compensation factor; 1 is uniform)."]
+    if e.worst_direction_angstrom is not None and e.best_direction_angstrom is not None:
+        said.append(
+            f"Resolution by direction: {e.best_direction_angstrom:.1f} to {_angstrom(e.worst_direction_angstrom)}."
+        )
+    if e.single_view_share is not None:
+        said.append(f"{_percent(e.single_view_share)} of the particles show a single view.")
+    if e.missing_share >= MISSING:
+        axis = ", ".join(f"{x:.2f}" for x in e.missing_axis)
+        said.append(
+            f"No view samples {_percent(e.missing_share)} of all directions in Fourier space, around the axis ({axis})."
+        )
+    return " ".join(said)
+
+
+def _number(e: Evidence) -> str:
+    return f"With only {e.particles} particles, the resolution and the uncertainties are themselves uncertain."
+
+
+def _hand(e: Evidence) -> str:
+    return "Not determined: the mirror image fits the images equally well (--flip gives the other hand)."
+
+
+def _sharpening(e: Evidence) -> str:
+    if e.b_factor_angstrom2 is None:
+        return f"No B-factor was fitted: {e.b_factor_note.rstrip('.')}."
+    return f"The sharpened map has a B-factor of {e.b_factor_angstrom2:.0f} Å² applied."
+
+
+def _symmetry(e: Evidence) -> str:
+    said = f"Before {e.symmetry} was imposed, the correlation of the map with its symmetry-related copies was "
+    said += f"{e.symmetry_score:.2f}"
+    low = e.symmetry_score is not None and e.symmetry_score < 0.5
+    return said + (": the particle may not have this symmetry." if low else ".")
+
+
+_SENTENCES: dict[FindingName, Callable[[Evidence], str]] = {
+    "starts": _starts,
+    "half maps": _halves,
+    "poses": _poses,
+    "fit": _fit,
+    "convergence": _convergence,
+    "views": _views,
+    "number": _number,
+    "hand": _hand,
+    "sharpening": _sharpening,
+    "symmetry": _symmetry,
+}
+
+
+def _angstrom(value: float | None) -> str:
+    return "no resolution" if value is None else f"{value:.1f} Å"
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
