@@ -1,14 +1,28 @@
-"""Fixtures shared by all rooms' tests, and the checking of tensor shapes in the reference physics."""
+"""Fixtures shared by all rooms' tests, the environment they run in, and checks of shapes in the reference physics."""
 
 import importlib.util
+import os
 import signal
+import sys
 from pathlib import Path
 
-import pytest
-import torch
-from jaxtyping import install_import_hook
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+# What is compiled is compiled once, for this process and for all programs that tests start. Python, told to write no
+# bytecode beside its sources, as in many containers, would compile all libraries anew for each of them.
+CACHE = ROOT / ".pytest_cache"
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(CACHE / "bytecode")
+    os.environ["PYTHONDONTWRITEBYTECODE"], os.environ["PYTHONPYCACHEPREFIX"] = "", sys.pycache_prefix
+os.environ.setdefault("NUMBA_CACHE_DIR", str(CACHE / "kernels"))
+# As the program does for itself: threads that wait must sleep. Arrays are too small here for more threads than one.
+for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}.items():
+    os.environ.setdefault(name, value)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types of the physics' annotations are checked at each call, in tests only; this must come before the first
 # import of the package. The other rooms are left alone: numba cannot compile decorated kernels.
