@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 _TEMPORARY_SUFFIX = ".cryoloom-tmp"
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file as temporary file in the same folder, fsync, os.replace; the temporary file is removed on failure.
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file open for writing that takes its name only when the block ends without an error.
+
+    Until then it is a temporary file in the same folder, synced before it is renamed and removed on failure.
 
     Raises:
         OSError: as the system gives it (ENOSPC on a full disk); what stood at `path` before is then untouched.
@@ -19,7 +24,7 @@ def write_durably(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -27,6 +32,16 @@ def write_durably(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Writes a whole file so that either its old content or the new one is there; see `durable_file`.
+
+    Raises:
+        OSError: as the system gives it (ENOSPC on a full disk); what stood at `path` before is then untouched.
+    """
+    with durable_file(path) as file:
+        file.write(data)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -13,20 +13,26 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
-import mrcfile
 import numpy as np
 import torch
-from mrcfile.dtypes import HEADER_DTYPE
 from torch import Tensor
 
-_Order = Literal["<", ">"]
+from cryoloom.files.durable import durable_file
+from cryoloom.files.mrc import (
+    HEADER_BYTES,
+    ORDER_NAMES,
+    OTHER_PIXEL_TYPES,
+    PIXEL_TYPES,
+    MeaninglessHeader,
+    MrcHeader,
+    PixelStatistics,
+    new_header,
+)
+
 log = logging.getLogger(__name__)
 
-HEADER_BYTES = 1024
-_MODES = {0: np.dtype("i1"), 1: np.dtype("i2"), 2: np.dtype("f4"), 6: np.dtype("u2"), 12: np.dtype("f2")}
-_OTHER_MODES = {3: "complex int16", 4: "complex float32", 101: "4-bit"}
 _LONGEST_SIDE = 65536
 # deflate can't expand beyond 1032:1; what is within 64 MiB is harmless at any ratio
 _EXPANSION, _HARMLESS_BYTES = 1032, 64 * 2**20
@@ -70,15 +76,15 @@ def read_map(path: str | Path, pixel_size: float | None = None, cubic: bool = Tr
         raise ValueError(f"map {path}: no such file; check the path")
     with _open_stream(path) as (stream, compressed):
         start = _read_exactly(stream, HEADER_BYTES, path, "the header")
-        header, order = _parse_header(start, path)
-        shape, kind, extended = _check_header(header, order, path)
-        expected = math.prod(shape) * kind.itemsize
-        _check_size(path, HEADER_BYTES + extended + expected, compressed)
-        _read_exactly(stream, extended, path, "the extended header")
+        header = _parse_header(start, path)
+        _check_header(header, path)
+        expected = math.prod(header.shape) * header.pixel_type.itemsize
+        _check_size(path, HEADER_BYTES + header.extended_bytes + expected, compressed)
+        _read_exactly(stream, header.extended_bytes, path, "the extended header")
         raw = _read_exactly(stream, expected, path, "the density")
         if stream.read(1):
             log.warning("map %s: bytes beyond the %d announced by its header are ignored", path, expected)
-    data = np.frombuffer(raw, kind).reshape(shape)
+    data = np.frombuffer(raw, header.pixel_type).reshape(header.shape)
     axes = _axis_order(header, path)
     data = np.ascontiguousarray(np.transpose(data, axes), dtype=np.float32)
     if cubic and len(set(data.shape)) > 1:
@@ -90,9 +96,7 @@ def read_map(path: str | Path, pixel_size: float | None = None, cubic: bool = Tr
 
 
 def write_map(path: str | Path, density: DensityMap) -> None:
-    """Writes a float32 MRC2014 volume (space group 1, axes x, y, z) atomically: a temporary file, fsync, os.replace.
-
-    The label carries no date, so equal maps give equal bytes.
+    """Writes a float32 MRC2014 volume (space group 1, axes x, y, z) durably; equal maps give equal bytes.
 
     Raises:
         ValueError: for data that is not [z, y, x], is NaN or infinite, a pixel size that is not positive, or a name
@@ -107,26 +111,19 @@ def write_map(path: str | Path, density: DensityMap) -> None:
     if not (math.isfinite(density.pixel_size) and density.pixel_size > 0):
         raise ValueError(f"map {path}: pixel size {density.pixel_size} angstrom; expected a positive number")
     _check_finite(data, path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with mrcfile.new(temporary, overwrite=True) as file:
-            header = file.header
-            if header is None:
-                raise RuntimeError(f"mrcfile gave no header for {temporary}")
-            file.set_data(data)
-            file.set_volume()
-            file.voxel_size = density.pixel_size
-            header.ispg = 1
-            header.origin.x, header.origin.y, header.origin.z = density.origin_angstrom
-            header.label[:] = b""
-            header.label[0] = _LABEL.encode()
-            header.nlabl = 1
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    statistics = PixelStatistics.of(data)
+    header = new_header(
+        data.shape,
+        data.dtype,
+        density.pixel_size,
+        statistics,
+        label=_LABEL,
+        images=False,
+        origin_angstrom=density.origin_angstrom,
+    )
+    with durable_file(path) as file:
+        file.write(header)
+        file.write(data.data)
 
 
 class _open_stream:
@@ -160,50 +157,46 @@ def _read_exactly(stream: IO[bytes], count: int, path: Path, what: str) -> bytea
     return out
 
 
-def _plausible(header: np.ndarray) -> bool:
-    sides = [int(header[s]) for s in ("nx", "ny", "nz")]
-    known = int(header["mode"]) in _MODES or int(header["mode"]) in _OTHER_MODES
-    return known and all(0 < n <= _LONGEST_SIDE for n in sides)
-
-
-def _parse_header(raw: bytearray, path: Path) -> tuple[np.ndarray, _Order]:
-    """Header in the byte order in which it makes sense; the machine stamp decides when both do."""
-    stamps: dict[int, _Order] = {0x44: "<", 0x11: ">"}
-    stamp = stamps.get(raw[212])
-    orders: dict[_Order, np.ndarray] = {
-        order: np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0] for order in stamps.values()
-    }
-    sensible: list[_Order] = [order for order, header in orders.items() if _plausible(header)]
-    if not sensible:
-        found = orders[stamp or "<"]
-        raise ValueError(
-            f"map {path}: not an MRC or CCP4 map: header gives sides {found['nx']}, {found['ny']}, {found['nz']} "
-            f"(expected 1 to {_LONGEST_SIDE}) and mode {found['mode']} (expected one of {sorted(_MODES)})"
-        )
-    order = stamp if stamp is not None and stamp in sensible else sensible[0]
-    if order != stamp:
+def _parse_header(raw: bytearray, path: Path) -> MrcHeader:
+    """Header of a map, whose sides and mode make sense; a byte-order stamp that does not fit is logged."""
+    try:
+        header = MrcHeader.parse(raw)
+    except MeaninglessHeader as error:
+        raise _not_a_map(path, str(error)) from None
+    if max(header.shape) > _LONGEST_SIDE:
+        raise _not_a_map(path, "sides {2}, {1}, {0}".format(*header.shape))
+    if header.order != header.stated_order:
         log.warning(
-            "map %s: byte-order stamp %02x does not fit the header; read as %s-endian",
+            "map %s: byte-order stamp 0x%s does not fit the header; read as %s-endian",
             path,
-            raw[212],
-            "little" if order == "<" else "big",
+            header.stamp.hex(),
+            ORDER_NAMES[header.order],
         )
-    return orders[order], order
+    return header
 
 
-def _check_header(header: np.ndarray, order: _Order, path: Path) -> tuple[tuple[int, int, int], np.dtype, int]:
-    """Shape [section, row, column], dtype and length of the extended header."""
-    mode, extended = int(header["mode"]), int(header["nsymbt"])
-    columns, rows, sections = (int(header[s]) for s in ("nx", "ny", "nz"))
-    if mode not in _MODES:
-        raise ValueError(f"map {path}: mode {mode} ({_OTHER_MODES[mode]}) is not a real density; expected mode 2")
-    if extended < 0:
-        raise ValueError(f"map {path}: extended header of {extended} bytes; expected 0 or more: the header is corrupt")
+def _not_a_map(path: Path, found: str) -> ValueError:
+    return ValueError(
+        f"map {path}: not an MRC or CCP4 map: the header gives {found}; "
+        f"expected sides of 1 to {_LONGEST_SIDE} and one of the modes {sorted(PIXEL_TYPES)}"
+    )
+
+
+def _check_header(header: MrcHeader, path: Path) -> None:
+    """Refuses what is not one volume of real numbers."""
+    sections, rows, columns = header.shape
+    if header.mode not in PIXEL_TYPES:
+        kind = OTHER_PIXEL_TYPES[header.mode]
+        raise ValueError(f"map {path}: mode {header.mode} ({kind}) is not a real density; expected mode 2")
+    if header.extended_bytes < 0:
+        raise ValueError(
+            f"map {path}: extended header of {header.extended_bytes} bytes; expected 0 or more: the header is corrupt"
+        )
     if sections == 1:
         raise ValueError(f"map {path}: one section of {columns} x {rows}: an image, not a map")
-    if int(header["ispg"]) >= 401:
-        raise ValueError(f"map {path}: space group {header['ispg']} marks a stack of volumes; expected one volume")
-    return (sections, rows, columns), _MODES[mode].newbyteorder(order), extended
+    group = int(header.fields["ispg"])
+    if group >= 401:
+        raise ValueError(f"map {path}: space group {group} marks a stack of volumes; expected one volume")
 
 
 def _check_size(path: Path, claimed: int, compressed: bool) -> None:
@@ -220,9 +213,9 @@ def _check_size(path: Path, claimed: int, compressed: bool) -> None:
         raise ValueError(f"map {path}: {claimed / 2**30:.1f} GiB do not fit this machine's {memory / 2**30:.1f} GiB")
 
 
-def _axis_order(header: np.ndarray, path: Path) -> tuple[int, int, int]:
+def _axis_order(header: MrcHeader, path: Path) -> tuple[int, int, int]:
     """Which of the axes (section, row, column) are z, y and x."""
-    stored = [int(header[s]) for s in ("maps", "mapr", "mapc")]
+    stored = list(header.axes[::-1])
     if stored == [0, 0, 0]:  # written before the fields existed
         stored = [3, 2, 1]
     if sorted(stored) != [1, 2, 3]:
@@ -243,16 +236,15 @@ def _check_finite(data: np.ndarray, path: Path) -> None:
         )
 
 
-def _voxel_size(header: np.ndarray, path: Path, pixel_size: float | None) -> float:
-    angles = [float(header["cellb"][s]) for s in ("alpha", "beta", "gamma")]
+def _voxel_size(header: MrcHeader, path: Path, pixel_size: float | None) -> float:
+    angles = [float(header.fields["cellb"][s]) for s in ("alpha", "beta", "gamma")]
     if any(not math.isclose(a, 90.0, abs_tol=1e-3) for a in angles) and angles != [0.0, 0.0, 0.0]:
         raise ValueError(f"map {path}: cell angles {angles} degrees; expected 90: resample it on an orthogonal grid")
     if pixel_size is not None:
         if not (math.isfinite(pixel_size) and pixel_size > 0):
             raise ValueError(f"map {path}: pixel size {pixel_size} given; expected a positive number of angstrom")
         return float(pixel_size)
-    pairs = zip(("x", "y", "z"), ("mx", "my", "mz"), strict=True)
-    sizes = [float(header["cella"][a]) / int(header[m]) if int(header[m]) > 0 else 0.0 for a, m in pairs]
+    sizes = header.voxel_angstrom
     low, high = _PIXEL_RANGE
     shown = ", ".join(f"{s:g}" for s in sizes)
     if not all(math.isfinite(s) and low <= s <= high for s in sizes):
@@ -269,13 +261,13 @@ def _voxel_size(header: np.ndarray, path: Path, pixel_size: float | None) -> flo
     return float(f"{sum(sizes) / 3:.6g}")
 
 
-def _origin(header: np.ndarray, voxel: float) -> tuple[float, float, float]:
-    origin = [float(header["origin"][a]) for a in ("x", "y", "z")]
+def _origin(header: MrcHeader, voxel: float) -> tuple[float, float, float]:
+    origin = [float(header.fields["origin"][a]) for a in ("x", "y", "z")]
     if all(math.isfinite(o) for o in origin) and any(origin):
         return origin[0], origin[1], origin[2]
     # NSTART counts along columns, rows and sections
-    axes = [int(header[s]) for s in ("mapc", "mapr", "maps")]
+    axes = list(header.axes)
     axes = axes if sorted(axes) == [1, 2, 3] else [1, 2, 3]
-    start = [int(header[s]) for s in ("nxstart", "nystart", "nzstart")]
+    start = [int(header.fields[s]) for s in ("nxstart", "nystart", "nzstart")]
     x, y, z = (float(start[axes.index(a)]) * voxel for a in (1, 2, 3))
     return x, y, z
