@@ -50,7 +50,7 @@ from cryoloom.inference.training import Trainer
 from cryoloom.jobs.presets import with_preset
 from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation
 from cryoloom.maps.io import read_map
 from cryoloom.maps.mask import soft_sphere

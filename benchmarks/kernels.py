@@ -26,9 +26,9 @@ import torch
 from bench import RESULTS, commit, machine, write_json
 from cryoloom.inference.poses import search
 from cryoloom.inference.poses.grids import cached_rotation_grid, children, shift_grid, shift_step_angstrom
-from cryoloom.kernels import cpu, dispatch
-from cryoloom.kernels.dispatch import Images, Samples
+from cryoloom.kernels import cpu_posterior, dispatch
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.band import Band
 from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
 from cryoloom.physics.frequencies import FourierDisc
@@ -307,20 +307,20 @@ def _pairs_looked_at(call: Callable[[], None], coarse: search.Reference, fine: s
     """Pairs of fine rotation and fine shift that a fine match scores, by watching which coarse ones survive."""
     table = children(coarse.grid.nside, fine.grid.nside)
     near = search._near_shifts(*shifts)
-    surviving, seen = cpu.surviving_rotations, []
+    surviving, seen = cpu_posterior.surviving_rotations, []
 
-    def watched(*arguments: object) -> None:
-        surviving(*arguments)
-        kept, count, alive = (np.asarray(x) for x in arguments[-3:])
+    def watched(**arguments: np.ndarray) -> None:
+        surviving(**arguments)
+        kept, count, alive = (arguments[name] for name in ("kept", "count", "alive"))
         for b, n in enumerate(count):
             rotations = np.unique(table[kept[b, :n]])
             seen.append((rotations >= 0).sum() * ((alive[b] @ near) > 0).sum())
 
-    cpu.surviving_rotations = watched
+    cpu_posterior.surviving_rotations = watched
     try:
         call()
     finally:
-        cpu.surviving_rotations = surviving
+        cpu_posterior.surviving_rotations = surviving
     return float(np.sum(seen))
 
 

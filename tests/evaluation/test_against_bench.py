@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.cli.conformation_scores import ConformationFiles, conformations_as_json, map_files, score_conformations
-from cryoloom.cli.evaluate import scores_as_json
+from cryoloom.evaluation.conformation_scores import (
+    ConformationFiles,
+    conformations_as_json,
+    map_files,
+    score_conformations,
+)
 from cryoloom.evaluation.map_error import score_map
 from cryoloom.evaluation.pose_error import score_poses
 from cryoloom.evaluation.pose_table import read_poses
+from cryoloom.evaluation.scores import scores_as_json
 from cryoloom.evaluation.state_maps import fsc_auc
 from cryoloom.maps.io import read_map
 

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cryoloom.cli.conformation_scores import map_files
 from cryoloom.cli.evaluate import register
+from cryoloom.evaluation.conformation_scores import map_files
 
 from .estimates import Case, make, make_states
 
@@ -60,7 +60,14 @@ def test_what_a_run_holds_is_scored(folder: Path) -> None:
     assert min(own) - 0.05 < values["fsc_auc_image_mean"] < values["fsc_auc_mean"]
     result = _invoke(*run)
     assert result.exit_code == 0, result.output
-    for words in ("true states", "adjusted Rand index", "best direction", "FSC-AUC", "own or next", "best match"):
+    for words in (
+        "true states",
+        "adjusted Rand index",
+        "best direction",
+        "FSC-AUC",
+        "neighbouring state",
+        "match their own true state best",
+    ):
         assert words in result.output
     assert f"{values['fsc_auc_mean']:.4f}" in result.output
 
@@ -123,7 +130,7 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     assert "give one a state with --maps" in _message(*truth, *alone, *truth_maps)
     assert "--est-map and --mask need the true map" in _message(folder, *truth, "--mask", folder / "class_001.mrc")
     np.save(tmp_path / "short.npy", np.zeros((3, 2)))
-    assert "a row for each of the estimated STAR file" in _message(folder, *truth, "--latent", tmp_path / "short.npy")
+    assert "one row for each row of the estimated STAR file" in _message(folder, *truth, "--latent", tmp_path / "short.npy")
     (tmp_path / "text.npy").write_text("1 2 3")
     assert "can't be read" in _message(folder, *truth, "--latent", tmp_path / "text.npy")
 

@@ -11,10 +11,11 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from cryoloom.cli.evaluate import compare_with_claim, register
+from cryoloom.cli.evaluate import register
 from cryoloom.evaluation.map_error import score_map, soft_sphere
 from cryoloom.evaluation.pose_error import CommonFrame, score_poses
 from cryoloom.evaluation.pose_table import read_poses
+from cryoloom.evaluation.scores import compare_with_claim
 from cryoloom.maps.io import DensityMap, read_map, write_map
 from cryoloom.runs.record import Machine, RunRecord, write_record
 

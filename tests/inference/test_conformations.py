@@ -9,8 +9,8 @@ from cryoloom.inference.conformations.classes import fit_classes
 from cryoloom.inference.conformations.linear import Products, contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.inference.conformations.posterior import ClassPosterior, LatentPosterior
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import Images
 from cryoloom.physics.image_model import shift_ramp
 from cryoloom.physics.rotations import random_rotations
 from kernels.scene import make_scene

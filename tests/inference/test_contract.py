@@ -17,7 +17,7 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.inference.poses.search import distinct_candidates, match, match_fine, shift_prior, slice_reference
 from cryoloom.inference.training import Trainer
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
 from inference.scene import BOX, PIXEL_SIZE, Phantom, turned
 

@@ -11,7 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 from cryoloom.inference.conformations.elbo import chances, evidence_bound, predicted_images, some_coefficients
 from cryoloom.inference.conformations.posterior import DiagonalGaussian, LatentPosterior
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import shift_ramp
 from cryoloom.physics.rotations import random_rotations

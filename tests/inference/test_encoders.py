@@ -22,7 +22,7 @@ from cryoloom.inference.poses.encoder_file import BadEncoderFile, TrainedEncoder
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.polar_encoder import PolarEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.ctf import CTFParameters
 from cryoloom.physics.image_model import predict
 from cryoloom.physics.noise import sample_coefficients, shell_means

@@ -10,7 +10,7 @@ from torch import Tensor
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
 from inference.scene import Phantom, noisy, turned
 

@@ -11,7 +11,7 @@ from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid, shi
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.search import distinct_candidates, match, match_fine, shift_prior, slice_reference
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import GridPosterior, Images
+from cryoloom.kernels.images import GridPosterior, Images
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
 from inference.scene import BOX, PIXEL_SIZE, Phantom
 

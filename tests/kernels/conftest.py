@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cryoloom.kernels import dispatch, gpu
-from cryoloom.kernels.dispatch import GridPosterior
 from cryoloom.kernels.half_grid import fold
+from cryoloom.kernels.images import GridPosterior
 from kernels.scene import Scene, make_scene
 
 
@@ -33,24 +33,20 @@ class Kernels:
     grid_posterior: Callable
 
 
-def _step(disc) -> float:
-    return 1.0 / (disc.box * disc.pixel_size)
-
-
 def _torch_insert(images, samples, side, padding=2):
-    num, den = gpu.insert(images, samples, side, padding, _step(images.disc))
+    num, den = gpu.insert(images, samples, side, padding)
     return fold(num), fold(den)
 
 
 def _torch_turns(grids, mixture, R, disc, padding=2):
     out = torch.zeros(len(R), 3, len(disc.index), dtype=torch.complex64)
     for q, grid in enumerate(grids):
-        gpu.add_turns(grid, mixture[:, q], R, disc.index, padding, out)
+        gpu.add_turns(grid, mixture[:, q], R, index=disc.index, padding=padding, out=out)
     return out
 
 
 def _torch_insert_moments(images, R, t, first, second, side, padding=2):
-    found = gpu.insert_moments(images, R, t, first, second, side, padding, _step(images.disc))
+    found = gpu.insert_moments(images, R, t, first=first, second=second, side=side, padding=padding)
     for half in found:
         for channel in half.unbind(-1):
             fold(channel)
@@ -71,13 +67,11 @@ TORCH = Kernels(
     slices=lambda grid, R, disc, padding=2: gpu.slices(grid, R, disc.index, padding),
     insert=_torch_insert,
     insert_moments=_torch_insert_moments,
-    normal_equations=lambda grid, images, image, R, t, padding=2: gpu.normal_equations(
-        grid, images, image, R, t, padding, _step(images.disc)
+    normal_equations=lambda grid, images, image, R, t, padding=2: dispatch.unpacked(
+        gpu.normal_equations(grid, images, image, R=R, t=t, padding=padding)
     ),
     turns=_torch_turns,
-    residual_power=lambda grid, images, samples, padding=2: gpu.residual_power(
-        grid, images, samples, padding, _step(images.disc)
-    ),
+    residual_power=lambda grid, images, samples, padding=2: gpu.residual_power(grid, images, samples, padding),
     grid_posterior=lambda *args, **named: GridPosterior(*gpu.grid_posterior(*args, **named)),
 )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import Images, Samples
 from cryoloom.physics.ctf import CTFParameters, evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import predict

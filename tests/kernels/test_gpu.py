@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cryoloom.kernels import dispatch, gpu
-from cryoloom.kernels.dispatch import Images, Samples
+from cryoloom.kernels.images import Images, Samples
 from cryoloom.physics.frequencies import FourierDisc
 from kernels.conftest import NUMBA, TORCH, Kernels
 from kernels.scene import Scene, random_moments, relative_error
@@ -23,11 +23,13 @@ def everything(kernels: Kernels, scene: Scene, device: str = "cpu") -> list[torc
     R, t = samples.R[: len(im.observed)], samples.t[: len(im.observed)]
     shapes = (9, 4, 700), (9, 700), (9, 4)
     cross, norm, prior = (2 * torch.randn(shape, generator=generator).to(device) for shape in shapes)
-    posterior = kernels.grid_posterior(cross, norm, prior, torch.rand(9, generator=generator).to(device), 6, 3)
+    uniform = torch.rand(9, generator=generator).to(device)
+    posterior = kernels.grid_posterior(cross, norm, prior, uniform, draws=6, best=3)
+    first, second = (m.to(device) for m in random_moments(len(t)))
     outputs = [
         kernels.slices(grid, samples.R, disc),
         *kernels.insert(images, samples, scene.side),
-        *kernels.insert_moments(images, R, t, *(m.to(device) for m in random_moments(len(t))), scene.side),
+        *kernels.insert_moments(images, R, t, first=first, second=second, side=scene.side),
         *kernels.normal_equations(grid, images, samples.image, samples.R, samples.t),
         kernels.turns(
             [grid, grid],
@@ -129,7 +131,7 @@ def test_when_not_even_one_fits_it_stops_and_says_so(scene, no_room):
 def test_other_errors_are_not_taken_for_a_want_of_memory(scene):
     with pytest.raises(RuntimeError, match=r"(?i)size|shape"):
         gpu.normal_equations(
-            scene.grid, scene.images, scene.samples.image, scene.samples.R, scene.samples.t[:3], 2, scene.step
+            scene.grid, scene.images, scene.samples.image, R=scene.samples.R, t=scene.samples.t[:3], padding=2
         )
 
 

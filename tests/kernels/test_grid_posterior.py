@@ -102,7 +102,7 @@ def test_grids_of_any_size(shape, kernels, generator):
     cross = 2 * torch.randn(B, t, m, generator=generator)
     norm, prior = torch.randn(B, m, generator=generator), torch.randn(B, t, generator=generator)
     uniform = torch.tensor([0.0, 1 - 2**-24, 0.5, 0.1, 0.9, 0.3])
-    found = kernels.grid_posterior(cross, norm, prior, uniform, 50, 1)
+    found = kernels.grid_posterior(cross, norm, prior, uniform, draws=50, best=1)
     p = kept_probabilities(dense(cross, norm, prior), 15.0)
     count = torch.zeros(B, t * m).scatter_add_(1, found.picks, torch.ones(B, 50))
     assert (count - 50 * p).abs().max() < 1 + 1e-4

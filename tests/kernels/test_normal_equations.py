@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.image_model import predict
 from cryoloom.physics.noise import log_likelihood
 from kernels.scene import Scene

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryoloom.inference.poses.grids import children
-from cryoloom.kernels import cpu
+from cryoloom.kernels import cpu_posterior
 
 B, T, P = 7, 6, 30
 COARSE, FINE = 1, 2  # nside: 72 and 576 rotations
@@ -30,7 +30,9 @@ def random_coarse(generator: torch.Generator, spread: float = 3.0) -> tuple[np.n
 def survivors(scores, window: float, cap: int) -> tuple[list[np.ndarray], np.ndarray]:
     kept, count = np.empty((B, cap), np.int32), np.empty(B, np.int64)
     alive = np.empty((B, T), np.bool_)
-    cpu.surviving_rotations(*scores, window, cap, THREADS, kept, count, alive)
+    cpu_posterior.surviving_rotations(
+        *scores, window=window, cap=cap, threads=THREADS, kept=kept, count=count, alive=alive
+    )
     return [kept[b, : count[b]] for b in range(B)], alive
 
 
@@ -107,7 +109,7 @@ def run(fine: Fine, allowed, kept, count, uniform, draws: int, best: int) -> Res
         np.empty((B, best), np.float32),
         np.empty(B, np.float32),
     )
-    cpu.child_posterior(
+    cpu_posterior.child_posterior(
         X=fine.X,
         power=fine.power,
         S=fine.S,
@@ -155,7 +157,9 @@ def test_with_a_huge_window_both_steps_are_the_softmax_of_the_whole_fine_grid(fi
     n = 72 * COARSE**3
     kept, count = np.empty((B, n), np.int32), np.empty(B, np.int64)
     alive = np.empty((B, T), np.bool_)
-    cpu.surviving_rotations(*random_coarse(generator), 1e4, n, THREADS, kept, count, alive)
+    cpu_posterior.surviving_rotations(
+        *random_coarse(generator), window=1e4, cap=n, threads=THREADS, kept=kept, count=count, alive=alive
+    )
     result = run(
         fine, alive, kept=kept, count=count, uniform=torch.rand(B, generator=generator).numpy(), draws=200, best=4
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cryoloom.kernels.dispatch import Samples
+from cryoloom.kernels.images import Samples
 from kernels.scene import GROUPS
 
 

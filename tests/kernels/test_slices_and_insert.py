@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import GUARD, volume_to_half
+from cryoloom.kernels.images import Images, Samples
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import shift_ramp
 from cryoloom.physics.rotations import random_rotations
@@ -87,7 +87,7 @@ def test_insertion_of_moments_is_one_insertion_a_channel(scene, kernels):
     """Each channel is what `insert` gives with the channel's moment as the weight of the image."""
     s, B = scene.samples, len(scene.images.observed)
     first, second = random_moments(B)
-    num, den = kernels.insert_moments(scene.images, s.R[:B], s.t[:B], first, second, scene.side)
+    num, den = kernels.insert_moments(scene.images, s.R[:B], s.t[:B], first=first, second=second, side=scene.side)
     for moments, found, part in ((first, num, 0), (second, den, 1)):
         assert found.shape[-1] == moments.shape[1]
         for q in range(moments.shape[1]):
@@ -98,7 +98,9 @@ def test_insertion_of_moments_is_one_insertion_a_channel(scene, kernels):
 def test_moments_that_do_not_belong_together_are_refused(scene):
     s, B = scene.samples, len(scene.images.observed)
     with pytest.raises(ValueError, match="expected 6"):
-        dispatch.insert_moments(scene.images, s.R[:B], s.t[:B], torch.ones(B, 3), torch.ones(B, 5), scene.side)
+        dispatch.insert_moments(
+            scene.images, s.R[:B], s.t[:B], first=torch.ones(B, 3), second=torch.ones(B, 5), side=scene.side
+        )
 
 
 def test_samples_without_weight_are_left_out_whatever_they_hold(scene, kernels):

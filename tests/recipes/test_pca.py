@@ -13,8 +13,8 @@ from cryoloom.inference.conformations.local_maps import PART, latent_distance, m
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Samples
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import Samples
 from cryoloom.maps.backprojection import accumulate, solve
 from cryoloom.maps.coupled_backprojection import Moments, solve_coupled
 from cryoloom.physics.fourier import rebox
@@ -56,7 +56,7 @@ def test_one_volume_is_the_homogeneous_solution():
     B = len(scene.images.observed)
     ones = torch.ones(B, 1)
     R, t = scene.samples.R[:B].contiguous(), scene.samples.t[:B].contiguous()
-    moments = Moments(*dispatch.insert_moments(scene.images, R, t, ones, ones, 48))
+    moments = Moments(*dispatch.insert_moments(scene.images, R, t, first=ones, second=ones, side=48))
     alone = accumulate(scene.images, Samples(torch.arange(B), R, t, ones[:, 0]), 48)
     ssnr = torch.linspace(5, 1, 10)
     torch.testing.assert_close(solve_coupled(moments, ssnr[None], 9)[0], solve(alone, ssnr, 9), rtol=1e-3, atol=1e-6)
@@ -74,7 +74,7 @@ def test_volumes_are_recovered_from_images_that_show_mixtures():
     first = torch.cat([torch.ones(400, 1), x], 1)
     second = torch.stack([torch.ones(400), x[:, 0], x[:, 0] ** 2], 1)
     found = solve_coupled(
-        Moments(*dispatch.insert_moments(images, R, t, first, second, 44)), torch.full((2, 9), 1e3), 8
+        Moments(*dispatch.insert_moments(images, R, t, first=first, second=second, side=44)), torch.full((2, 9), 1e3), 8
     )
     for made, given in zip(found, volumes, strict=True):
         true = rebox(given, 22)

@@ -75,10 +75,11 @@ def _compare(console: Console, particles: Path, run: Path) -> None:
     """The verdict, and what the truth says of it."""
     from rich.text import Text
 
-    from cryoloom.cli.evaluate import compare_with_claim, scores_table
+    from cryoloom.cli.score_tables import scores_table
     from cryoloom.evaluation.map_error import score_map
     from cryoloom.evaluation.pose_error import score_poses
     from cryoloom.evaluation.pose_table import read_poses
+    from cryoloom.evaluation.scores import compare_with_claim
     from cryoloom.jobs.verdict import Verdict
     from cryoloom.jobs.verdict_text import headline
     from cryoloom.maps.io import read_map

@@ -2,61 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from cryoloom.kernels.arrays import image_arrays, posterior_arrays, sample_arrays
 from cryoloom.kernels.half_grid import GUARD, fold
+from cryoloom.kernels.images import GridPosterior, Images, Samples
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.slicing import PADDING
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """Coefficients of B images as the kernels want them.
-
-    Attributes:
-        observed: complex64 [B, P]; ctf: float32 [B, P]; variance: float32 [G, P], E|n|^2 of each optics group;
-        group: int64 [B]; disc: the P frequencies.
-    """
-
-    observed: Tensor
-    ctf: Tensor
-    variance: Tensor
-    group: Tensor
-    disc: FourierDisc
-
-    def prefix(self, radius: float) -> Images:
-        """The same images on the smaller disc of `radius`."""
-        disc = self.disc.prefix(radius)
-        n = len(disc.weight)
-        if n == len(self.disc.weight):
-            return self
-        # contiguous: the kernels are compiled for one memory layout
-        return Images(
-            self.observed[:, :n].contiguous(),
-            self.ctf[:, :n].contiguous(),
-            self.variance[:, :n].contiguous(),
-            self.group,
-            disc,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """C weighted poses of images: image[c] (row of `Images`) at R [C, 3, 3], t [C, 2] angstrom with weight [C]."""
-
-    image: Tensor
-    R: Tensor
-    t: Tensor
-    weight: Tensor
-
-
-def _step(disc: FourierDisc) -> float:
-    return 1.0 / (disc.box * disc.pixel_size)
 
 
 def _threads() -> int:
@@ -84,7 +39,14 @@ def slices(
     from cryoloom.kernels import cpu
 
     out = torch.empty(len(R), len(disc.index), dtype=torch.complex64)
-    cpu.slices(grid.numpy(), R.numpy(), disc.index.numpy(), float(padding), _threads(), out.numpy())
+    cpu.slices(
+        grid.numpy(),
+        R.numpy(),
+        index=disc.index.numpy(),
+        scale=float(padding),
+        threads=_threads(),
+        out=out.numpy(),
+    )
     return out
 
 
@@ -96,34 +58,18 @@ def insert(
     w = weight * hermitian / (2 s2), so num / (den + 1 / tau^2) is the posterior mean; Friedel mates folded in.
     """
     _check(side, images.disc, padding)
-    d = images.disc
     if images.observed.is_cuda:
         from cryoloom.kernels import gpu
 
-        num, den = gpu.insert(images, samples, side, padding, _step(d))
+        num, den = gpu.insert(images, samples, side, padding)
     else:
         from cryoloom.kernels import cpu
 
         threads = _threads()
         shape = (threads, side, side, side // 2 + GUARD)
         nums, dens = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
-        cpu.insert(
-            images.observed.numpy(),
-            images.ctf.numpy(),
-            images.variance.numpy(),
-            images.group.numpy(),
-            samples.image.numpy(),
-            samples.R.numpy(),
-            samples.t.numpy(),
-            samples.weight.numpy(),
-            d.index.numpy(),
-            d.weight.numpy(),
-            _step(d),
-            float(padding),
-            threads,
-            nums,
-            dens,
-        )
+        arrays = image_arrays(images) | sample_arrays(samples)
+        cpu.insert(**arrays, scale=float(padding), threads=threads, num=nums, den=dens)
         for i in range(1, threads):
             nums[0] += nums[i]
             dens[0] += dens[i]
@@ -147,33 +93,27 @@ def insert_moments(
     images are inserted, once each, at their poses.
     """
     _check(side, images.disc, padding)
-    d, Q, T = images.disc, first.shape[1], second.shape[1]
+    Q, T = first.shape[1], second.shape[1]
     if T != Q * (Q + 1) // 2:
         raise ValueError(f"{T} second moments for {Q} first ones: expected {Q * (Q + 1) // 2}")
     if images.observed.is_cuda:
         from cryoloom.kernels import gpu
 
-        num, den = gpu.insert_moments(images, R, t, first, second, side, padding, _step(d))
+        num, den = gpu.insert_moments(images, R, t, first=first, second=second, side=side, padding=padding)
     else:
         from cryoloom.kernels import cpu
 
         threads = _threads()
         sums = np.zeros((threads, side, side, side // 2 + GUARD, 2 * Q + T), np.float32)
         cpu.insert_moments(
-            images.observed.numpy(),
-            images.ctf.numpy(),
-            images.variance.numpy(),
-            images.group.numpy(),
-            R.numpy(),
-            t.numpy(),
-            first.numpy(),
-            second.numpy(),
-            d.index.numpy(),
-            d.weight.numpy(),
-            _step(d),
-            float(padding),
-            threads,
-            sums,
+            **image_arrays(images),
+            R=R.numpy(),
+            t=t.numpy(),
+            first=first.numpy(),
+            second=second.numpy(),
+            scale=float(padding),
+            threads=threads,
+            sums=sums,
         )
         for i in range(1, threads):
             sums[0] += sums[i]
@@ -200,36 +140,31 @@ def normal_equations(
     Last comes the power sum w |X|^2: a right pose and a right map give a score of power / 2 +- sqrt(power).
     """
     _check(grid.shape[0], images.disc, padding)
-    d = images.disc
     if grid.is_cuda:
         from cryoloom.kernels import gpu
 
-        return gpu.normal_equations(grid, images, image, R, t, padding, _step(d))
-    from cryoloom.kernels import cpu
+        product = gpu.normal_equations(grid, images, image, R=R, t=t, padding=padding)
+    else:
+        from cryoloom.kernels import cpu
 
-    C = len(image)
-    score, power, gradient = torch.empty(C), torch.empty(C), torch.empty(C, 5)
-    hessian = torch.empty(C, 5, 5)
-    cpu.normal_equations(
-        grid.numpy(),
-        images.observed.numpy(),
-        images.ctf.numpy(),
-        images.variance.numpy(),
-        images.group.numpy(),
-        image.numpy(),
-        R.numpy(),
-        t.numpy(),
-        d.index.numpy(),
-        d.weight.numpy(),
-        _step(d),
-        float(padding),
-        _threads(),
-        score.numpy(),
-        gradient.numpy(),
-        hessian.numpy(),
-        power.numpy(),
-    )
-    return score, gradient, hessian, power
+        product = torch.empty(len(image), 7, 7)
+        cpu.normal_equations(
+            grid.numpy(),
+            **image_arrays(images),
+            image=image.numpy(),
+            R=R.numpy(),
+            t=t.numpy(),
+            scale=float(padding),
+            threads=_threads(),
+            product=product.numpy(),
+        )
+    return unpacked(product)
+
+
+def unpacked(product: Float[Tensor, "C 7 7"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score, gradient, Gauss-Newton matrix and power from the products of the derivatives, residual and model."""
+    power = product[:, 6, 6].clone()
+    return product[:, 5, 6] + 0.5 * power, product[:, :5, 5].clone(), product[:, :5, :5].clone(), power
 
 
 def turns(
@@ -248,7 +183,7 @@ def turns(
         if grid.is_cuda:
             from cryoloom.kernels import gpu
 
-            gpu.add_turns(grid, weight, R, disc.index, padding, out)
+            gpu.add_turns(grid, weight, R, index=disc.index, padding=padding, out=out)
         else:
             from cryoloom.kernels import cpu
 
@@ -269,49 +204,28 @@ def residual_power(
 ) -> tuple[Float[Tensor, "G S"], Float[Tensor, "G S"]]:
     """Sums over samples of weight h |Y - X|^2 by optics group and shell, and of weight h: their ratio estimates s2."""
     _check(grid.shape[0], images.disc, padding)
-    d = images.disc
-    shell = d.shells
     if grid.is_cuda:
         from cryoloom.kernels import gpu
 
-        return gpu.residual_power(grid, images, samples, padding, _step(d))
+        return gpu.residual_power(grid, images, samples, padding)
     from cryoloom.kernels import cpu
 
     threads = _threads()
+    shell = images.disc.shells
     shape = (threads, images.variance.shape[0], int(shell.max()) + 1)
     power, total = np.zeros(shape), np.zeros(shape)
+    arrays = image_arrays(images) | sample_arrays(samples)
+    arrays.pop("variance")
     cpu.residual_power(
         grid.numpy(),
-        images.observed.numpy(),
-        images.ctf.numpy(),
-        images.group.numpy(),
-        samples.image.numpy(),
-        samples.R.numpy(),
-        samples.t.numpy(),
-        samples.weight.numpy(),
-        d.index.numpy(),
-        d.weight.numpy(),
-        shell.numpy(),
-        _step(d),
-        float(padding),
-        threads,
-        power,
-        total,
+        **arrays,
+        shell=shell.numpy(),
+        scale=float(padding),
+        threads=threads,
+        power=power,
+        total=total,
     )
     return torch.from_numpy(power.sum(0)).float(), torch.from_numpy(total.sum(0)).float()
-
-
-@dataclass(frozen=True, slots=True)
-class GridPosterior:
-    """Posterior over M rotations x T shifts: systematic draws [B, S], the K best [B, K], log evidence [B].
-
-    Keys are t * M + m.
-    """
-
-    picks: Tensor
-    best: Tensor
-    best_score: Tensor
-    log_evidence: Tensor
 
 
 def grid_posterior(
@@ -330,21 +244,16 @@ def grid_posterior(
         return GridPosterior(
             *gpu.grid_posterior(cross, norm, prior=prior, uniform=uniform, draws=draws, best=best, window=window)
         )
-    from cryoloom.kernels import cpu
+    from cryoloom.kernels import cpu_posterior
 
-    B = len(cross)
-    picks, keys = torch.empty(B, draws, dtype=torch.int64), torch.empty(B, best, dtype=torch.int64)
-    scores, evidence = torch.empty(B, best), torch.empty(B)
-    cpu.grid_posterior(
+    found = GridPosterior.empty(len(cross), draws, best)
+    cpu_posterior.grid_posterior(
         cross.numpy(),
         norm.numpy(),
-        prior.numpy(),
-        window,
-        uniform.numpy(),
-        _threads(),
-        picks.numpy(),
-        keys.numpy(),
-        scores.numpy(),
-        evidence.numpy(),
+        prior=prior.numpy(),
+        window=window,
+        uniform=uniform.numpy(),
+        threads=_threads(),
+        **posterior_arrays(found),
     )
-    return GridPosterior(picks, keys, scores, evidence)
+    return found

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryoloom.kernels.half_grid import GUARD
-
-if TYPE_CHECKING:
-    from cryoloom.kernels.dispatch import Images, Samples
+from cryoloom.kernels.images import Images, Samples
+from cryoloom.physics.frequencies import FourierDisc
 
 BUDGET_BYTES = 2**30  # of temporaries at once
 BLOCK = 1024  # entries summed together before the draws look inside
@@ -134,11 +132,9 @@ def _value_and_gradient(grid: Complex[Tensor, "M M H"], cells: _Cells) -> tuple[
     return value, gx, gy, gz
 
 
-def _moved_back(
-    observed: Complex[Tensor, "n P"], t: Float[Tensor, "n 2"], index: Int[Tensor, "P 2"], step: float
-) -> Complex[Tensor, "n P"]:
+def _moved_back(observed: Complex[Tensor, "n P"], t: Float[Tensor, "n 2"], disc: FourierDisc) -> Complex[Tensor, "n P"]:
     """Y e^{+2 pi i k.t}: the observation moved by -t, so that the model needs no ramp."""
-    a, b = (index * (2 * math.pi * step)).float().unbind(-1)
+    a, b = (disc.index * (2 * math.pi * disc.step)).float().unbind(-1)
     phase = t[:, :1].float() * a + t[:, 1:].float() * b
     return observed * torch.complex(torch.cos(phase), torch.sin(phase))
 
@@ -157,7 +153,7 @@ def slices(
 
 
 def insert(
-    images: Images, samples: Samples, side: int, padding: int, step: float
+    images: Images, samples: Samples, side: int, padding: int
 ) -> tuple[Complex[Tensor, "M M H"], Float[Tensor, "M M H"]]:
     """Normal equations of the volume before the mates in the plane x = 0 are folded in; see `dispatch.insert`.
 
@@ -176,7 +172,7 @@ def insert(
         b = samples.image[c]
         ctf = images.ctf[b]
         wc = samples.weight[c, None].float() * precision[images.group[b]] * ctf
-        value = wc * _moved_back(images.observed[b], samples.t[c], disc.index, step)
+        value = wc * _moved_back(images.observed[b], samples.t[c], disc)
         cells = _locate(samples.R[c], disc.index, side, padding)
         columns = torch.stack([value.real, value.imag * cells.sign, wc * ctf], -1)
         x, y, z = (torch.stack([1 - f, f], -1) for f in (cells.fx, cells.fy, cells.fz))
@@ -198,7 +194,6 @@ def insert_moments(
     second: Float[Tensor, "B T"],
     side: int,
     padding: int,
-    step: float,
 ) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:
     """Normal equations of several volumes before the mates are folded in; see `dispatch.insert_moments`."""
     disc, width = images.disc, side // 2 + GUARD
@@ -211,7 +206,7 @@ def insert_moments(
     def work(rows: slice) -> None:
         ctf = images.ctf[rows]
         wc = precision[images.group[rows]] * ctf
-        value = wc * _moved_back(images.observed[rows], t[rows], disc.index, step)
+        value = wc * _moved_back(images.observed[rows], t[rows], disc)
         cells = _locate(R[rows], disc.index, side, padding)
         value = torch.stack([value.real, value.imag * cells.sign], -1)
         pair = (first[rows, None, :, None] * value[:, :, None, :]).flatten(-2)
@@ -235,16 +230,15 @@ def normal_equations(
     R: Float[Tensor, "C 3 3"],
     t: Float[Tensor, "C 2"],
     padding: int,
-    step: float,
-) -> tuple[Float[Tensor, " C"], Float[Tensor, "C 5"], Float[Tensor, "C 5 5"], Float[Tensor, " C"]]:
-    """Score, gradient, Gauss-Newton matrix and power of poses; see `dispatch.normal_equations`.
+) -> Float[Tensor, "C 7 7"]:
+    """Weighted products of the derivatives, the residual and the model of poses; see `cpu.normal_equations`.
 
     Five columns of the Jacobian, the residual and the model, whitened, make one matrix A [2P, 7] a pose: all that is
     wanted is in A^T A.
     """
     disc, device = images.disc, grid.device
     a, b = (disc.index * padding).float().unbind(-1)
-    ka, kb = (disc.index * (2 * math.pi * step)).float().unbind(-1)
+    ka, kb = (disc.index * (2 * math.pi * disc.step)).float().unbind(-1)
     root = (disc.weight / images.variance).sqrt()
     product = torch.empty(len(image), 7, 7, device=device)
 
@@ -261,14 +255,13 @@ def normal_equations(
         # d/d omega = k x R^T grad V with k = (a, b, 0); d/dt = -2 pi i k V
         A[:, 0], A[:, 1], A[:, 2] = wc * b * az, -wc * a * az, wc * (a * ay - b * ax)
         A[:, 3], A[:, 4] = -1j * ka * model, -1j * kb * model
-        A[:, 5] = w * _moved_back(images.observed[i], t[rows], disc.index, step) - model
+        A[:, 5] = w * _moved_back(images.observed[i], t[rows], disc) - model
         A[:, 6] = model
         real = torch.view_as_real(A).flatten(-2)
         product[rows] = real @ real.mT
 
     _in_chunks(work, len(image), NORMAL_BYTES * len(disc.index), device)
-    power = product[:, 6, 6].clone()
-    return product[:, 5, 6] + 0.5 * power, product[:, :5, 5].clone(), product[:, :5, :5].clone(), power
+    return product
 
 
 def add_turns(
@@ -293,7 +286,7 @@ def add_turns(
 
 
 def residual_power(
-    grid: Complex[Tensor, "M M H"], images: Images, samples: Samples, padding: int, step: float
+    grid: Complex[Tensor, "M M H"], images: Images, samples: Samples, padding: int
 ) -> tuple[Float[Tensor, "G S"], Float[Tensor, "G S"]]:
     """Residual power and weight by optics group and shell; see `dispatch.residual_power`."""
     disc, device = images.disc, grid.device
@@ -306,7 +299,7 @@ def residual_power(
         c = kept[rows]
         b = samples.image[c]
         v = _value(grid, _locate(samples.R[c], disc.index, grid.shape[0], padding))
-        residual = _moved_back(images.observed[b], samples.t[c], disc.index, step) - images.ctf[b] * v
+        residual = _moved_back(images.observed[b], samples.t[c], disc) - images.ctf[b] * v
         squared = torch.view_as_real(residual).square().sum(-1)
         member = torch.nn.functional.one_hot(images.group[b], groups).T * samples.weight[c].float()
         sums = (member @ squared).double(), member.sum(1, dtype=torch.float64)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import half_to_volume, resize_half, shell_of
+from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.maps.mask import soft_sphere
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.maps.backprojection import particle_mask
 from cryoloom.particles.batches import ParticleSource
 from cryoloom.physics.ctf import evaluate_ctf

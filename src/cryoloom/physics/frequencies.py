@@ -56,6 +56,11 @@ class FourierDisc:
         return FourierDisc(box=box, pixel_size=float(pixel_size), radius=radius, index=index, k=k, weight=weight)
 
     @property
+    def step(self) -> float:
+        """Spacing of Fourier pixels, 1/angstrom: one over the field of view."""
+        return 1.0 / (self.box * self.pixel_size)
+
+    @property
     def radii(self) -> Tensor:
         """|index| of each coefficient in Fourier pixels, [P], non-decreasing."""
         return self.index.to(self.k.dtype).norm(dim=-1)

@@ -19,8 +19,8 @@ from cryoloom.inference.poses.frames import Frame, common_frames
 from cryoloom.inference.poses.grids import RotationGrid, cached_rotation_grid, shift_grid, shift_step_angstrom
 from cryoloom.inference.poses.search import match, shift_prior, slice_reference
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.backprojection import (
     Statistics,

@@ -222,7 +222,9 @@ class SubspaceRecipe:
                 images, R, t = self._images(state.poses, rows, radius)
                 prior = contrast_prior(state.contrast_sigma)
                 first, second = infer_mixture(products(grids, images, R, t), points, shares, *prior)
-                newest = Moments(*dispatch.insert_moments(images, R, t, first, second, Band(radius).side))
+                newest = Moments(
+                    *dispatch.insert_moments(images, R, t, first=first, second=second, side=Band(radius).side)
+                )
                 total = newest if total is None else total + newest
             assert total is not None
             sums.append(total)
@@ -349,7 +351,9 @@ class SubspaceRecipe:
         for rows in _batches(np.flatnonzero(self.half == half)):
             images, R, t = self._images(poses, rows, radius)
             found = infer_latents(products(grids, images, R, t), *contrast_prior(contrast_sigma))
-            newest = Moments(*dispatch.insert_moments(images, R, t, found.first, found.second, Band(radius).side))
+            newest = Moments(
+                *dispatch.insert_moments(images, R, t, first=found.first, second=found.second, side=Band(radius).side)
+            )
             population = population + Population.of(found)
             evidence += float(found.log_evidence.sum())
             total = newest if total is None else total + newest
@@ -362,7 +366,7 @@ class SubspaceRecipe:
         for rows in _batches(np.flatnonzero(self.half == half)):
             images, R, t = self._images(self.poses, rows, radius)
             ones = torch.ones(len(rows), 1, device=R.device)
-            newest = Moments(*dispatch.insert_moments(images, R, t, ones, ones, Band(radius).side))
+            newest = Moments(*dispatch.insert_moments(images, R, t, first=ones, second=ones, side=Band(radius).side))
             total = newest if total is None else total + newest
         if total is None:
             raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")

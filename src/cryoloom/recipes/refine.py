@@ -19,8 +19,8 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined, refine_poses
 from cryoloom.inference.poses.samples import posterior_samples
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images, Samples
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.backprojection import (
     Statistics,
     accumulate,

@@ -25,7 +25,7 @@ from cryoloom.inference.conformations.image_encoder import (
 from cryoloom.inference.conformations.posterior import DiagonalGaussian, LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.training import Table, Trainer, Weights, from_arrays, to_arrays
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.maps.mask import radius_grid
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import fft3

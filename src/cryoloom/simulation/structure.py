@@ -208,7 +208,7 @@ def electron_density(
     # spacing = d_min / (2 rate); an atom of s.d. sqrt(B / 8 pi^2) must be sampled finer than that to not alias
     spacing = min(pixel_size / 2, 0.7 * float(np.sqrt(b_factor_angstrom2 / (8 * np.pi**2))))
     calculator.rate, calculator.d_min = 1.5, 3 * spacing
-    calculator.grid.set_unit_cell(gemmi.UnitCell(side, side, side, 90, 90, 90))
+    calculator.grid.set_unit_cell(gemmi.UnitCell(*(side,) * 3, *(90.0,) * 3))
     calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
     calculator.put_model_density_on_grid(_gemmi_model(model, (box // 2) * pixel_size, b_factor_angstrom2))
     fine = torch.from_numpy(np.ascontiguousarray(np.asarray(calculator.grid.array).transpose(2, 1, 0)))

@@ -117,12 +117,12 @@ class PositionalMLP(ConformationVolume):
             int(d["box"]),
             float(d["pixel_size"]),
             int(d["latent"]),
-            tensors["mean"],
-            tensors["spectrum"],
-            int(d["width"]),
-            int(d["layers"]),
-            d["frequencies"],
-            float(d["reach_px"]),
+            mean=tensors["mean"],
+            spectrum=tensors["spectrum"],
+            width=int(d["width"]),
+            layers=int(d["layers"]),
+            frequencies=d["frequencies"],
+            reach_px=float(d["reach_px"]),
         )
         volume.load_state_dict({name: value for name, value in tensors.items() if name != "mean"})
         return volume

@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryoloom.inference.conformations.posterior import DiagonalGaussian
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import shift_ramp
 from cryoloom.physics.noise import log_likelihood

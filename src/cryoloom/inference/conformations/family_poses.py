@@ -20,8 +20,8 @@ from cryoloom.inference.conformations.linear import contrast_prior, infer_latent
 from cryoloom.inference.poses.global_search import candidates_of, references_of, search
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined, climb_poses
-from cryoloom.kernels.dispatch import Images
 from cryoloom.kernels.half_grid import volumes_to_halves
+from cryoloom.kernels.images import Images
 from cryoloom.particles.feed import ImageFeed
 
 BATCH = 2000  # images at once in a climb,

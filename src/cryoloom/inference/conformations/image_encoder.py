@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from cryoloom.inference.conformations.posterior import DiagonalGaussian
 from cryoloom.inference.poses.encoder import in_box, to_images
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.image_model import shift_ramp
 
 LEAST_LOG_VARIANCE = -12.0

@@ -17,7 +17,7 @@ from torch import Tensor
 from cryoloom.inference.conformations.linear import Products, infer_latents, whitened
 from cryoloom.inference.poses.refine import with_shift_prior
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 
 AT_ONCE = 250  # poses: their slices stay in the processor's cache
 LEAST_SPREAD = 0.05  # of contrasts, where all are taken for alike

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.image_model import shift_ramp
 
 CONTRAST_STEPS = 41  # between no particle and twice its contrast

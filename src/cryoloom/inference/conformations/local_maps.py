@@ -174,9 +174,9 @@ def _moments(
                 images,
                 R.float().contiguous(),
                 t.float().contiguous(),
-                first.to(feed.device).contiguous(),
-                second.to(feed.device).contiguous(),
-                Band(radius).side,
+                first=first.to(feed.device).contiguous(),
+                second=second.to(feed.device).contiguous(),
+                side=Band(radius).side,
             )
         )
         total = newest if total is None else total + newest

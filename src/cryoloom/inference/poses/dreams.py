@@ -9,7 +9,7 @@ from jaxtyping import Complex
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.image_model import shift_ramp
 from cryoloom.physics.noise import sample_coefficients
 from cryoloom.physics.rotations import random_rotations

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.fourier import ifft2
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import geodesic_degrees
@@ -186,7 +186,9 @@ class VGGEncoder(PoseEncoder):
     def of_description(cls, d: dict[str, float]) -> VGGEncoder:
         """An encoder of that description; its weights are still to be loaded."""
         blocks = PAPER if d["paper"] else COMPACT
-        return cls(int(d["box"]), d["pixel_size"], d["radius"], blocks, int(d["filters"]), int(d["heads"]))
+        return cls(
+            int(d["box"]), d["pixel_size"], d["radius"], blocks, filters=int(d["filters"]), heads=int(d["heads"])
+        )
 
     def forward(self, images: Images) -> PosePosterior:
         """See `PoseEncoder.forward`."""

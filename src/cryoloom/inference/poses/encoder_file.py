@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from cryoloom.inference.poses.encoder import PoseEncoder, VGGEncoder, with_half_turn
 from cryoloom.inference.poses.polar_encoder import PolarEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 
 KINDS: dict[str, type[PolarEncoder] | type[VGGEncoder]] = {"polar": PolarEncoder, "vgg": VGGEncoder}
 

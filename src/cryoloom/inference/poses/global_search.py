@@ -9,8 +9,8 @@ from torch import Tensor
 from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid, shift_step_angstrom
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.search import Reference, distinct_candidates, match_fine, slice_reference
-from cryoloom.kernels.dispatch import GridPosterior, Images
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import GridPosterior, Images
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.image_model import shift_ramp
 from cryoloom.physics.noise import shell_means
 from cryoloom.volumes.interface import Volume, rotated_frequencies

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from cryoloom.inference.poses.encoder import PoseEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.noise import spread_shells
 from cryoloom.physics.rotations import exponential, from_euler, geodesic_degrees, grid_spacing_degrees, view_grid

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.particles.feed import ImageFeed
 
 AT_ONCE = 500  # images

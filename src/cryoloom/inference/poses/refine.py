@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import Images
+from cryoloom.kernels.images import Images
 from cryoloom.physics.rotations import exponential, geodesic_degrees_modulo
 
 MAX_ROTATION = 0.15  # radian a step: beyond it the linearisation means nothing at the rim

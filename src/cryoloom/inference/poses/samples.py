@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Samples
+from cryoloom.kernels.images import Samples
 from cryoloom.physics.rotations import exponential
 
 LEAST_WEIGHT = 0.01  # candidates below are not inserted

@@ -16,7 +16,8 @@ from torch import Tensor
 from cryoloom.inference.poses.grids import RotationGrid, children
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.dispatch import GridPosterior, Images
+from cryoloom.kernels.arrays import posterior_arrays
+from cryoloom.kernels.images import GridPosterior, Images
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import geodesic_degrees_modulo
 
@@ -87,8 +88,10 @@ def match(
         cross = (X.reshape(B * T, Q) @ reference.slices.T).reshape(B, T, -1)
         norm = -0.5 * power @ reference.power.T
         spread = prior.expand(B, -1).contiguous()
-        parts.append(dispatch.grid_posterior(cross, norm, spread, uniform[rows].contiguous(), draws, best))
-    return _concatenated(parts)
+        parts.append(
+            dispatch.grid_posterior(cross, norm, spread, uniform=uniform[rows].contiguous(), draws=draws, best=best)
+        )
+    return GridPosterior.joined(parts)
 
 
 def match_fine(
@@ -121,62 +124,88 @@ def match_fine(
             draws=draws,
             best=best,
         )
-    from cryoloom.kernels import cpu
-
     images = images.prefix(fine.disc.radius)
-    table = children(coarse.grid.nside, fine.grid.nside)
-    near = _near_shifts(coarse_shifts, fine_shifts)
-    P1, threads = len(coarse.disc.weight), torch.get_num_threads()
-    coarse_prior = shift_prior(coarse_shifts, sigma_angstrom)
-    fine_prior = shift_prior(fine_shifts, sigma_angstrom)
-    fine_slices, fine_power = fine.slices.contiguous().numpy(), fine.power.numpy()
+    pruned = _Pruned(
+        coarse=coarse,
+        fine=fine,
+        shifts=(coarse_shifts, fine_shifts),
+        priors=(shift_prior(coarse_shifts, sigma_angstrom), shift_prior(fine_shifts, sigma_angstrom)),
+        near=_near_shifts(coarse_shifts, fine_shifts).astype(np.float32),
+        table=children(coarse.grid.nside, fine.grid.nside),
+        window=window,
+        cap=cap,
+    )
     parts = []
-    for start in range(0, len(images.observed), CHUNK):
+    for start in range(0, len(images), CHUNK):
         rows = slice(start, start + CHUNK)
-        data, power = _weighted(images, rows)
-        X = _shifted(data[:, :P1], coarse.disc, coarse_shifts)
+        parts.append(pruned.match(_weighted(images, rows), images.disc, uniform[rows], draws, best))
+    return GridPosterior.joined(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pruned:
+    """What `match_fine` needs for every batch: slices, shifts and their log priors, each coarse and fine.
+
+    Attributes:
+        near: float32 [T, U], 1 where a fine shift belongs to a coarse one; table: fine rotations below coarse ones.
+    """
+
+    coarse: Reference
+    fine: Reference
+    shifts: tuple[Tensor, Tensor]
+    priors: tuple[Tensor, Tensor]
+    near: np.ndarray
+    table: np.ndarray
+    window: float
+    cap: int
+
+    def match(
+        self, weighted: tuple[Tensor, Tensor], disc: FourierDisc, uniform: Tensor, draws: int, best: int
+    ) -> GridPosterior:
+        """Posterior of a batch from w C Y and w C^2 on `disc`."""
+        from cryoloom.kernels import cpu_posterior
+
+        data, power = weighted
+        kept, count, alive = self._survivors(data, power)
+        found = GridPosterior.empty(len(data), draws, best)
+        cpu_posterior.child_posterior(
+            X=_shifted(data, disc, self.shifts[1]).numpy(),
+            power=power.contiguous().numpy(),
+            S=self.fine.slices.contiguous().numpy(),
+            S2=self.fine.power.numpy(),
+            prior=self.priors[1].numpy(),
+            allowed=(alive.astype(np.float32) @ self.near) > 0,
+            kept=kept,
+            count=count,
+            children=self.table,
+            uniform=uniform.numpy(),
+            threads=torch.get_num_threads(),
+            **posterior_arrays(found),
+        )
+        return found
+
+    def _survivors(self, data: Tensor, power: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Coarse rotations that survive [B, cap], their number [B], and shifts at which one of them does [B, T]."""
+        from cryoloom.kernels import cpu_posterior
+
+        P = len(self.coarse.disc.weight)
+        X = _shifted(data[:, :P], self.coarse.disc, self.shifts[0])
         B, T, Q = X.shape
-        cross = (X.reshape(B * T, Q) @ coarse.slices.T).reshape(B, T, -1)
-        norm = -0.5 * power[:, :P1] @ coarse.power.T
-        kept, count = np.empty((B, cap), np.int32), np.empty(B, np.int64)
-        alive = np.empty((B, T), np.bool_)
-        cpu.surviving_rotations(
+        cross = (X.reshape(B * T, Q) @ self.coarse.slices.T).reshape(B, T, -1)
+        norm = -0.5 * power[:, :P] @ self.coarse.power.T
+        kept, count, alive = np.empty((B, self.cap), np.int32), np.empty(B, np.int64), np.empty((B, T), np.bool_)
+        cpu_posterior.surviving_rotations(
             cross=cross.numpy(),
             norm=norm.numpy(),
-            prior=coarse_prior.expand(B, -1).contiguous().numpy(),
-            window=window,
-            cap=cap,
-            threads=threads,
+            prior=self.priors[0].expand(B, -1).contiguous().numpy(),
+            window=self.window,
+            cap=self.cap,
+            threads=torch.get_num_threads(),
             kept=kept,
             count=count,
             alive=alive,
         )
-        allowed = (alive.astype(np.float32) @ near.astype(np.float32)) > 0
-        result = GridPosterior(
-            torch.empty(B, draws, dtype=torch.int64),
-            torch.empty(B, best, dtype=torch.int64),
-            torch.empty(B, best),
-            torch.empty(B),
-        )
-        cpu.child_posterior(
-            X=_shifted(data, images.disc, fine_shifts).numpy(),
-            power=power.contiguous().numpy(),
-            S=fine_slices,
-            S2=fine_power,
-            prior=fine_prior.numpy(),
-            allowed=allowed,
-            kept=kept,
-            count=count,
-            children=table,
-            uniform=uniform[rows].numpy(),
-            threads=threads,
-            picks=result.picks.numpy(),
-            best_key=result.best.numpy(),
-            best_score=result.best_score.numpy(),
-            log_evidence=result.log_evidence.numpy(),
-        )
-        parts.append(result)
-    return _concatenated(parts)
+        return kept, count, alive
 
 
 def _near_shifts(coarse: Tensor, fine: Tensor) -> np.ndarray:
@@ -184,15 +213,6 @@ def _near_shifts(coarse: Tensor, fine: Tensor) -> np.ndarray:
     spacing = coarse[1:].norm(dim=1).min() if len(coarse) > 1 else torch.tensor(math.inf)
     distance = torch.cdist(coarse, fine)
     return (distance <= torch.maximum(0.8 * spacing, distance.min(0).values) * (1 + 1e-6)).numpy()
-
-
-def _concatenated(parts: list[GridPosterior]) -> GridPosterior:
-    return GridPosterior(
-        torch.cat([p.picks for p in parts]),
-        torch.cat([p.best for p in parts]),
-        torch.cat([p.best_score for p in parts]),
-        torch.cat([p.log_evidence for p in parts]),
-    )
 
 
 def distinct_candidates(

@@ -1,4 +1,4 @@
-"""Scores of conformations for `cryoloom evaluate`: which files they are found in, as a table and as JSON."""
+"""Scores of a run's conformations against the true states: which files they are read from, and as JSON."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import glob
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:  # scikit-learn, and what imports it, is only loaded where there are conformations to score
-    from rich.table import Table
     from torch import Tensor
 
     from cryoloom.evaluation.heterogeneity import ClassScores, LatentScores
@@ -25,12 +23,12 @@ if TYPE_CHECKING:  # scikit-learn, and what imports it, is only loaded where the
 
 @dataclass(frozen=True, slots=True)
 class ConformationFiles:
-    """What there is to score beside the poses.
+    """Files with latent coordinates and maps of conformations.
 
     Attributes:
-        run: folder whose z.npy and class_NNN.mrc are taken where they exist and nothing else is named; None for none.
-        latent: .npy file, rows as in the estimate's STAR file.
-        maps, truth_maps: one a state, in the order of the states.
+        run: folder whose z.npy and class_NNN.mrc are used where no other file is named; None for no folder.
+        latent: .npy file with a row for each row of the estimate's STAR file.
+        maps, truth_maps: one map for each state, in the order of the states.
     """
 
     run: Path | None
@@ -39,7 +37,7 @@ class ConformationFiles:
     truth_maps: tuple[Path, ...]
 
     def found_latent(self) -> Path | None:
-        """The latent that was named, or the run's."""
+        """The named file of latent coordinates, or else that of the run."""
         if self.latent is not None or self.run is None or not (self.run / "z.npy").is_file():
             return self.latent
         return self.run / "z.npy"
@@ -47,11 +45,14 @@ class ConformationFiles:
 
 @dataclass(frozen=True, slots=True)
 class ConformationScores:
-    """Scores against the true states; None for what there was nothing to compare of.
+    """Scores of conformations against the true states; None for each part that could not be compared.
 
     Attributes:
-        images: molecules of each true state in the estimate, int64 [S]; None where the truth names no states.
-        auc_per_image: FSC-AUC of each molecule's map with the truth of its state.
+        images: number of images of each true state in the estimate, int64 [S]; None where the truth names no states.
+        classes: agreement of the classes with the states.
+        latent: rank correlation of the latent coordinates with the states.
+        maps: agreement of the maps with the true maps.
+        auc_per_image: FSC-AUC of the map of each image with the true map of its state.
     """
 
     images: np.ndarray | None
@@ -62,10 +63,10 @@ class ConformationScores:
 
 
 def map_files(given: Sequence[str] | None, option: str) -> tuple[Path, ...]:
-    """The files that an option names: paths and patterns (sorted by the numbers in the names), joined by commas.
+    """Files named by an option: paths and patterns joined by commas, sorted by the numbers in their names.
 
     Raises:
-        ValueError: for a pattern that fits nothing, or a file that is not there.
+        ValueError: for a pattern that matches nothing, or a file that does not exist.
     """
     found: list[Path] = []
     for value in given or ():
@@ -79,7 +80,7 @@ def map_files(given: Sequence[str] | None, option: str) -> tuple[Path, ...]:
 
 
 def _numbers(name: str) -> list[tuple[int, str]]:
-    """Orders state_2 before state_10."""
+    """Sort key by which state_2 comes before state_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -93,10 +94,19 @@ def score_conformations(
     radius_voxels: float | None = None,
     mask: Tensor | None = None,
 ) -> ConformationScores | None:
-    """Everything that can be compared; None where nothing can and no file of conformations was named.
+    """Compares classes, latent coordinates and maps with the true states.
+
+    Args:
+        truth, estimate: tables of the true and the estimated poses, with states and classes.
+        frame: the common frame of both, from their poses.
+        files: latent coordinates and maps.
+        symmetry, radius_voxels, mask: as for `map_error.score_map`.
+
+    Returns:
+        None where nothing can be compared and no file of conformations was named.
 
     Raises:
-        ValueError: for files that were named and can't be compared with this truth.
+        ValueError: for named files that can't be compared with this truth.
     """
     if files.maps and not files.truth_maps:
         raise ValueError("--maps needs the true maps: give them with --truth-maps, in the same order")
@@ -125,7 +135,7 @@ def score_conformations(
 
 
 def _read_latent(path: Path, rows: int) -> np.ndarray:
-    """[rows, Z]; a vector counts as one coordinate."""
+    """Latent coordinates [rows, Z]; a vector counts as one coordinate."""
     from cryoloom.particles.errors import BadInput
 
     try:
@@ -140,7 +150,7 @@ def _read_latent(path: Path, rows: int) -> np.ndarray:
             "The latent does not fit the particles.",
             file=path,
             found=found,
-            expected=f"numbers of shape ({rows}, Z), a row for each of the estimated STAR file",
+            expected=f"numbers of shape ({rows}, Z), one row for each row of the estimated STAR file",
         )
     return z[:, None] if z.ndim == 1 else z
 
@@ -154,7 +164,7 @@ def _map_scores(
     radius_voxels: float | None,
     mask: Tensor | None,
 ) -> tuple[StateMapScores, np.ndarray | None]:
-    """Scores of the maps, and which of them each image was given, where that is not the one of its true state."""
+    """Scores of the maps, and the map assigned to each image where that is not the one of its true state."""
     from cryoloom.evaluation.state_maps import StateMapScores, auc_matrix
 
     truths = list(_read_maps(files.truth_maps))
@@ -194,7 +204,7 @@ def _read_maps(paths: Sequence[Path]) -> Iterator[DensityMap]:
 
 
 def conformations_as_json(scores: ConformationScores) -> dict[str, Any]:
-    """All scores; classes by their numbers in the STAR file, states from the first."""
+    """All scores by name; classes are listed by their numbers in the STAR file, in the order of the states."""
     out: dict[str, Any] = {}
     if scores.classes is not None:
         out["ari"] = scores.classes.adjusted_rand_index
@@ -213,54 +223,3 @@ def conformations_as_json(scores: ConformationScores) -> dict[str, Any]:
         out["own_or_next_truth_is_best"] = scores.maps.share_best(within=1)
         out["fsc_auc_matrix"] = scores.maps.auc.round(4).tolist()
     return out
-
-
-def conformations_tables(scores: ConformationScores) -> list[Table]:
-    """The scores in short, and state by state where there are maps or classes."""
-    from rich.table import Table
-
-    short = Table(title="conformations", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    short.add_column(style="bold")
-    short.add_column(justify="right")
-    for name, text in _short(scores):
-        short.add_row(name, text)
-    if scores.maps is None and scores.classes is None:
-        return [short]
-    by_state = Table(box=None, padding=(0, 2, 0, 0))
-    columns = dict(_by_state(scores))
-    for name in columns:
-        by_state.add_column(name, justify="right")
-    for row in zip_longest(*columns.values(), fillvalue=""):
-        by_state.add_row(*row)
-    return [short, by_state]
-
-
-def _short(scores: ConformationScores) -> Iterator[tuple[str, str]]:
-    if scores.images is not None:
-        yield "true states", str(int((scores.images > 0).sum()))
-    if scores.classes is not None:
-        yield "classes, adjusted Rand index", f"{scores.classes.adjusted_rand_index:.3f}"
-        yield "images in the class of their state", f"{100 * scores.classes.share_right:.1f} %"
-    if scores.latent is not None:
-        yield "rank correlation with the state, best coordinate", f"{scores.latent.best_coordinate:.3f}"
-        yield "best direction", f"{scores.latent.direction:.3f}"
-    if scores.maps is not None:
-        yield "FSC-AUC (at most 0.5), mean over states", f"{scores.maps.own.mean():.4f}"
-        if scores.auc_per_image is not None:
-            yield "mean over images", f"{scores.auc_per_image.mean():.4f}"
-        yield "own truth is the best match", f"{100 * scores.maps.share_best():.0f} %"
-        yield "own or next", f"{100 * scores.maps.share_best(within=1):.0f} %"
-
-
-def _by_state(scores: ConformationScores) -> Iterator[tuple[str, list[str]]]:
-    """Columns and their headings; a true map of which there is no image has a row of its own."""
-    count = 0 if scores.images is None else len(scores.images)
-    count = count if scores.maps is None else max(count, len(scores.maps.map_of_state))
-    yield "state", [str(s + 1) for s in range(count)]
-    if scores.images is not None:
-        yield "images", [str(n) for n in scores.images]
-    if scores.classes is not None:
-        yield "class", [str(scores.classes.labels[k]) for k in scores.classes.class_of_state()]
-    if scores.maps is not None:
-        yield "FSC-AUC", [f"{value:.4f}" for value in scores.maps.own]
-        yield "best match", [str(s + 1) for s in scores.maps.best_truth]

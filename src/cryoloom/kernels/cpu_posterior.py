@@ -1,0 +1,274 @@
+"""CPU kernels (numba) for posteriors over grids of poses: the whole grid, or the fine poses below the coarse ones.
+
+Compiled helpers stay in the file of the kernels that use them: numba's cache does not see a change in another file.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from cryoloom.kernels.jit import FAST, threaded
+
+BLOCK = 64
+
+
+@njit(**FAST)
+def _push(keys, values, key, value):
+    """Insert into short lists sorted by falling value."""
+    n = keys.shape[0]
+    if value <= values[n - 1]:
+        return
+    i = n - 1
+    while i > 0 and values[i - 1] < value:
+        keys[i], values[i] = keys[i - 1], values[i - 1]
+        i -= 1
+    keys[i], values[i] = key, value
+
+
+@njit(**FAST)
+def _exp(x):
+    """exp of a float32 from -30 to 0 to 1e-5, as a polynomial that the compiler vectorises: (e^(x/64))^64."""
+    y = x * np.float32(1 / 64)
+    p = np.float32(1 / 24) + y * np.float32(1 / 120)
+    p = np.float32(1) + y * (np.float32(1) + y * (np.float32(1 / 2) + y * (np.float32(1 / 6) + y * p)))
+    for _ in range(6):
+        p *= p
+    return p
+
+
+@njit(**FAST)
+def _block_maxima(cross, norm, prior, tops):
+    """Best score of each block of rotations at each shift, tops [T, blocks]; the best of all is returned."""
+    T, M = cross.shape
+    top = np.float32(-np.inf)
+    for i in range(T):
+        for block in range(tops.shape[1]):
+            high = np.float32(-np.inf)
+            for m in range(block * BLOCK, min(M, (block + 1) * BLOCK)):
+                high = max(high, cross[i, m] + norm[m])
+            high += prior[i]
+            tops[i, block] = high
+            top = max(top, high)
+    return top
+
+
+@njit(**FAST)
+def _draw_from_blocks(values, sums, start, total, picks, last):
+    """Systematic draws at quantiles (n + start) / S of the masses `values` [T, M], summed by block in `sums`.
+
+    Blocks whose sum is 0 are passed over. `last` fills draws that rounding of the running sum leaves without a place.
+    """
+    S, M = picks.shape[0], values.shape[1]
+    taken, running = 0, 0.0
+    for i in range(values.shape[0]):
+        for block in range(sums.shape[1]):
+            if taken == S or (taken + start) / S * total >= running + sums[i, block]:
+                running += sums[i, block]
+                continue
+            inside = running
+            for m in range(block * BLOCK, min(M, (block + 1) * BLOCK)):
+                inside += values[i, m]
+                while taken < S and (taken + start) / S * total < inside:
+                    last = i * M + m
+                    picks[taken] = last
+                    taken += 1
+            running += sums[i, block]
+    picks[taken:] = last
+
+
+@threaded
+def grid_posterior(thread, cross, norm, prior, window, uniform, threads, picks, best_key, best_score, log_evidence):
+    """Posterior of each image over M rotations and T shifts from its scores.
+
+    score[b, t, m] = cross[b, t, m] + norm[b, m] + prior[b, t]. Entries more than `window` nats below the best are
+    left out. Keys are t * M + m.
+
+    Args:
+        cross: [B, T, M]; norm: [B, M]; prior: [B, T]; uniform: [B] in [0, 1) for the systematic draws.
+        picks: int64 [B, S], filled with S draws from the posterior.
+        best_key, best_score: [B, K], the K best entries; log_evidence: [B], log sum exp of all kept entries.
+    """
+    B, T, M = cross.shape
+    blocks = (M + BLOCK - 1) // BLOCK
+    tops, sums = np.empty((T, blocks), np.float32), np.empty((T, blocks), np.float64)
+    values = np.empty((T, M), np.float32)
+    for b in range(thread * B // threads, (thread + 1) * B // threads):
+        top = _block_maxima(cross[b], norm[b], prior[b], tops)
+        floor = top - np.float32(window)
+        best_score[b, :] = -np.inf
+        best_key[b, :] = -1
+        total = 0.0
+        for i in range(T):
+            for block in range(blocks):
+                sums[i, block] = 0.0
+                if tops[i, block] <= floor:
+                    continue
+                first, end = block * BLOCK, min(M, (block + 1) * BLOCK)
+                if tops[i, block] > best_score[b, -1]:
+                    for m in range(first, end):
+                        s = cross[b, i, m] + norm[b, m] + prior[b, i]
+                        if s > floor:
+                            _push(best_key[b], best_score[b], i * M + m, s)
+                offset = prior[b, i] - top
+                part = np.float32(0)
+                for m in range(first, end):
+                    d = cross[b, i, m] + norm[b, m] + offset
+                    e = _exp(d) if d > np.float32(-window) else np.float32(0)
+                    values[i, m] = e
+                    part += e
+                sums[i, block] = part
+                total += part
+        log_evidence[b] = top + math.log(total)
+        _draw_from_blocks(values, sums, start=uniform[b], total=total, picks=picks[b], last=best_key[b, 0])
+
+
+@threaded
+def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, count, alive):
+    """Rotations whose best score over the shifts is within `window` nats of the image's best, at most `cap` of them.
+
+    cross [B, T, M], norm [B, M], prior [B, T]; kept int32 [B, cap] and count int64 [B] are filled, and alive
+    bool [B, T]: shifts at which some kept rotation scores above the floor.
+    """
+    B, T, M = cross.shape
+    high = np.empty(M, np.float32)
+    for b in range(thread * B // threads, (thread + 1) * B // threads):
+        for m in range(M):
+            high[m] = -np.inf
+        for i in range(T):
+            add = prior[b, i]
+            for m in range(M):
+                high[m] = max(high[m], cross[b, i, m] + add)
+        top = np.float32(-np.inf)
+        for m in range(M):
+            high[m] += norm[b, m]
+            top = max(top, high[m])
+        floor = top - np.float32(window)
+        # raise the floor by bisection until no more than `cap` are left
+        low, ceiling = floor, top
+        for _ in range(20):
+            n = 0
+            for m in range(M):
+                n += high[m] > floor
+            if n > cap:
+                low = floor
+            elif floor == low or n > 0.9 * cap:
+                break
+            else:
+                ceiling = floor
+            floor = np.float32(0.5) * (low + ceiling)
+        n = 0
+        for m in range(M):
+            if high[m] >= floor and n < cap:
+                kept[b, n] = m
+                n += 1
+        count[b] = n
+        for i in range(T):
+            alive[b, i] = False
+            for a in range(n):
+                if cross[b, i, kept[b, a]] + norm[b, kept[b, a]] + prior[b, i] >= floor:
+                    alive[b, i] = True
+                    break
+
+
+@njit(**FAST)
+def _children_of(kept, children, seen, mark, rotation):
+    """Fine rotations below some coarse ones, each once, into `rotation`; their number is returned.
+
+    seen [M] holds the mark of the image at which a rotation was last found.
+    """
+    n = 0
+    for a in range(kept.shape[0]):
+        for c in range(children.shape[1]):
+            m = children[kept[a], c]
+            if m >= 0 and seen[m] != mark:
+                seen[m] = mark
+                rotation[n] = m
+                n += 1
+    return n
+
+
+@njit(**FAST)
+def _draw_poses(scores, rotation, shifts, M, start, picks, last):
+    """Scores [n, U] to masses in place, systematic draws from them, and the total mass over that of the best score."""
+    top = np.float32(-np.inf)
+    for a in range(scores.shape[0]):
+        for u in range(scores.shape[1]):
+            top = max(top, scores[a, u])
+    total = 0.0
+    for a in range(scores.shape[0]):
+        for u in range(scores.shape[1]):
+            d = scores[a, u] - top
+            e = math.exp(d) if d > np.float32(-20) else 0.0
+            scores[a, u] = e
+            total += e
+    taken, running, D = 0, 0.0, picks.shape[0]
+    for a in range(scores.shape[0]):
+        for u in range(scores.shape[1]):
+            running += scores[a, u]
+            while taken < D and (taken + start) / D * total < running:
+                picks[taken] = shifts[u] * M + rotation[a]
+                taken += 1
+    picks[taken:] = last
+    return top + math.log(total)
+
+
+@threaded
+def child_posterior(
+    thread,
+    X,
+    power,
+    S,
+    S2,
+    prior,
+    allowed,
+    kept,
+    count,
+    children,
+    uniform,
+    threads,
+    picks,
+    best_key,
+    best_score,
+    log_evidence,
+):
+    """Posterior over the fine rotations below the kept coarse ones, at the allowed ones of T shifts.
+
+    Args:
+        X: [B, T, 2P], w C Y e^{+2 pi i k.t} as real and imaginary pairs; power: [B, P], w C^2.
+        S: [M, 2P] fine slices; S2: [M, P], |S|^2; prior: [T]; allowed: bool [B, T].
+        kept [B, cap], count [B]: coarse rotations of each image; children: int32 [coarse, n], -1 where there is none.
+        picks int64 [B, draws]; best_key, best_score [B, K]: best shift of each of the K best rotations; keys t * M + m.
+    """
+    B, T, Q = X.shape
+    M, P = S2.shape
+    limit = min(M, kept.shape[1] * children.shape[1])
+    seen = np.full(M, -1, np.int64)
+    rotation = np.empty(limit, np.int64)
+    scores = np.empty((limit, T), np.float32)
+    for b in range(thread * B // threads, (thread + 1) * B // threads):
+        shifts = np.nonzero(allowed[b])[0]
+        n, U = _children_of(kept[b, : count[b]], children, seen, b, rotation), shifts.shape[0]
+        best_score[b, :] = -np.inf
+        best_key[b, :] = -1
+        for a in range(n):
+            m = rotation[a]
+            half = np.float32(0)
+            for p in range(P):
+                half += power[b, p] * S2[m, p]
+            high, where = np.float32(-np.inf), 0
+            for u in range(U):
+                i = shifts[u]
+                dot = np.float32(0)
+                for q in range(Q):
+                    dot += X[b, i, q] * S[m, q]
+                s = dot - np.float32(0.5) * half + prior[i]
+                scores[a, u] = s
+                if s > high:
+                    high, where = s, i
+            _push(best_key[b], best_score[b], where * M + m, high)
+        log_evidence[b] = _draw_poses(
+            scores[:n, :U], rotation, shifts, M=M, start=uniform[b], picks=picks[b], last=best_key[b, 0]
+        )
