@@ -130,7 +130,9 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     assert "give one a state with --maps" in _message(*truth, *alone, *truth_maps)
     assert "--est-map and --mask need the true map" in _message(folder, *truth, "--mask", folder / "class_001.mrc")
     np.save(tmp_path / "short.npy", np.zeros((3, 2)))
-    assert "one row for each row of the estimated STAR file" in _message(folder, *truth, "--latent", tmp_path / "short.npy")
+    assert "one row for each row of the estimated STAR file" in _message(
+        folder, *truth, "--latent", tmp_path / "short.npy"
+    )
     (tmp_path / "text.npy").write_text("1 2 3")
     assert "can't be read" in _message(folder, *truth, "--latent", tmp_path / "text.npy")
 
