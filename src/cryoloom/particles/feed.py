@@ -10,12 +10,17 @@ from torch import Tensor
 from cryoloom.kernels.images import Images
 from cryoloom.maps.backprojection import particle_mask
 from cryoloom.particles.batches import ParticleSource
+from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.particles.preprocess import measure
 from cryoloom.physics.ctf import evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.noise import spread_shells
+from cryoloom.runs.loop import torch_generator
+from cryoloom.runs.machine import choose_device
 
 # a premultiplied image is divided by its CTF; next to the zeros nothing is to be had
 LEAST_CTF2 = 1e-3
+SAMPLE_STREAM = 3  # of random numbers; whole jobs draw the same sample
 
 
 class ImageFeed:
@@ -32,6 +37,13 @@ class ImageFeed:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def __repr__(self) -> str:
+        diameter = self.source.preprocessing.particle_diameter_angstrom
+        return (
+            f"ImageFeed({len(self):,} images of {self.box} x {self.box} px, {self.pixel_size:.4g} Å/px, particle "
+            f"diameter {diameter:.0f} Å, optics groups {self.groups}, on {self.device})"
+        )
 
     @property
     def field_of_view(self) -> float:
@@ -75,3 +87,25 @@ class ImageFeed:
         variance = spread_shells(noise.to(torch.float32).cpu(), disc).contiguous()
         to = self.device
         return Images(observed.to(to), ctf.to(to), variance.to(to), batch.group.to(to), self.prefix(radius))
+
+
+def feed_of(
+    particles: ParticleSet,
+    *,
+    particle_diameter_angstrom: float | None,
+    box: int | None,
+    device: str,
+    seed: int,
+    cache_bytes: int,
+) -> ImageFeed:
+    """The images of a set, normalised by contrast, diameter and noise that are measured on a sample of them.
+
+    Args: see `ParticleSet.images`.
+    """
+    generator = torch_generator(seed, SAMPLE_STREAM, 0)
+    preprocessing = measure(
+        particles, particle_diameter_angstrom=particle_diameter_angstrom, box=box, generator=generator
+    )
+    disc = FourierDisc.create(preprocessing.box, preprocessing.pixel_size)
+    source = ParticleSource(particles, preprocessing, disc, cache_bytes)
+    return ImageFeed(source, choose_device(device, lambda message: None))

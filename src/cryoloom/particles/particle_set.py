@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,9 @@ from cryoloom.particles.star_output import relion31_tables
 from cryoloom.particles.stated import StatedInput
 from cryoloom.physics.ctf import CTFParameters
 from cryoloom.physics.rotations import from_euler
+
+if TYPE_CHECKING:
+    from cryoloom.particles.feed import ImageFeed
 
 MINIMUM_PARTICLES = 2
 # below this many images no resolution or pose statistic is worth much
@@ -78,6 +82,38 @@ class ParticleSet:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def images(
+        self,
+        *,
+        particle_diameter: float | None = None,
+        box: int | None = None,
+        device: str = "auto",
+        seed: int = 1,
+        cache_bytes: int = 384 << 20,
+    ) -> ImageFeed:
+        """The images as `cryoloom.search` and others take them: normalised Fourier coefficients with CTF and noise.
+
+        Args:
+            particle_diameter: longest extent of the particle, angstrom; estimated by default.
+            box: working box in pixels, to which images are Fourier-cropped; by default that of the images.
+            device: "auto" (a GPU if there is one), "cpu" or "cuda".
+            seed: chooses the sample on which contrast, diameter and noise are measured.
+            cache_bytes: memory for images that are kept; the others are read again when they are needed.
+
+        Raises:
+            BadInput: for a box or a diameter that can't be used with these images.
+        """
+        from cryoloom.particles.feed import feed_of  # it builds on this module
+
+        return feed_of(
+            self,
+            particle_diameter_angstrom=particle_diameter,
+            box=box,
+            device=device,
+            seed=seed,
+            cache_bytes=cache_bytes,
+        )
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Pixel values [B, D, D] float32 of some rows, in the order asked for.

@@ -24,11 +24,16 @@ def open_progress(quiet: bool = False) -> Iterator[Progress]:
     """The progress display that fits stderr: live, plain lines, or (`quiet`) warnings only."""
     if quiet:
         yield PlainProgress(sys.stderr, quiet=True)
-    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    elif in_terminal():
         with LiveProgress() as live:
             yield live
     else:
         yield PlainProgress(sys.stderr)
+
+
+def in_terminal() -> bool:
+    """Whether stderr is a terminal in which lines can be redrawn."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def announce(message: str) -> None:

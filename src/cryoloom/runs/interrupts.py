@@ -29,10 +29,12 @@ class Interrupts:
 
     Args:
         announce: called from within the signal handler with a line for the user; it must be safe there (an os.write).
+        end_stages: whether the first Ctrl-C ends the present stage early; otherwise it stops the run at a checkpoint.
     """
 
-    def __init__(self, announce: Callable[[str], None] | None = None) -> None:
+    def __init__(self, announce: Callable[[str], None] | None = None, *, end_stages: bool = True) -> None:
         self._announce = announce or (lambda message: None)
+        self._end_stages = end_stages
         self._presses = 0
         self._ending = False
         self._stop: int | None = None
@@ -85,8 +87,12 @@ class Interrupts:
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self._presses += 1
-        if not self._deferrals or self._presses > 2:
+        if not self._deferrals or self._presses > 2 or (self._stop is not None and not self._end_stages):
             raise KeyboardInterrupt
+        if not self._end_stages:
+            self._stop = number
+            self._announce("Ctrl-C: stopping at a checkpoint after the present step; press again to stop at once")
+            return
         if self._presses == 1:
             self._ending = True
             self._announce("Ctrl-C: this stage ends after the present step; press again to stop at a checkpoint")

@@ -1,0 +1,279 @@
+"""Whole jobs from Python: the same runs, folders and reports as from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from cryoloom.api import runs
+from cryoloom.environment import set_threads
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.jobs import layout
+from cryoloom.jobs.presets import with_preset
+from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
+from cryoloom.jobs.verdict import Verdict
+from cryoloom.maps.io import DensityMap, read_map
+from cryoloom.particles.particle_set import ParticleSet, open_particles
+from cryoloom.runs.display import announce, open_progress
+from cryoloom.runs.interrupts import Interrupts, Stopped
+from cryoloom.runs.progress import Progress
+from cryoloom.simulation.dataset import SimulationSummary, simulate_dataset
+from cryoloom.simulation.states import StateGeometry, load_states, sources_of
+from cryoloom.simulation.truth import SimulationSettings
+
+Source = str | os.PathLike[str]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult:
+    """A finished run: its verdict, and its files read when they are asked for.
+
+    Attributes:
+        folder: of the run; `report.html` in it is the page to look at first.
+        verdict: whether the result is to be trusted, and why; None after ab initio alone.
+    """
+
+    folder: Path
+    verdict: Verdict | None
+
+    @cached_property
+    def map(self) -> DensityMap:
+        """The filtered map, map.mrc."""
+        return read_map(layout.MAP.path(self.folder))
+
+    @cached_property
+    def half_maps(self) -> tuple[DensityMap, DensityMap]:
+        """The unfiltered half maps."""
+        return read_map(layout.HALF1.path(self.folder)), read_map(layout.HALF2.path(self.folder))
+
+    @cached_property
+    def mask(self) -> DensityMap:
+        """The soft mask of the molecule."""
+        return read_map(layout.MASK.path(self.folder))
+
+    @cached_property
+    def particles(self) -> ParticleSet:
+        """The particles with the poses that were found, particles.star."""
+        return open_particles(layout.PARTICLES.path(self.folder), scan=False)
+
+    @cached_property
+    def poses(self) -> PosePosterior:
+        """The best pose of each particle, K = 1."""
+        found = self.particles.input_poses()
+        return PosePosterior.certain(found.R.float(), found.t.float())
+
+    def __repr__(self) -> str:
+        if self.verdict is None:
+            return f"RunResult({str(self.folder)!r}, ab initio only: no verdict)"
+        return f"RunResult({str(self.folder)!r}, {self.verdict.outcome}: {self.verdict.headline})"
+
+
+def reconstruct(
+    particles: Source | ParticleSet,
+    output: Source,
+    *,
+    poses: str = "search",
+    start: Source | Literal["poses"] | None = None,
+    low_pass: float | None = None,
+    symmetry: str = "C1",
+    particle_diameter: float | None = None,
+    box: int | None = None,
+    preset: str | None = None,
+    seed: int = 1,
+    device: Device = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> RunResult:
+    """The main job: particles in; poses, gold-standard map and verdict out, as `cryoloom reconstruct` does.
+
+    Ctrl-C stops the run at a checkpoint and raises KeyboardInterrupt; `resume(output)` continues it.
+
+    Args:
+        particles: RELION STAR file, or what `open` returned.
+        output: folder of the run; it must be new or empty, unless `overwrite` is set.
+        poses: how poses are found without a starting model: "search", "hybrid" or "amortized".
+        start: refine from the poses in the particle file ("poses") or from a map (its path) instead.
+        low_pass: resolution to which a map given as `start` is cut, angstrom.
+        symmetry: point group, imposed after its axes were found: C1, Cn, Dn, T, O, I.
+        particle_diameter: longest extent of the particle, angstrom; estimated by default.
+        box: working box in pixels; by default that of the images.
+        preset: name or path of a settings file, whose values replace the defaults.
+        seed: seed of all randomness: the same seed and number of threads give the same result on a CPU.
+        device: where to compute; "auto" takes a GPU if there is one.
+        threads: number of threads; by default all cores that this process may use.
+        overwrite: replace an earlier run in `output`.
+        quiet: print nothing but warnings; otherwise progress is shown on stderr.
+
+    Raises:
+        BadInput, BadRunFolder: for particles or a folder that can't be used. KeyboardInterrupt: see above.
+    """
+    if start is not None and start != "poses":
+        start = os.path.abspath(start)
+    settings = ReconstructSettings(
+        _input(particles),
+        "reconstruct" if start is None else "refine",
+        start=None if start is None else str(start),
+        low_pass_angstrom=low_pass,
+        symmetry=symmetry,
+        particle_diameter_angstrom=particle_diameter,
+        box=box,
+        seed=seed,
+    )
+    if preset is not None:
+        settings = with_preset(settings, preset)
+    if poses != "search":
+        settings = replace(settings, poses=poses)
+    return _started(settings, output, device=device, threads=threads, overwrite=overwrite, quiet=quiet)
+
+
+def hetero(
+    particles: Source | ParticleSet,
+    output: Source,
+    *,
+    method: Literal["pca", "classes", "vae", "autodecoder"] = "pca",
+    poses: Literal["given", "search"] = "given",
+    classes: int = 3,
+    components: int | None = None,
+    mask: Source | None = None,
+    particle_diameter: float | None = None,
+    box: int | None = None,
+    preset: str | None = None,
+    seed: int = 1,
+    device: Device = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> RunResult:
+    """Conformations of posed particles, as `cryoloom hetero` finds them.
+
+    Args:
+        particles: posed particles (STAR file, or what `open` returned), or the folder of a finished run.
+        method: "pca" for components around a mean, "classes" for discrete classes, "vae" or "autodecoder" for networks.
+        poses: "given" takes those of the file; "search" finds them first, then along with the conformations.
+        classes: number of classes of the method "classes".
+        components: number of components; by default as many as improve the likelihood of held-out images.
+        mask: map of 0 to 1, outside of which conformations must not differ.
+
+    The other arguments, Ctrl-C and errors are those of `reconstruct`.
+    """
+    if not isinstance(particles, ParticleSet) and (Path(particles) / "run.json").is_file():
+        particles = layout.PARTICLES.path(Path(particles))
+    settings = HeteroSettings(
+        input=_input(particles),
+        method=method,
+        poses=poses,
+        classes=classes,
+        mask=None if mask is None else os.path.abspath(mask),
+        particle_diameter_angstrom=particle_diameter,
+        box=box,
+        seed=seed,
+    )
+    if preset is not None:
+        settings = with_preset(settings, preset)
+    subspace = settings.subspace
+    if method == "classes" and components is None:
+        # K volumes span K - 1 components; held-out images decide how many of them are kept
+        subspace = replace(subspace, most_components=max(subspace.most_components, classes - 1))
+    if components is not None:
+        subspace = replace(subspace, components=components)
+    settings = replace(settings, subspace=subspace)
+    return _started(settings, output, device=device, threads=threads, overwrite=overwrite, quiet=quiet)
+
+
+def resume(folder: Source, *, threads: int | None = None, quiet: bool = False) -> RunResult:
+    """Continue an interrupted run; the result is that of an uninterrupted one.
+
+    Args:
+        threads: number of threads; by default that of the run, for which results are equal bit by bit.
+
+    Raises:
+        BadRunFolder: if there is no run, it is finished, or its input has changed.
+        KeyboardInterrupt: see `reconstruct`.
+    """
+    path = Path(folder)
+    count = runs.run_settings(path).threads if threads is None else threads
+    return _carried_out(quiet, lambda progress, interrupts: runs.continue_run(path, count, progress, interrupts))
+
+
+def simulate(
+    source: Source | Sequence[Source] | None = None,
+    *,
+    output: Source,
+    count: int = 5000,
+    snr: float = 0.1,
+    box: int | None = None,
+    pixel_size: float | None = None,
+    shares: Sequence[float] = (),
+    seed: int = 1,
+    settings: SimulationSettings | None = None,
+    overwrite: bool = False,
+) -> SimulationSummary:
+    """Simulate a particle set of known truth.
+
+    Args:
+        source: atomic model (.pdb, .cif), trajectory (.npz) or map (.mrc); several are conformations of one molecule.
+            By default an antibody that comes with the package (64 px of 4 angstrom).
+        output: folder that gets particles.star, particles.mrcs and, apart from them, truth.star and true maps.
+        count: number of images.
+        snr: variance of the clean, CTF-modulated image over that of the noise, over the whole box.
+        box: side of the images, pixels; pixel_size: angstrom.
+        shares: of the conformations; equal by default.
+        seed: seed of everything that is drawn.
+        settings: all other settings (CTF, shifts, nuisances); `count`, `snr`, `shares` and `seed` replace theirs.
+        overwrite: replace a set in `output`.
+
+    Raises:
+        ValueError: for settings that make no sense or a folder that can't be used.
+    """
+    chosen = replace(settings or SimulationSettings(), count=count, snr=snr, seed=seed, shares=tuple(shares))
+    if source is None:
+        from cryoloom.simulation.dataset import DEMO_PIXEL_SIZE
+        from cryoloom.simulation.states import model_state
+        from cryoloom.simulation.structure import load_embedded_structure
+
+        geometry = StateGeometry(box=box or 64, pixel_size=pixel_size or DEMO_PIXEL_SIZE)
+        states = (model_state(load_embedded_structure(), geometry),)
+    else:
+        listed = [source] if isinstance(source, str | os.PathLike) else list(source)
+        sources = sources_of([Path(name) for name in listed], "0")
+        states = load_states(sources, StateGeometry(box=box, pixel_size=pixel_size))
+    return simulate_dataset(states, chosen, Path(output), overwrite=overwrite)
+
+
+def _input(particles: Source | ParticleSet) -> InputSettings:
+    if isinstance(particles, ParticleSet):
+        return InputSettings(os.path.abspath(particles.path), **dataclasses.asdict(particles.stated))
+    return InputSettings(os.path.abspath(particles))
+
+
+def _started(
+    settings: runs.Settings, output: Source, *, device: str, threads: int | None, overwrite: bool, quiet: bool
+) -> RunResult:
+    settings = replace(settings, threads=set_threads(threads))
+    path = Path(output)
+    return _carried_out(
+        quiet,
+        lambda progress, interrupts: runs.start_run(
+            settings, path, progress, interrupts, device=device, overwrite=overwrite
+        ),
+    )
+
+
+def _carried_out(quiet: bool, work: Callable[[Progress, Interrupts], runs.Ended]) -> RunResult:
+    """The result of a run; Ctrl-C stops it at a checkpoint."""
+    with open_progress(quiet) as progress:
+        try:
+            ended = work(progress, Interrupts(announce, end_stages=False))
+        except Stopped as stopped:
+            if stopped.signal_number != signal.SIGINT:
+                raise
+            raise KeyboardInterrupt("\n".join([str(stopped), *getattr(stopped, "__notes__", [])])) from stopped
+    return RunResult(ended.folder, ended.verdict)
