@@ -18,6 +18,7 @@ from cryoloom.jobs import layout
 from cryoloom.jobs.presets import with_preset
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Verdict
+from cryoloom.jobs.verdict_text import headline
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.runs.display import announce, open_progress
@@ -72,7 +73,7 @@ class RunResult:
     def __repr__(self) -> str:
         if self.verdict is None:
             return f"RunResult({str(self.folder)!r}, ab initio only: no verdict)"
-        return f"RunResult({str(self.folder)!r}, {self.verdict.outcome}: {self.verdict.headline})"
+        return f"RunResult({str(self.folder)!r}, {headline(self.verdict)})"
 
 
 def reconstruct(
