@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryoloom.cli.options import Device, DeviceName, Quiet, Seed, Threads
+from cryoloom.cli.options import Device, DeviceName, Quiet, Seed, Threads, taking
+
+if TYPE_CHECKING:
+    from cryoloom.simulation.states import StateGeometry
+    from cryoloom.simulation.truth import SimulationSettings
 
 
 class PixelType(StrEnum):
-    """Of the written images."""
+    """Type of the written pixels."""
 
     float32 = "float32"
     float16 = "float16"
@@ -25,6 +30,119 @@ def register(app: typer.Typer) -> None:
     app.command("simulate")(simulate)
 
 
+Option = typer.Option
+Numbers = Annotated[int, Option("--n", "-n", help="Number of images.")]
+Snr = Annotated[
+    float, Option(help="Variance of the clean, CTF-modulated image over that of the noise, in the whole box.")
+]
+Box = Annotated[int | None, Option(min=8, help="Side of the images, pixels (default: 64, or that of the map).")]
+Pixel = Annotated[
+    float | None, Option(help="Angstrom per pixel (default: the molecule fills 0.7 of the box, or that of the map).")
+]
+MapPixel = Annotated[float | None, Option(help="Angstrom per voxel of maps whose header is wrong or empty.")]
+BFactor = Annotated[float, Option(help="B-factor of all atoms, A^2.")]
+Frames = Annotated[
+    str, Option(help="Frames of trajectories, each a state: numbers and START:STOP:STEP, joined by commas.")
+]
+Shares = Annotated[str, Option(help="Shares of the states, joined by commas (default: equal).")]
+Centre = Annotated[
+    tuple[float, float, float] | None,
+    Option(help="Point of the models that is put at the centre of the box (default: mean atom of the first model)."),
+]
+Symmetry = Annotated[str, Option(help="Symmetry of an assembly of copies of each model: Cn, Dn, T, O, I.")]
+Radius = Annotated[float, Option(help="Distance of the first copy's centre from the symmetry axis, angstrom.")]
+Defocus = Annotated[
+    tuple[float, float], Option(help="Range of the defocus, angstrom; one value is drawn for each micrograph.")
+]
+Astigmatism = Annotated[float, Option(help="Difference of defocus U - V, angstrom.")]
+PhaseShift = Annotated[float, Option(help="Phase shift of a phase plate, degrees.")]
+CtfBFactor = Annotated[float, Option(help="B-factor of the CTF's envelope exp(-B k^2 / 4), A^2.")]
+OpticsGroups = Annotated[int, Option(help="Number of optics groups, cycling through three microscopes.")]
+PerMicrograph = Annotated[int, Option(help="Number of images from one micrograph.")]
+Shift = Annotated[float, Option(help="Standard deviation of the shift along each axis, pixels.")]
+NoiseColour = Annotated[float, Option(help="c in the noise power 1 + c exp(-(k / 0.1 Nyquist)^2).")]
+Contrast = Annotated[float, Option(help="Standard deviation of the factor on each image's signal.")]
+Preferred = Annotated[float, Option(help="Share of views within 20 degrees of the top view.")]
+Junk = Annotated[float, Option(help="Share of images that show a random blob instead of a molecule.")]
+NoiseOnly = Annotated[bool, Option("--noise-only", help="Put no molecule in any image.")]
+Dtype = Annotated[PixelType, Option(help="Type of the pixels.")]
+Replace = Annotated[bool, Option("--overwrite", help="Replace an earlier set in OUTDIR.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationOptions:
+    """Options of the command."""
+
+    n: Numbers = 5000
+    snr: Snr = 0.1
+    box: Box = None
+    pixel_size: Pixel = None
+    map_pixel_size: MapPixel = None
+    b_factor: BFactor = 100.0
+    frames: Frames = "0"
+    shares: Shares = ""
+    centre: Centre = None
+    symmetry: Symmetry = "C1"
+    radius: Radius = 40.0
+    defocus: Defocus = (10000.0, 25000.0)
+    astigmatism: Astigmatism = 0.0
+    phase_shift: PhaseShift = 0.0
+    ctf_b_factor: CtfBFactor = 0.0
+    optics_groups: OpticsGroups = 1
+    per_micrograph: PerMicrograph = 100
+    shift: Shift = 1.5
+    noise_colour: NoiseColour = 0.0
+    contrast: Contrast = 0.0
+    preferred: Preferred = 0.0
+    junk: Junk = 0.0
+    noise_only: NoiseOnly = False
+    seed: Seed = 1
+    dtype: Dtype = PixelType.float32
+    overwrite: Replace = False
+    device: Device = DeviceName.AUTO
+    threads: Threads = None
+    quiet: Quiet = False
+
+    def settings(self) -> SimulationSettings:
+        """Properties of the simulated images."""
+        from cryoloom.simulation.truth import SimulationSettings
+
+        return SimulationSettings(
+            count=self.n,
+            snr=self.snr,
+            seed=self.seed,
+            shares=_numbers(self.shares),
+            shift_px=self.shift,
+            defocus_angstrom=self.defocus,
+            astigmatism_angstrom=self.astigmatism,
+            phase_shift_degrees=self.phase_shift,
+            ctf_b_factor_angstrom2=self.ctf_b_factor,
+            optics_groups=self.optics_groups,
+            images_per_micrograph=self.per_micrograph,
+            noise_colour=self.noise_colour,
+            contrast=self.contrast,
+            preferred=self.preferred,
+            junk=self.junk,
+            noise_only=self.noise_only,
+            dtype=self.dtype.value,
+        )
+
+    def geometry(self) -> StateGeometry:
+        """Placement of the models or maps in the box."""
+        from cryoloom.simulation.states import StateGeometry
+
+        return StateGeometry(
+            box=self.box,
+            pixel_size=self.pixel_size,
+            b_factor_angstrom2=self.b_factor,
+            symmetry=self.symmetry,
+            radius_angstrom=self.radius,
+            map_pixel_size=self.map_pixel_size,
+            centre_angstrom=self.centre,
+        )
+
+
+@taking(SimulationOptions)
 def simulate(
     sources: Annotated[
         list[Path],
@@ -33,111 +151,41 @@ def simulate(
             help="Atomic models (.pdb, .cif, also .gz), trajectories (.npz) or maps (.mrc, .map); several are states.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUTDIR", help="Folder for the set.")],
-    n: Annotated[int, typer.Option("--n", "-n", help="Images.")] = 5000,
-    snr: Annotated[
-        float, typer.Option(help="Variance of the clean, CTF-modulated image over that of the noise, whole box.")
-    ] = 0.1,
-    box: Annotated[int | None, typer.Option(min=8, help="Side of the images, px (default: 64; that of a map)")] = None,
-    pixel_size: Annotated[
-        float | None, typer.Option(help="Angstrom (default: the molecule fills 0.7 of the box; that of a map)")
-    ] = None,
-    map_pixel_size: Annotated[
-        float | None, typer.Option(help="Angstrom; of maps whose header is wrong or silent.")
-    ] = None,
-    b_factor: Annotated[float, typer.Option(help="Of all atoms, A^2.")] = 100.0,
-    frames: Annotated[
-        str, typer.Option(help="Of trajectories, each a state: numbers and START:STOP:STEP, joined by commas.")
-    ] = "0",
-    shares: Annotated[str, typer.Option(help="Of the states, joined by commas. (default: equal)")] = "",
-    centre: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="Point of the models put to the box's centre. (default: mean atom of the first model)"),
-    ] = None,
-    symmetry: Annotated[str, typer.Option(help="Assembly of copies of each model: Cn, Dn, T, O, I.")] = "C1",
-    radius: Annotated[float, typer.Option(help="From the axis to the centre of an assembly's copy, angstrom.")] = 40.0,
-    defocus: Annotated[tuple[float, float], typer.Option(help="Range, angstrom; one value for each micrograph.")] = (
-        10000.0,
-        25000.0,
-    ),
-    astigmatism: Annotated[float, typer.Option(help="Defocus U - V, angstrom.")] = 0.0,
-    phase_shift: Annotated[float, typer.Option(help="Of a phase plate, degrees.")] = 0.0,
-    ctf_b_factor: Annotated[float, typer.Option(help="Envelope exp(-B k^2 / 4), A^2.")] = 0.0,
-    optics_groups: Annotated[int, typer.Option(help="Groups, cycling through three microscopes.")] = 1,
-    per_micrograph: Annotated[int, typer.Option(help="Images of one micrograph.")] = 100,
-    shift: Annotated[float, typer.Option(help="S.d. of the displacement per axis, px.")] = 1.5,
-    noise_colour: Annotated[float, typer.Option(help="c in the noise power 1 + c exp(-(k / 0.1 Nyquist)^2).")] = 0.0,
-    contrast: Annotated[float, typer.Option(help="S.d. of a factor on each image's signal.")] = 0.0,
-    preferred: Annotated[float, typer.Option(help="Share of views within 20 degrees of the top view.")] = 0.0,
-    junk: Annotated[float, typer.Option(help="Share of images that hold a random blob.")] = 0.0,
-    noise_only: Annotated[bool, typer.Option("--noise-only", help="No molecule in any image.")] = False,
-    seed: Seed = 1,
-    dtype: Annotated[PixelType, typer.Option(help="Of the pixels.")] = PixelType.float32,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set in OUTDIR.")] = False,
-    device: Device = DeviceName.AUTO,
-    threads: Threads = None,
-    quiet: Quiet = False,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUTDIR", help="Folder of the simulated set.")],
+    options: SimulationOptions,
 ) -> None:
-    """Simulates a particle set of known truth.
+    """Simulate a particle set with known truth.
 
-    Writes particles.mrcs and particles.star (CTF, no poses) and, apart from them, the truth: truth.star (poses, shifts,
-    rlnClassNumber = state from 1, 0 = junk), truth_001.mrc ... (maps scaled so that the noise has s.d. 1) and
-    simulate.json.
+    Writes particles.mrcs and particles.star (CTF, no poses) and, in files of its own, the truth: truth.star (poses,
+    shifts, rlnClassNumber = state from 1, 0 = junk), truth_001.mrc ... (maps scaled so that the noise has standard
+    deviation 1) and simulate.json.
     """
     from cryoloom.environment import set_threads
     from cryoloom.runs.machine import choose_device
 
-    set_threads(threads)
+    set_threads(options.threads)
 
     from cryoloom.cli.errors import tell
     from cryoloom.runs.machine import check_memory
     from cryoloom.simulation.dataset import simulate_dataset
     from cryoloom.simulation.projector import projector_bytes
-    from cryoloom.simulation.states import StateGeometry, load_states, sources_of
-    from cryoloom.simulation.truth import SimulationSettings
+    from cryoloom.simulation.states import load_states, sources_of
 
-    settings = SimulationSettings(
-        count=n,
-        snr=snr,
-        seed=seed,
-        shares=_numbers(shares),
-        shift_px=shift,
-        defocus_angstrom=defocus,
-        astigmatism_angstrom=astigmatism,
-        phase_shift_degrees=phase_shift,
-        ctf_b_factor_angstrom2=ctf_b_factor,
-        optics_groups=optics_groups,
-        images_per_micrograph=per_micrograph,
-        noise_colour=noise_colour,
-        contrast=contrast,
-        preferred=preferred,
-        junk=junk,
-        noise_only=noise_only,
-        dtype=dtype.value,
-    )
-    geometry = StateGeometry(
-        box=box,
-        pixel_size=pixel_size,
-        b_factor_angstrom2=b_factor,
-        symmetry=symmetry,
-        radius_angstrom=radius,
-        map_pixel_size=map_pixel_size,
-        centre_angstrom=centre,
-    )
-    listed = sources_of(sources, frames)
+    settings = options.settings()
+    listed = sources_of(sources, options.frames)
     settings.check(len(listed))
-    where = choose_device(device.value, lambda message: None if quiet else tell(message))
-    states = load_states(listed, geometry)
+    where = choose_device(options.device.value, lambda message: None if options.quiet else tell(message))
+    states = load_states(listed, options.geometry())
     side = states[0].data.shape[-1]
     if where.type == "cpu":
         check_memory(projector_bytes(side), f"projections of {side} px")
-    with _progress(n, quiet) as advance:
-        done = simulate_dataset(states, settings, output, device=where, overwrite=overwrite, progress=advance)
-    strength = "noise only" if noise_only else f"SNR {done.snr_measured:.3g}"
+    with _progress(options.n, options.quiet) as advance:
+        done = simulate_dataset(states, settings, output, device=where, overwrite=options.overwrite, progress=advance)
+    strength = "noise only" if options.noise_only else f"SNR {done.snr_measured:.3g}"
     parts = f"{len(states)} state" + ("s" if len(states) > 1 else "")
     typer.echo(
         f"{done.folder}: {done.count} images of {done.box} px at {done.pixel_size:.4g} A, {strength}, {parts}"
-        + (f", {done.junk} junk" if junk else "")
+        + (f", {done.junk} junk" if options.junk else "")
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -52,6 +53,20 @@ class ConformationVolume(nn.Module, ABC):
         self.box = box
         self.pixel_size = pixel_size
         self.latent = latent
+
+    @property
+    @abstractmethod
+    def described(self) -> Mapping[str, Any]:
+        """Numbers and words that the family is built from, for its file."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that its file holds."""
+
+    @classmethod
+    @abstractmethod
+    def of_file(cls, described: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """The family again: the inverse of `described` and `tensors`."""
 
     @abstractmethod
     def slices(self, k: Float[Tensor, "B P 3"], z: Float[Tensor, "B Z"]) -> Complex[Tensor, "B P"]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from jaxtyping import Complex, Float
@@ -29,16 +30,16 @@ class LinearFamily(ConformationVolume):
 
     @property
     def described(self) -> dict[str, float | str]:
-        """The numbers that it is built from, for its file."""
+        """See `ConformationVolume.described`."""
         return {"pixel_size": self.pixel_size}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that its file holds."""
+        """See `ConformationVolume.tensors`."""
         return {"volumes": self.volumes}
 
     @classmethod
-    def of_file(cls, described: dict[str, Any], tensors: dict[str, Tensor]) -> LinearFamily:
-        """The inverse of `described` and `tensors`."""
+    def of_file(cls, described: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """See `ConformationVolume.of_file`."""
         return cls(float(described["pixel_size"]), tensors["volumes"])
 
     def slices(self, k: Float[Tensor, "B P 3"], z: Float[Tensor, "B Z"]) -> Complex[Tensor, "B P"]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Complex, Float
@@ -102,16 +103,16 @@ class PositionalMLP(ConformationVolume):
 
     @property
     def described(self) -> dict[str, float | str]:
-        """The numbers that it is built from, for its file."""
+        """See `ConformationVolume.described`."""
         return dict(self._described)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it has learnt and was given, for its file."""
+        """See `ConformationVolume.tensors`."""
         return {**self.state_dict(), "mean": self.mean}
 
     @classmethod
-    def of_file(cls, described: dict[str, Any], tensors: dict[str, Tensor]) -> PositionalMLP:
-        """The inverse of `described` and `tensors`."""
+    def of_file(cls, described: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """See `ConformationVolume.of_file`."""
         d = described
         volume = cls(
             int(d["box"]),

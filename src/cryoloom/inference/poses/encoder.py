@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Self
 
 import torch
 from jaxtyping import Complex, Float
@@ -19,20 +21,36 @@ from cryoloom.physics.rotations import geodesic_degrees
 
 
 class PoseEncoder(nn.Module, ABC):
-    """A network from images to candidate poses.
+    """A network that maps images to candidate poses.
 
     Attributes:
-        radius: of the disc of frequencies that it reads, Fourier pixels.
-        equivariant: whether an image turned in its plane gives the pose turned along (images without astigmatism).
-        described: the numbers that it is built from (`of_description`), for its file.
+        radius: radius in Fourier pixels of the disc of frequencies that the network reads.
+        equivariant: whether turning an image in its plane turns its pose alike (images without astigmatism).
+        described: the numbers that the network is built from, for its file.
     """
 
     equivariant = False
-    described: dict[str, float]
+    described: Mapping[str, float]
 
     def __init__(self, radius: float) -> None:
         super().__init__()
         self.radius = radius
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers, for the file of the network."""
+        return dict(self.state_dict())
+
+    @classmethod
+    @abstractmethod
+    def of_description(cls, described: Mapping[str, float]) -> Self:
+        """A network built from the numbers of `described`, with initial weights."""
+
+    @classmethod
+    def of_file(cls, described: Mapping[str, float], tensors: dict[str, Tensor]) -> Self:
+        """The network again: the inverse of `described` and `tensors`."""
+        encoder = cls.of_description(described)
+        encoder.load_state_dict(tensors)
+        return encoder
 
     @abstractmethod
     def forward(self, images: Images) -> PosePosterior:
@@ -183,8 +201,9 @@ class VGGEncoder(PoseEncoder):
         self.likely = nn.Linear(FEATURES, heads)
 
     @classmethod
-    def of_description(cls, d: dict[str, float]) -> VGGEncoder:
-        """An encoder of that description; its weights are still to be loaded."""
+    def of_description(cls, described: Mapping[str, float]) -> Self:
+        """See `PoseEncoder.of_description`."""
+        d = described
         blocks = PAPER if d["paper"] else COMPACT
         return cls(
             int(d["box"]), d["pixel_size"], d["radius"], blocks, filters=int(d["filters"]), heads=int(d["heads"])

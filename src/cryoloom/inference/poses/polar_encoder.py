@@ -9,6 +9,8 @@ and a distribution over cells has no trouble with several hypotheses.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Self
 
 import roma
 import torch
@@ -96,8 +98,9 @@ class PolarEncoder(PoseEncoder):
         self.offset_bias = nn.Parameter(torch.zeros(V, 5))
 
     @classmethod
-    def of_description(cls, d: dict[str, float]) -> PolarEncoder:
-        """An encoder of that description; its weights are still to be loaded."""
+    def of_description(cls, described: Mapping[str, float]) -> Self:
+        """See `PoseEncoder.of_description`."""
+        d = described
         disc = FourierDisc.create(int(d["box"]), d["pixel_size"], d["radius"])
         whole = ("candidates", "nside", "rings", "angles", "channels", "layers", "offsets")
         return cls(
