@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import starfile
 import torch
-from typer.testing import CliRunner
 
-from cryoloom.cli.main import build_app
 from cryoloom.jobs.conformation_run import open_conformations
 from cryoloom.maps.io import read_map
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
 from cryoloom.volumes.conformation_file import read_conformations
 from cryoloom.volumes.linear_family import LinearFamily
+from jobs.commands import cryoloom, verdict_of
 from recipes.scene import three_states
 
 COUNT = 900
-
-
-def cryoloom(*arguments: object, code: int = 0) -> str:
-    result = CliRunner().invoke(build_app(), [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result.output
+QUIET = "-j 1 -q --particle-diameter 85"
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +33,8 @@ def particles(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(particles, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
-    cryoloom("hetero", particles, "-o", out, "--method", "classes", "-k", 3, "-j", 1, "-q", "--particle-diameter", 85)
+    cryoloom(f"hetero {particles} -o {out} --method classes -k 3 {QUIET}")
     return out
-
-
-def verdict_of(run: Path) -> dict:
-    return json.loads((run / "run.json").read_text())["verdict"]
 
 
 def test_a_run_leaves_latents_classes_maps_and_a_verdict(run, particles):
@@ -79,7 +69,7 @@ def test_the_family_of_volumes_is_read_again(run):
 
 def test_analysis_and_single_maps(run, tmp_path):
     one = 1 + np.flatnonzero(starfile.read(run / "particles.star")["particles"]["rlnClassNumber"] == 1)[:2]
-    cryoloom("analyze", run, "-k", 3, "--points", 3, "--axes", 1, f"--through={one[0]},{one[1]}", "-j", 1, "-q")
+    cryoloom(f"analyze {run} -k 3 --points 3 --axes 1 --through={one[0]},{one[1]} -j 1 -q")
     inner = run / "analysis"
     for name, count in (("cluster", 3), ("pc1", 3), ("way", 3)):
         assert len(list(inner.glob(f"{name}_[0-9][0-9][0-9].mrc"))) == count
@@ -89,42 +79,29 @@ def test_analysis_and_single_maps(run, tmp_path):
     assert sum(len(starfile.read(p)["particles"]) for p in inner.glob("cluster_*.star")) == shown
     assert "pc1_[0-9][0-9][0-9].mrc" in (inner / "open.cxc").read_text()
     assert "cluster_01" in (run / "report.html").read_text()
-    said = cryoloom("volume", run, "--particle", 5, "-o", tmp_path / "one.mrc", "-j", 1)
+    said = cryoloom(f"volume {run} --particle 5 -o {tmp_path}/one.mrc -j 1")
     assert "images nearest to it" in said
     z = np.load(run / "z.npy")[4]
-    cryoloom("volume", run, f"--z={z[0]},{z[1]}", "-o", tmp_path / "same.mrc", "-j", 1, "-q")
+    cryoloom(f"volume {run} --z={z[0]},{z[1]} -o {tmp_path}/same.mrc -j 1 -q")
     torch.testing.assert_close(read_map(tmp_path / "one.mrc").data, read_map(tmp_path / "same.mrc").data)
     assert (tmp_path / "one_half2.mrc").exists()
-    cryoloom("volume", run, "--particle", 5, "--model", "-o", tmp_path / "model.mrc", "-q")
+    cryoloom(f"volume {run} --particle 5 --model -o {tmp_path}/model.mrc -q")
     assert read_map(tmp_path / "model.mrc").data.shape == (24, 24, 24)
 
 
 def test_what_volume_and_analyze_refuse(run, tmp_path):
-    assert "either --z or --particle" in cryoloom("volume", run, "-o", tmp_path / "x.mrc", code=2)
-    assert "expected numbers" in cryoloom("volume", run, "--z", "a,b", "-o", tmp_path / "x.mrc", code=2)
-    assert "expected 2" in cryoloom("volume", run, "--z", "1", "-o", tmp_path / "x.mrc", code=2)
-    assert f"rows from 1 to {COUNT}" in cryoloom("analyze", run, "--through", f"1,{COUNT + 1}", code=2)
+    assert "either --z or --particle" in cryoloom(f"volume {run} -o {tmp_path}/x.mrc", code=2)
+    assert "expected numbers" in cryoloom(f"volume {run} --z a,b -o {tmp_path}/x.mrc", code=2)
+    assert "expected 2" in cryoloom(f"volume {run} --z 1 -o {tmp_path}/x.mrc", code=2)
+    # before anything is computed: no folder is made
+    shutil.rmtree(run / "analysis", ignore_errors=True)
+    assert f"rows from 1 to {COUNT}" in cryoloom(f"analyze {run} --through 1,{COUNT + 1}", code=2)
+    assert not (run / "analysis").exists()
 
 
 @pytest.mark.parametrize("method", ["vae", "autodecoder"])
 def test_networks_fill_the_same_folder(method, particles, tmp_path):
-    cryoloom(
-        "hetero",
-        particles,
-        "-o",
-        tmp_path / "run",
-        "--method",
-        method,
-        "--latent",
-        2,
-        "--epochs",
-        1,
-        "-j",
-        1,
-        "-q",
-        "--particle-diameter",
-        85,
-    )
+    cryoloom(f"hetero {particles} -o {tmp_path}/run --method {method} --latent 2 --epochs 1 {QUIET}")
     opened = open_conformations(tmp_path / "run", torch.device("cpu"), 1)
     assert opened.latents.mean.shape == (COUNT, 2)
     assert opened.map_at(opened.latents.mean[0]).combined.shape == (24, 24, 24)
@@ -135,23 +112,7 @@ def test_networks_fill_the_same_folder(method, particles, tmp_path):
 def test_networks_invent_no_motion(method, tmp_path):
     simulate_dataset(three_states()[:1], SimulationSettings(count=500, snr=1.0, seed=2, shift_px=1.0), tmp_path / "set")
     run = tmp_path / "run"
-    cryoloom(
-        "hetero",
-        tmp_path / "set" / "truth.star",
-        "-o",
-        run,
-        "--method",
-        method,
-        "--latent",
-        2,
-        "--epochs",
-        8,
-        "-j",
-        1,
-        "-q",
-        "--particle-diameter",
-        85,
-    )
+    cryoloom(f"hetero {tmp_path}/set/truth.star -o {run} --method {method} --latent 2 --epochs 8 {QUIET}")
     assert verdict_of(run)["conformations"]["components"] == 0
     assert not (run / "z.npy").exists()
 
@@ -159,16 +120,16 @@ def test_networks_invent_no_motion(method, tmp_path):
 def test_one_conformation_is_said_to_be_one_and_there_is_nothing_to_analyze(tmp_path):
     simulate_dataset(three_states()[:1], SimulationSettings(count=500, snr=1.0, seed=2, shift_px=1.0), tmp_path / "set")
     run = tmp_path / "run"
-    cryoloom("hetero", tmp_path / "set" / "truth.star", "-o", run, "-j", 1, "-q", "--particle-diameter", 85)
+    cryoloom(f"hetero {tmp_path}/set/truth.star -o {run} {QUIET}")
     assert verdict_of(run)["conformations"]["components"] == 0
     assert not (run / "z.npy").exists()
     assert (run / "map.mrc").exists()
     # also where the file had classes of its own
     assert set(starfile.read(run / "particles.star")["particles"]["rlnClassNumber"]) == {1}
-    assert "found no heterogeneity" in cryoloom("analyze", run, code=2)
-    assert "found no heterogeneity" in cryoloom("volume", run, "--z", "0", "-o", tmp_path / "x.mrc", code=2)
+    assert "found no heterogeneity" in cryoloom(f"analyze {run}", code=2)
+    assert "found no heterogeneity" in cryoloom(f"volume {run} --z 0 -o {tmp_path}/x.mrc", code=2)
 
 
 def test_particles_without_poses_are_refused_with_advice(particles, tmp_path):
-    said = cryoloom("hetero", particles.with_name("particles.star"), "-o", tmp_path / "run", "-q", code=2)
+    said = cryoloom(f"hetero {particles.with_name('particles.star')} -o {tmp_path}/run -q", code=2)
     assert "no poses" in said

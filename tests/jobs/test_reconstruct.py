@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,11 +65,34 @@ def uninterrupted(particles: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return result(folder), time.monotonic() - began
 
 
+def killed_after(particles: Path, folder: Path, stage: str, steps: int) -> None:
+    """The run, started or gone on with, and killed once it has logged that many steps of a stage."""
+    process = start(particles, folder)
+    log = folder / "metrics.jsonl"
+    while process.poll() is None:
+        if log.exists() and log.read_text().count(f'"stage": "{stage}"') >= steps:
+            process.kill()
+        time.sleep(0.02)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+
+
+def test_killed_in_each_stage_and_resumed_it_ends_with_the_same_bits(particles: Path, tmp_path: Path, uninterrupted):
+    folder = tmp_path / "run"
+    killed_after(particles, folder, "abinit", 8)
+    killed_after(particles, folder, "refine", 1)
+    assert not finished(folder)
+    complete(particles, folder)
+    assert result(folder) == uninterrupted[0]
+
+
+@pytest.mark.slow
 def test_the_same_run_twice_gives_the_same_bits(particles: Path, tmp_path: Path, uninterrupted):
     complete(particles, tmp_path / "run")
     assert result(tmp_path / "run") == uninterrupted[0]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_bits(
     particles: Path, tmp_path: Path, uninterrupted
 ):

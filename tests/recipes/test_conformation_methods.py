@@ -18,10 +18,11 @@ from cryoloom.jobs.conformation_run import ConformationRun, open_conformations
 from cryoloom.maps.io import read_map
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
-from jobs.test_hetero import cryoloom, verdict_of
+from jobs.commands import cryoloom, verdict_of
 from recipes.scene import two_states
 
 COUNT = 500
+QUIET = "-j 1 -q --particle-diameter 85"
 TINY = """
 [network]
 encoder_width = 64
@@ -82,20 +83,7 @@ def method(request) -> Method:
 @pytest.fixture(scope="module")
 def done(method, truth, tmp_path_factory) -> Done:
     out = tmp_path_factory.mktemp("run") / "run"
-    cryoloom(
-        "hetero",
-        truth / "truth.star",
-        "-o",
-        out,
-        "--preset",
-        truth / "tiny.toml",
-        *method.options,
-        "-j",
-        1,
-        "-q",
-        "--particle-diameter",
-        85,
-    )
+    cryoloom(f"hetero {truth}/truth.star -o {out} --preset {truth}/tiny.toml {' '.join(method.options)} {QUIET}")
     state = starfile.read(truth / "truth.star")["particles"]["rlnClassNumber"].to_numpy()
     maps = [read_map(path).data.float() for path in sorted(truth.glob("truth_*.mrc"))]
     return Done(out, open_conformations(out, torch.device("cpu"), 1), state, maps)
@@ -152,22 +140,6 @@ def test_the_verdict_speaks_of_conformations(done):
 
 
 def test_more_classes_than_directions_tell_apart_are_said_to_be_too_many(truth, tmp_path):
-    cryoloom(
-        "hetero",
-        truth / "truth.star",
-        "-o",
-        tmp_path / "run",
-        "--preset",
-        truth / "tiny.toml",
-        "--method",
-        "classes",
-        "-k",
-        4,
-        "-j",
-        1,
-        "-q",
-        "--particle-diameter",
-        85,
-    )
+    cryoloom(f"hetero {truth}/truth.star -o {tmp_path}/run --preset {truth}/tiny.toml --method classes -k 4 {QUIET}")
     said = next(f["text"] for f in verdict_of(tmp_path / "run")["findings"] if f["name"] == "conformations")
     assert "4 classes were asked for, where there is room for 2" in said

@@ -59,9 +59,10 @@ def analyze(
 
         torch.set_num_threads(count)
         opened = open_conformations(run, choose_device(device.value, progress.say), count)
+        z = opened.latents.mean.numpy()
+        rows = _rows(through, len(z)) if through else []
         folder = run / "analysis"
         folder.mkdir(exist_ok=True)
-        z = opened.latents.mean.numpy()
         shown = np.flatnonzero(opened.latents.contrast.numpy() >= JUNK_CONTRAST)
         seen = z[shown]
         found = k_means(seen, clusters, seed)
@@ -75,8 +76,8 @@ def analyze(
         for component in range(min(axes, len(principal.axes))):
             way = along_axis(seen, principal, component, points)
             series.append(_series(opened, folder, f"pc{component + 1}", way.points, progress))
-        if through:
-            way = through_neighbours(neighbour_graph(z), _rows(through, len(z)), points)
+        if rows:
+            way = through_neighbours(neighbour_graph(z), rows, points)
             series.append(_series(opened, folder, "way", way.points, progress))
         if umap:
             embedding = umap_embedding(z, seed)
