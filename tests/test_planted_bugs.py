@@ -245,6 +245,7 @@ def test_the_bug_can_be_planted(bug):
     assert found == 1, f"{bug.right!r} occurs {found} times in {bug.module}.py: write the bug anew"
 
 
+@pytest.mark.slow
 def test_without_bugs_the_killers_pass(outcomes):
     assert set(outcomes[""].values()) == {"passed"}, outcomes[""]
     for bug in BUGS:
@@ -252,6 +253,7 @@ def test_without_bugs_the_killers_pass(outcomes):
             assert of(outcomes[""], killer), f"no test is named {killer}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_the_bug_is_noticed(bug, outcomes):
     for killer in bug.killers:

@@ -10,7 +10,6 @@ import pytest
 import starfile
 import torch
 
-from cryoloom.jobs.conformation_run import open_conformations
 from cryoloom.maps.io import read_map
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
@@ -97,15 +96,6 @@ def test_what_volume_and_analyze_refuse(run, tmp_path):
     shutil.rmtree(run / "analysis", ignore_errors=True)
     assert f"rows from 1 to {COUNT}" in cryoloom(f"analyze {run} --through 1,{COUNT + 1}", code=2)
     assert not (run / "analysis").exists()
-
-
-@pytest.mark.parametrize("method", ["vae", "autodecoder"])
-def test_networks_fill_the_same_folder(method, particles, tmp_path):
-    cryoloom(f"hetero {particles} -o {tmp_path}/run --method {method} --latent 2 --epochs 1 {QUIET}")
-    opened = open_conformations(tmp_path / "run", torch.device("cpu"), 1)
-    assert opened.latents.mean.shape == (COUNT, 2)
-    assert opened.map_at(opened.latents.mean[0]).combined.shape == (24, 24, 24)
-    assert opened.decoded(opened.latents.mean[0]).data.isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["vae", "autodecoder"])

@@ -15,6 +15,7 @@ from cryoloom.cli.main import build_app
 from cryoloom.inference.poses.encoder import half_turned, with_half_turn
 from cryoloom.inference.poses.misfit import misfit
 from cryoloom.inference.training import Trainer, from_arrays, to_arrays
+from cryoloom.jobs import layout
 from cryoloom.jobs.infer import TrainedRun, march
 from cryoloom.jobs.reconstruct import make_feed, open_input, prepare, run
 from cryoloom.particles.feed import ImageFeed
@@ -163,9 +164,10 @@ def finished(request, particles, tmp_path_factory) -> RunFolder:
 
 
 def test_a_run_leaves_the_same_files_as_a_search(finished):
-    for path in (finished.map, finished.half1, finished.half2, finished.mask, finished.particles, finished.encoder):
-        assert path.exists(), path
-    table = starfile.read(finished.particles)["particles"]
+    files = (layout.MAP, layout.HALF1, layout.HALF2, layout.MASK, layout.PARTICLES, layout.ENCODER)
+    missing = [file.name for file in files if not file.path(finished.path).exists()]
+    assert missing == []
+    table = starfile.read(layout.PARTICLES.path(finished.path))["particles"]
     assert len(table) == 300
     assert np.isfinite(table[["rlnAngleRot", "rlnOriginXAngst", "rlnLogLikeliContribution"]].to_numpy(float)).all()
 
