@@ -25,6 +25,8 @@ from cryoloom.maps.io import read_map
 
 from .estimates import Case, make, make_states
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "plain": Case(),
     "mirrored": Case(hand=True, turn=(-2.0, 0.3, 1.9)),

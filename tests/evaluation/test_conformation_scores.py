@@ -44,9 +44,19 @@ def _message(*arguments: str | Path) -> str:
     return str(result.exception)
 
 
-def test_what_a_run_holds_is_scored(folder: Path) -> None:
-    run = (folder, "--truth", folder / "truth.star", "--truth-maps", folder / "truth_*.mrc")
-    values = _json(*run)
+@pytest.fixture(scope="module")
+def run(folder: Path) -> tuple[str | Path, ...]:
+    """What the command needs to score the run."""
+    return folder, "--truth", folder / "truth.star", "--truth-maps", folder / "truth_*.mrc"
+
+
+@pytest.fixture(scope="module")
+def values(run: tuple[str | Path, ...]) -> dict:
+    """Its scores."""
+    return _json(*run)
+
+
+def test_what_a_run_holds_is_scored(run: tuple[str | Path, ...], values: dict) -> None:
     assert values["class_of_state"] == [2, 3, 1]
     assert values["classes_right"] == pytest.approx(14 / 15, abs=0.05)  # a tenth drawn at random among three
     assert 0.7 < values["ari"] < 0.95
@@ -72,27 +82,26 @@ def test_what_a_run_holds_is_scored(folder: Path) -> None:
     assert f"{values['fsc_auc_mean']:.4f}" in result.output
 
 
-def test_maps_in_the_order_of_the_states(folder: Path) -> None:
-    truth = ("--truth", folder / "truth.star", "--truth-maps", folder / "truth_*.mrc")
+def test_maps_in_the_order_of_the_states(folder: Path, run: tuple[str | Path, ...], values: dict) -> None:
     paths = ",".join(str(folder / f"class_{k:03d}.mrc") for k in (2, 3, 1))
-    values = _json(folder, *truth, "--maps", paths)
-    by_class = _json(folder, *truth)
-    assert values["fsc_auc_per_state"] == by_class["fsc_auc_per_state"]
-    assert values["fsc_auc_image_mean"] > by_class["fsc_auc_image_mean"]  # each image with the map of its true state
-    wrong = _json(folder, *truth, "--maps", folder / "class_*.mrc")
+    by_state = _json(*run, "--maps", paths)
+    assert by_state["fsc_auc_per_state"] == values["fsc_auc_per_state"]
+    assert by_state["fsc_auc_image_mean"] > values["fsc_auc_image_mean"]  # each image with the map of its true state
+    wrong = _json(*run, "--maps", folder / "class_*.mrc")
     assert wrong["own_truth_is_best"] < 1
     assert wrong["fsc_auc_mean"] < values["fsc_auc_mean"] - 0.02
 
 
-def test_a_radius_and_a_mask_are_laid_on_the_maps_of_states(folder: Path, tmp_path: Path) -> None:
+def test_a_radius_and_a_mask_are_laid_on_the_maps_of_states(
+    run: tuple[str | Path, ...], values: dict, tmp_path: Path
+) -> None:
     from cryoloom.evaluation.map_error import soft_sphere
     from cryoloom.maps.io import DensityMap, write_map
 
     write_map(tmp_path / "mask.mrc", DensityMap(soft_sphere(32, 7.0).float(), 4.0))
-    run = (folder, "--truth", folder / "truth.star", "--truth-maps", folder / "truth_*.mrc")
     masked = _json(*run, "--mask", tmp_path / "mask.mrc")["fsc_auc_per_state"]
     assert masked == pytest.approx(_json(*run, "--radius", "7")["fsc_auc_per_state"], abs=1e-4)
-    assert masked != _json(*run)["fsc_auc_per_state"]
+    assert masked != values["fsc_auc_per_state"]
 
 
 def test_a_latent_of_other_particles_is_not_taken(folder: Path, tmp_path: Path) -> None:
