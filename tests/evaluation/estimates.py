@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryoloom.evaluation.state_maps import area_vector
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.io import DensityMap
 from cryoloom.physics.rotations import to_euler
@@ -16,6 +17,11 @@ from cryoloom.simulation.structure import AtomicModel
 from cryoloom.simulation.truth import SimulationSettings
 
 PIXEL = 4.0
+
+
+def fsc_auc(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> float:
+    """Area under the FSC of two maps within a mask."""
+    return float(area_vector(a, mask) @ area_vector(b, mask))
 
 
 @dataclass(frozen=True, slots=True)

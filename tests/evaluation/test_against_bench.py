@@ -20,10 +20,9 @@ from cryoloom.evaluation.map_error import score_map
 from cryoloom.evaluation.pose_error import score_poses
 from cryoloom.evaluation.pose_table import read_poses
 from cryoloom.evaluation.scores import scores_as_json
-from cryoloom.evaluation.state_maps import fsc_auc
 from cryoloom.maps.io import read_map
 
-from .estimates import Case, make, make_states
+from .estimates import Case, fsc_auc, make, make_states
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoloom.maps.align import Alignment, align_maps, apply_alignment, apply_rigid, mirrored, move_poses
+from cryoloom.maps.align import Alignment, align_maps, apply_alignment, apply_rigid, mirrored
 from cryoloom.maps.io import DensityMap
 from cryoloom.maps.mask import soft_sphere
 from cryoloom.physics.frequencies import FourierDisc
@@ -58,6 +58,17 @@ def test_mirrored_is_the_point_reflection(box: int, generator: torch.Generator) 
     flipped = np.roll(v.numpy()[::-1, ::-1, ::-1], 1 - box % 2, (0, 1, 2))
     assert np.array_equal(mirrored(v).numpy(), flipped)
     assert torch.equal(mirrored(mirrored(v)), v)
+
+
+def move_poses(R: torch.Tensor, t: torch.Tensor, move: Alignment) -> tuple[torch.Tensor, torch.Tensor]:
+    """Poses that fit a moved map as (R, t) fit the map before: R' = move.R R, t' = t - (R'^T move.t)_xy.
+
+    The mirror image goes with R diag(-1, -1, 1) and the same shift.
+    """
+    if move.hand:
+        R = R * torch.tensor([-1.0, -1.0, 1.0], dtype=R.dtype, device=R.device)
+    moved = move.R.to(R) @ R
+    return moved, t - (moved.mT @ move.t.to(t))[..., :2]
 
 
 @pytest.mark.parametrize("hand", [False, True])

@@ -11,7 +11,7 @@ from cryoloom.maps.align import apply_rigid
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.maps.mask import soft_sphere
-from cryoloom.maps.symmetry import SymmetryAxes, detect, find_axes, impose
+from cryoloom.maps.symmetry import SymmetryAxes, find_axes, impose
 from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations, symmetry_group
 from maps.half_maps import noisy_halves
@@ -100,16 +100,6 @@ def test_impose_c1_copies(generator: torch.Generator) -> None:
     out = impose(v, "C1")
     assert torch.equal(out, v)
     assert out is not v
-
-
-def test_detect_ranks_the_true_group_first(molecule: Maker, generator: torch.Generator) -> None:
-    truth = molecule("c3")
-    moved = apply_rigid(truth.data, random_rotations(1, generator)[0])
-    noisy = noisy_halves(moved, 10.0, generator)[0] * soft_sphere(64, 25, 4)
-    ranked = detect(noisy, truth.pixel_size, highest=3)
-    assert ranked[0].symmetry == "C3"
-    assert ranked[0].score > ranked[1].score + 0.1
-    assert {r.symmetry for r in ranked} == {"C2", "C3", "D2", "D3", "T", "O", "I"}
 
 
 def test_bad_input(molecule: Maker) -> None:

@@ -18,26 +18,14 @@ from cryoloom.maps.io import DensityMap
 NYQUIST = 0.5  # cycles/pixel: the area under an FSC of 1 up to there
 
 
-def fsc_auc(a: Float[Tensor, "D D D"], b: Float[Tensor, "D D D"], mask: Float[Tensor, "D D D"] | None = None) -> float:
-    """Area under the FSC of two maps within a soft mask over 0 to 0.5 cycles/pixel, at most 0.5.
+def area_vector(volume: Tensor, mask: Tensor | None) -> Tensor:
+    """Float64 vector [P] of a map; the scalar product of the vectors of two maps is their FSC-AUC.
 
-    Trapezoids over the shells 0 .. D // 2, spread evenly over that range.
-    Source: CryoBench (Jeon et al., NeurIPS 2024 Datasets and Benchmarks), who score heterogeneity by it.
+    The FSC-AUC is the area under the FSC within a soft mask over 0 to 0.5 cycles/pixel, at most 0.5, by trapezoids over
+    the shells 0 .. D // 2. Source: CryoBench (Jeon et al., NeurIPS 2024 Datasets and Benchmarks).
 
-    Raises:
-        ValueError: for volumes that are not cubes of one side.
-    """
-    shapes = {tuple(v.shape) for v in (a, b, *(() if mask is None else (mask,)))}
-    if len(shapes) > 1 or a.ndim != 3 or len(set(a.shape)) != 1:
-        raise ValueError(f"FSC-AUC needs cubes of one side; found shapes {sorted(shapes)}")
-    return float(_area_vector(a, mask) @ _area_vector(b, mask))
-
-
-def _area_vector(volume: Tensor, mask: Tensor | None) -> Tensor:
-    """Float64 [P], such that the scalar product of those of two maps is their FSC-AUC.
-
-    An FSC is a scalar product of coefficients divided by the root of their shell's power, and the area is linear in
-    it: so K maps against S truths cost K + S transforms and one matrix product.
+    An FSC is a scalar product of coefficients divided by the root of the power of their shell, and the area is linear
+    in it, so K maps against S truths cost K + S transforms and one matrix product.
     """
     box = volume.shape[0]
     coefficients = torch.fft.rfftn(volume.double() if mask is None else volume.double() * mask.double())
@@ -88,14 +76,14 @@ def auc_matrix(
     soft = soft_sphere(box, radius_voxels or DEFAULT_RADIUS * box) if mask is None else mask
     if soft.shape != truths[0].data.shape:
         raise ValueError(f"the mask has shape {tuple(soft.shape)}; expected that of the truths, {(box,) * 3}")
-    wanted = torch.stack([_area_vector(truth.data, soft) for truth in truths])
+    wanted = torch.stack([area_vector(truth.data, soft) for truth in truths])
     rows = []
     for k, estimate in enumerate(estimates):
         s = k if own is None else own[k]
         if not 0 <= s < len(truths):
             raise ValueError(f"estimated map {k + 1} stands for state {s + 1}; there are {len(truths)} true maps")
         moved = score_map(truths[s], estimate, frame, symmetry=symmetry, mask=soft).moved
-        rows.append((wanted @ _area_vector(moved, soft)).numpy())
+        rows.append((wanted @ area_vector(moved, soft)).numpy())
     if not rows:
         raise ValueError("FSC-AUC needs at least one estimated map; found none")
     return np.stack(rows)

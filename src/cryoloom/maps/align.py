@@ -72,19 +72,6 @@ def apply_alignment(moving: Float[Tensor, "D D D"], move: Alignment, pixel_size:
     return apply_rigid(mirrored(moving) if move.hand else moving, move.R, move.t, pixel_size)
 
 
-def move_poses(
-    R: Float[Tensor, "*b 3 3"], t: Float[Tensor, "*b 2"], move: Alignment
-) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 2"]]:
-    """Poses that fit the moved map as (R, t) fit the map before: R' = move.R R, t' = t - (R'^T move.t)_xy.
-
-    The mirror image goes with R diag(-1, -1, 1) and the same shift.
-    """
-    if move.hand:
-        R = R * torch.tensor([-1.0, -1.0, 1.0], dtype=R.dtype, device=R.device)
-    moved = move.R.to(R) @ R
-    return moved, t - (moved.mT @ move.t.to(t))[..., :2]
-
-
 def align_maps(
     moving: Float[Tensor, "D D D"],
     fixed: Float[Tensor, "D D D"],

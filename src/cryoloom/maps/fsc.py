@@ -24,19 +24,20 @@ LEAK = 3.0
 SIGNIFICANCE = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GoldStandard:
     """Gold-standard FSC of two half maps; curves are float64 [S].
 
     Attributes:
         unmasked, masked: FSC of the half maps before and after masking.
-        randomised: masked FSC after the phases beyond `randomised_from` were randomised in both halves (mean of draws).
-        corrected: (masked - randomised) / (1 - randomised) from two shells beyond `randomised_from`, masked
-            below; 0 in shells that are empty but for what the mask carried there (`leaked_shells`).
+        randomised: masked FSC after randomising the phases beyond `randomised_from` in both halves (mean of draws).
+        corrected: (masked - randomised) / (1 - randomised) from two shells beyond `randomised_from`, the masked FSC
+            below; 0 in shells whose only power leaked in from other shells through the mask (`leaked_shells`).
         randomised_from: first shell with random phases.
-        shell, shell_half: where `corrected` falls below 0.143 and 0.5 (see `crossing`).
-        resolution_angstrom, resolution_half_angstrom: of these shells; None where the halves do not correlate.
-        significance: of the correlation up to `shell`, in standard deviations expected of independent noise.
+        shell, shell_half: shells at which `corrected` falls below 0.143 and 0.5 (see `crossing`).
+        resolution_angstrom, resolution_half_angstrom: resolutions of these shells; None where the half maps do not
+            correlate.
+        significance: significance of the correlation up to `shell`, in standard deviations of independent noise.
         pixel_size: angstrom.
     """
 
@@ -51,6 +52,15 @@ class GoldStandard:
     resolution_half_angstrom: float | None
     significance: float
     pixel_size: float
+
+    def __repr__(self) -> str:
+        if self.resolution_angstrom is None:
+            found = "the half maps do not correlate"
+        else:
+            found = f"{self.resolution_angstrom:.2f} Å at FSC 0.143"
+            if self.resolution_half_angstrom is not None:
+                found += f", {self.resolution_half_angstrom:.2f} Å at 0.5"
+        return f"GoldStandard({found}; {len(self.corrected)} shells, {self.pixel_size:.4g} Å/voxel)"
 
 
 @dataclass(frozen=True, slots=True)

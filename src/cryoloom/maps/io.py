@@ -40,7 +40,7 @@ _PIXEL_RANGE = (0.05, 200.0)
 _LABEL = "cryoloom: density map"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DensityMap:
     """A density map.
 
@@ -53,6 +53,11 @@ class DensityMap:
     data: Tensor
     pixel_size: float
     origin_angstrom: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __repr__(self) -> str:
+        z, y, x = self.data.shape
+        sides = f"{x}^3" if x == y == z else f"{x} x {y} x {z}"
+        return f"DensityMap({sides} voxels, {self.pixel_size:.4g} Å/voxel)"
 
 
 def read_map(path: str | Path, pixel_size: float | None = None, cubic: bool = True) -> DensityMap:

@@ -87,34 +87,6 @@ def impose(volume: Float[Tensor, "D D D"], symmetry: str) -> Float[Tensor, "D D 
     return volume
 
 
-def detect(
-    volume: Float[Tensor, "D D D"], pixel_size: float, max_radius_shell: int = 8, highest: int = 8
-) -> list[SymmetryAxes]:
-    """Point groups C2 .. C`highest`, D2 .. , T, O, I ranked by how likely the map has them; a few seconds.
-
-    A map that has a group scores as high in all its subgroups, so groups within 0.05 of the best score come first,
-    largest first; the others follow by score. A map without symmetry has a best group too: compare its score with
-    those that follow (measured: a true group stands out by 0.12 to 0.4 even at a resolution of 8 shells, chance by
-    less than 0.08, the two alike arms of an antibody by 0.2).
-    """
-    problem = _Problem.create(volume, max_radius_shell)
-    low = problem.within(SEARCH_RADIUS)
-    orders = range(2, highest + 1)
-    scores: dict[int, tuple[Tensor, Tensor]] = {}
-    found = []
-    for name in [f"C{n}" for n in orders] + [f"D{n}" for n in orders] + ["T", "O", "I"]:
-        group = symmetry_group(name)
-        order, _ = _highest(group)
-        if order not in scores:
-            scores[order] = _axis_scores(low, order)
-        found.append(
-            (len(group), _solve(problem, low, symmetry=name, group=group, pixel_size=pixel_size, scored=scores[order]))
-        )
-    best = max(f.score for _, f in found)
-    found.sort(key=lambda f: (f[1].score > best - 0.05, f[0] if f[1].score > best - 0.05 else 0, f[1].score))
-    return [f for _, f in reversed(found)]
-
-
 @dataclass(frozen=True, slots=True)
 class _Problem:
     """Transform of the map about its centre of mass (`offset`, voxels), frequencies q and their weights."""

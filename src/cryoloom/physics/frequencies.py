@@ -10,7 +10,7 @@ from torch import Tensor
 from cryoloom.physics.fourier import fft2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FourierDisc:
     """Frequencies kx >= 0 with 0 <= |k| <= radius, sorted by |k|, so that a smaller disc is a prefix of a larger one.
 
@@ -20,9 +20,9 @@ class FourierDisc:
     Attributes:
         box: side D of the images, pixels.
         pixel_size: angstrom.
-        radius: of the disc, in Fourier pixels.
+        radius: radius of the disc, Fourier pixels.
         index: integer frequencies (ix, iy), [P, 2]; k = index / (box * pixel_size).
-        k: 1/angstrom, [P, 2] as (kx, ky).
+        k: frequencies (kx, ky) in 1/angstrom, [P, 2].
         weight: Hermitian weights, [P].
     """
 
@@ -32,6 +32,10 @@ class FourierDisc:
     index: Tensor
     k: Tensor
     weight: Tensor
+
+    def __repr__(self) -> str:
+        count, box = len(self.weight), self.box
+        return f"FourierDisc({count} frequencies up to r = {self.radius:g} px, box {box}, {self.pixel_size:.4g} Å/px)"
 
     @staticmethod
     def create(

@@ -117,7 +117,7 @@ class RefineState:
             return self.poses
         N, K = self.poses.log_weight.shape
         covariance = self.covariance[:, None].expand(N, K, 5, 5)
-        return PosePosterior(self.poses.R, self.poses.t, self.poses.log_weight, self.poses.state, covariance)
+        return PosePosterior(self.poses.R, self.poses.t, self.poses.log_weight, covariance=covariance)
 
     @property
     def misfit(self) -> Tensor:

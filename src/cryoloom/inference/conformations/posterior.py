@@ -1,4 +1,4 @@
-"""What conformation methods return: a Gaussian over latent coordinates, or weights of classes, for every image."""
+"""LatentPosterior and ClassPosterior: the types that conformation methods return."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LatentPosterior:
-    """Where B images lie in a space of Z latent coordinates, and how surely.
+    """Gaussian posteriors of the Z latent coordinates of B images.
 
     Attributes:
-        mean: [B, Z]; covariance: [B, Z, Z].
-        contrast: [B], expected scale of the particle in the image (1: as the rest), 1 where it is not inferred.
+        mean: posterior means, [B, Z].
+        covariance: posterior covariances, [B, Z, Z].
+        contrast: expected contrast of the particle in each image relative to the mean of the set, [B]; 1 where the
+            contrast is not inferred.
     """
 
     mean: Tensor
@@ -25,17 +27,21 @@ class LatentPosterior:
     def __len__(self) -> int:
         return len(self.mean)
 
+    def __repr__(self) -> str:
+        B, Z = self.mean.shape
+        return f"LatentPosterior({B} images x {Z} latent coordinate{'s' if Z != 1 else ''}: mean, covariance, contrast)"
+
     @staticmethod
     def diagonal(mean: Float[Tensor, "B Z"], log_variance: Float[Tensor, "B Z"]) -> LatentPosterior:
-        """Independent coordinates, as variational encoders give them; contrast 1."""
+        """Posteriors with independent coordinates and contrast 1, as variational encoders give them."""
         return LatentPosterior(mean, torch.diag_embed(log_variance.exp()), mean.new_ones(len(mean)))
 
     def rows(self, index: Tensor) -> LatentPosterior:
-        """Those of some images."""
+        """The posteriors of the images with the given indices."""
         return LatentPosterior(self.mean[index], self.covariance[index], self.contrast[index])
 
     def without(self, unseen: Bool[Tensor, " B"]) -> LatentPosterior:
-        """The same, but of some images nothing is known: the prior, and contrast 0."""
+        """The same posteriors, with the prior and contrast 0 for the `unseen` images."""
         eye = torch.eye(self.mean.shape[1]).to(self.mean)
         return LatentPosterior(
             torch.where(unseen[:, None], 0, self.mean),
@@ -44,12 +50,12 @@ class LatentPosterior:
         )
 
     def told_apart(self) -> tuple[Float[Tensor, " Z"], Float[Tensor, "Z Z"]]:
-        """How well images are told apart along the directions in which they are best (and then next best) told apart.
+        """Reliability of the latent coordinates along the directions in which images are distinguished best.
 
         Returns:
-            Reliabilities, largest first: the share of the population's variance (that of the means plus the mean
-            covariance) that the means show; 1 is exact, 0 nothing. And the directions, rows, in which the
-            population's variance is one. A coordinate that is not in use does not lessen the others' reliability.
+            Reliabilities in falling order: the variance of the posterior means over that of the population (variance of
+            the means plus the mean covariance); 1 is exact, 0 uninformative. And the directions as rows, scaled so that
+            the variance of the population is one. An unused coordinate does not lower the reliability of the others.
         """
         mean, Z = self.mean.double(), self.mean.shape[1]
         centred = mean - mean.mean(0)
@@ -61,25 +67,25 @@ class LatentPosterior:
         return values.flip(0).clamp(0, 1), vectors.flip(1).T @ inverse
 
     def to(self, device: torch.device) -> LatentPosterior:
-        """Moved to a device."""
+        """The same posteriors on a device."""
         return LatentPosterior(self.mean.to(device), self.covariance.to(device), self.contrast.to(device))
 
     @staticmethod
     def joined(parts: list[LatentPosterior]) -> LatentPosterior:
-        """Of several batches, one after the other."""
+        """The posteriors of several batches in order."""
         mean, covariance, contrast = (torch.cat([getattr(p, n) for p in parts]) for n in LatentPosterior.__slots__)
         return LatentPosterior(mean, covariance, contrast)
 
 
 @dataclass(frozen=True, slots=True)
 class DiagonalGaussian:
-    """q(z|X) of B images as variational methods learn it: mean and log_variance, [B, Z] each, differentiable."""
+    """Approximate posteriors q(z|X) of B images: mean and log_variance, [B, Z] each, differentiable."""
 
     mean: Tensor
     log_variance: Tensor
 
     def sample(self, normal: Float[Tensor, "B Z"]) -> Float[Tensor, "B Z"]:
-        """mean + s.d. times standard normal numbers (Kingma and Welling 2014)."""
+        """Reparameterised sample: mean + standard deviation x standard normal numbers (Kingma and Welling 2014)."""
         return self.mean + (0.5 * self.log_variance).exp() * normal
 
     def divergence(self) -> Float[Tensor, " B"]:
@@ -88,13 +94,13 @@ class DiagonalGaussian:
         return 0.5 * excess.sum(1)
 
     def posterior(self) -> LatentPosterior:
-        """As other methods give it."""
+        """The same Gaussians as a `LatentPosterior`, detached."""
         return LatentPosterior.diagonal(self.mean.detach(), self.log_variance.detach())
 
 
 @dataclass(frozen=True, slots=True)
 class ClassPosterior:
-    """How likely each of K classes is for each of B images: log_weight [B, K], normalised over K."""
+    """Posterior probabilities of K classes for each of B images: log_weight [B, K], normalised over K."""
 
     log_weight: Tensor
 
@@ -102,7 +108,7 @@ class ClassPosterior:
         return len(self.log_weight)
 
     def best(self) -> Int[Tensor, " B"]:
-        """The likeliest class."""
+        """The most probable class of each image."""
         return self.log_weight.argmax(1)
 
     def shares(self) -> Float[Tensor, " K"]:

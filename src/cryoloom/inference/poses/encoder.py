@@ -41,9 +41,9 @@ class PoseEncoder(nn.Module, ABC):
         return dict(self.state_dict())
 
     @classmethod
-    @abstractmethod
     def of_description(cls, described: Mapping[str, float]) -> Self:
-        """A network built from the numbers of `described`, with initial weights."""
+        """A network built from the numbers of `described`, with initial weights; by default they are its arguments."""
+        return cls(**described)
 
     @classmethod
     def of_file(cls, described: Mapping[str, float], tensors: dict[str, Tensor]) -> Self:

@@ -197,7 +197,7 @@ def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior, group: Tensor) -
     full = torch.zeros(B * K, 5, 5, device=R.device)
     full[flat] = covariance
     R, weight = R.reshape(B, K, 3, 3), _without_repeats(R.reshape(B, K, 3, 3), weight.reshape(B, K), group)
-    posterior = PosePosterior(R, t.reshape(B, K, 2), weight, start.state, full.reshape(B, K, 5, 5))
+    posterior = PosePosterior(R, t.reshape(B, K, 2), weight, covariance=full.reshape(B, K, 5, 5))
     best = weight.argmax(1) + K * torch.arange(B, device=R.device)
     score, power = weight.new_zeros(B * K), weight.new_zeros(B * K)
     score[flat], power[flat] = climb.score, climb.power
