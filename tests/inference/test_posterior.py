@@ -16,7 +16,6 @@ def some(generator) -> PosePosterior:
         random_rotations(20, generator).reshape(4, 5, 3, 3),
         torch.randn(4, 5, 2, generator=generator),
         weight,
-        torch.arange(20).reshape(4, 5),
         torch.eye(5).expand(4, 5, 5, 5) * torch.arange(20.0).reshape(4, 5, 1, 1),
     ).normalised()
 
@@ -47,7 +46,6 @@ def test_top_takes_everything_of_a_candidate_along(some):
         order = some.log_weight[b].argsort(descending=True)[:3]
         assert torch.equal(top.R[b], some.R[b, order])
         assert torch.equal(top.t[b], some.t[b, order])
-        assert torch.equal(top.state[b], some.state[b, order])
         assert torch.equal(top.covariance[b], some.covariance[b, order])
 
 

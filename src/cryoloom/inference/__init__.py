@@ -1,1 +1,1 @@
-"""Inference of what is unknown in each image: poses."""
+"""Inference of the unknowns of each image: poses and conformations."""

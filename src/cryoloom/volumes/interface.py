@@ -55,18 +55,20 @@ class ConformationVolume(nn.Module, ABC):
         self.latent = latent
 
     @property
-    @abstractmethod
     def described(self) -> Mapping[str, Any]:
         """Numbers and words that the family is built from, for its file."""
+        return {"box": self.box, "pixel_size": self.pixel_size, "latent": self.latent}
 
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that its file holds."""
+        """All tensors of the family, learnt or given, for its file."""
+        return dict(self.state_dict())
 
     @classmethod
-    @abstractmethod
     def of_file(cls, described: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The family again: the inverse of `described` and `tensors`."""
+        volume = cls(**described)
+        volume.load_state_dict(tensors)
+        return volume
 
     @abstractmethod
     def slices(self, k: Float[Tensor, "B P 3"], z: Float[Tensor, "B Z"]) -> Complex[Tensor, "B P"]:

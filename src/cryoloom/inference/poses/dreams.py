@@ -1,4 +1,4 @@
-"""Dreams: images of the present volume at known random poses, with CTF, noise and shifts as in the data."""
+"""Training images of the current volume, simulated at random poses with the CTFs, noise and shifts of the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryoloom.physics.rotations import random_rotations
 
 @dataclass(frozen=True, slots=True)
 class Dream:
-    """Images and the poses [B, 3, 3], [B, 2] (angstrom) that they were made at."""
+    """Simulated images and their true poses: R [B, 3, 3] and t [B, 2] in angstrom."""
 
     images: Images
     R: Tensor
@@ -30,10 +30,12 @@ def dream(
     shift_sigma_angstrom: float,
     generator: torch.Generator,
 ) -> Dream:
-    """As many images as `like` has, each with the CTF and the noise spectrum of one of them; their pixels are not used.
+    """Simulates one image for each image of `like`, with its CTF and noise spectrum; the pixels of `like` are not used.
 
     Args:
-        half_grid: of the volume; generator: on the CPU.
+        half_grid: half grid of the volume.
+        shift_sigma_angstrom: standard deviation of the shifts along each axis.
+        generator: random generator on the CPU.
     """
     disc, B = like.disc, len(like.observed)
     device = like.observed.device

@@ -1,4 +1,4 @@
-"""Encoders: networks that map an image to its pose. This file: what they share, and cryoAI's own (Levy et al. 2022)."""
+"""Pose encoders, networks that map images to poses: the base class, and the encoder of cryoAI (Levy et al. 2022)."""
 
 from __future__ import annotations
 
@@ -54,23 +54,24 @@ class PoseEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Images) -> PosePosterior:
-        """K candidates for each of B images that reach to `radius` at least; differentiable where R and t are outputs
-        of the network."""
+        """K candidate poses for each of B images, whose disc reaches `radius` at least; differentiable where R and t
+        are outputs of the network."""
 
     @abstractmethod
     def dream_loss(self, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]) -> Tensor:
-        """What training on images of known pose minimises; only one hypothesis an image has to be right."""
+        """Loss of training on images with known poses; one correct hypothesis for each image suffices."""
 
 
 def half_turned(images: Images) -> Images:
-    """The same images turned by 180 degrees in their plane: in Fourier space Y(-k) = conj Y(k). A CTF is even."""
+    """The same images rotated by 180 degrees in their plane: Y(-k) = conj Y(k) in Fourier space; CTFs are even."""
     return Images(images.observed.conj().resolve_conj(), images.ctf, images.variance, images.group, images.disc)
 
 
 def with_half_turn(encoder: PoseEncoder, images: Images) -> PosePosterior:
-    """Candidates from the image and from its half-turn, the latter brought back: R = R' diag(-1, -1, 1), t = -t'.
+    """Candidates from each image and from the image rotated by 180 degrees (R = R' diag(-1, -1, 1), t = -t').
 
-    cryoAI's symmetrised loss is the better of the two. Without it half of the images settle half a turn away.
+    The symmetrised loss of cryoAI takes the better of the two. Without it half of the images converge to poses that are
+    wrong by half a turn.
     """
     both = Images(
         torch.cat([images.observed, half_turned(images).observed]),
@@ -99,7 +100,7 @@ def in_box(disc: FourierDisc, box: int) -> FourierDisc:
 
 
 def to_images(coefficients: Complex[Tensor, "B P"], disc: FourierDisc) -> Float[Tensor, "B D D"]:
-    """Real images that have these coefficients and no others."""
+    """Real images with these Fourier coefficients, zero elsewhere."""
     return ifft2(disc.scatter(coefficients)).real
 
 
@@ -134,14 +135,14 @@ class GaussianFilters(nn.Module):
 # channels of the convolutions between poolings
 PAPER = ((64, 64), (128, 128), (256, 256, 256), (256, 256), (256, 256))
 COMPACT = ((16, 16), (32, 32), (64, 64))
-FEATURES = 256  # of an image, from which its pose is read
+FEATURES = 256  # features of an image from which its pose is predicted
 
 
 class VGGEncoder(PoseEncoder):
     """Gaussian filter bank, convolutions like the first layers of VGG16, two fully connected heads.
 
-    Rotations are S2 x S2 (two vectors, Gram-Schmidt), shifts two numbers; with more than one head each gives a
-    hypothesis, and a further output says how likely each is.
+    Rotations are parameterised as S2 x S2 (two vectors, Gram-Schmidt), shifts as two numbers. Each head gives one
+    hypothesis; a further output gives their log weights.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class VGGEncoder(PoseEncoder):
         mixed_precision: bool = False,
     ) -> None:
         """Args:
-        box, pixel_size: of the pictures that the network is shown: just large enough for `radius`.
+        box, pixel_size: box and pixel size of the network's input images, just large enough for `radius`.
         mixed_precision: convolutions and dense layers in bfloat16; filters before and poses after stay float32.
         """
         super().__init__(radius)
@@ -189,7 +190,8 @@ class VGGEncoder(PoseEncoder):
             nn.ReLU(),
             nn.Linear(512, FEATURES),
             nn.ReLU(),
-            # without this the outputs of a fresh network hardly depend on the image, and all images collapse to a pose
+            # without it the outputs of an untrained network hardly depend on the image, and all images collapse to one
+            # pose
             nn.BatchNorm1d(FEATURES, affine=False),
         )
         self.rotation = nn.Linear(FEATURES, 6 * heads)
@@ -221,17 +223,17 @@ class VGGEncoder(PoseEncoder):
         return PosePosterior(R, t, functional.log_softmax(self.likely(h), 1))
 
     def dream_loss(self, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]) -> Tensor:
-        """The winner takes the gradient: chordal distance of the nearest head, its shift, and that it be chosen."""
+        """Winner-takes-all loss: chordal distance of the nearest head, its shift error and negative log weight."""
         found = self(images)
         chord = (found.R - R[:, None]).square().sum((2, 3))
         best = chord.argmin(1, keepdim=True)
         moved = ((found.t - t[:, None]) / self.pixel_size).square().sum(2)
-        # a trace of the gradient for all heads, so that none is left where no image is
+        # a small gradient for all heads, so that none is stuck far from all images
         rotation = 0.95 * chord.gather(1, best)[:, 0] + 0.05 * chord.mean(1)
         return (rotation + 0.1 * moved.gather(1, best)[:, 0] - found.log_weight.gather(1, best)[:, 0]).mean()
 
 
 def best_of_candidates_degrees(found: PosePosterior, R: Float[Tensor, "B 3 3"], count: int) -> Float[Tensor, " B"]:
-    """Angle between a known rotation and the nearest of the `count` heaviest candidates."""
+    """Angle between a known rotation and the nearest of the `count` candidates of largest weight."""
     top = found.top(count)
     return geodesic_degrees(top.R, R[:, None].to(top.R).expand_as(top.R)).amin(1)

@@ -1,4 +1,4 @@
-"""The common frame, and hand, of two sets of poses of the same images."""
+"""The common frame and hand of two sets of poses of the same images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from cryoloom.physics.rotations import geodesic_degrees, nearest_rotation
 
-# the mirror image V(-x) is seen by the same images at R diag(-1, -1, 1), same t
+# the mirror image V(-x) fits the same images at R diag(-1, -1, 1) and the same t
 HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Q turns the second frame onto the first, R_first = Q R_second (of the mirror image where `mirrored`).
+    """Rotation Q from the second frame to the first: R_first = Q R_second (of the mirror image where `mirrored`).
 
     Attributes:
-        error_degrees: of each image after that, [B].
-        votes: sum of Gaussian votes (s.d. about 10 degrees), in images.
+        error_degrees: remaining angle between the two rotations of each image, [B].
+        votes: sum of Gaussian votes for Q (standard deviation about 10 degrees), in images.
     """
 
     Q: Tensor
@@ -32,7 +32,7 @@ class Frame:
 def common_frames(
     first: Float[Tensor, "B 3 3"], second: Float[Tensor, "B 3 3"], seeds: int = 150
 ) -> tuple[Frame, Frame]:
-    """The best frame of either hand, found by voting and robust averaging over all images; the better one first."""
+    """The best frame of each hand, found by voting and robust averaging over all images; the better hand first."""
     frames = []
     for mirrored in (False, True):
         other = second @ HALF_TURN.to(second) if mirrored else second

@@ -1,4 +1,4 @@
-"""Global searches of images against maps: a coarse match, a finer one where it is worth it, distinct candidates."""
+"""Global pose searches: a coarse match, a fine match around its best rotations, and distinct candidates."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 
 COARSE_NSIDE, FINE_NSIDE = 4, 8
-REACH = 2.7  # shifts are searched to so many standard deviations
-APART = 1.5  # candidates of a search are at least so many grid steps apart
-ENTRIES = 24  # of the fine grid, the best, among which candidates are chosen
+REACH = 2.7  # standard deviations of the shifts up to which they are searched
+APART = 1.5  # least distance between candidates, in grid steps
+ENTRIES = 24  # best points of the fine grid among which candidates are chosen
 
 References = tuple[Reference, Reference]
 
 
 def references_of(feed: ImageFeed, volume: Float[Tensor, "m m m"], coarse_level: float, radius: int) -> References:
-    """Coarse and fine slices of a map: to the radius of `coarse_level`, and to `radius`."""
+    """Slices of a map on the coarse grid, up to the radius of `coarse_level`, and on the fine grid, up to `radius`."""
     coarse = min(radius, feed.radius_of(coarse_level))
     grids = ((coarse, COARSE_NSIDE), (radius, FINE_NSIDE))
     one, two = (
@@ -35,13 +35,13 @@ def references_of(feed: ImageFeed, volume: Float[Tensor, "m m m"], coarse_level:
 
 
 def shifts_of(feed: ImageFeed, radius: float, sigma_angstrom: float) -> Float[Tensor, "T 2"]:
-    """The shifts that are tried at a radius."""
+    """The grid of shifts searched at a radius."""
     step = shift_step_angstrom(feed.box, feed.pixel_size, radius)
     return shift_grid(step, max(REACH * sigma_angstrom, 1.01 * step)).to(feed.device)
 
 
 def search(feed: ImageFeed, images: Images, references: References, sigma_angstrom: float) -> GridPosterior:
-    """Images against one map."""
+    """Posterior of images over the fine grid of one map."""
     coarse, fine = references
     coarse_shifts, fine_shifts = (shifts_of(feed, r.disc.radius, sigma_angstrom) for r in references)
     uniform = torch.zeros(len(images.observed), device=feed.device)
@@ -66,7 +66,7 @@ def candidates_of(
     count: int,
     group: Float[Tensor, "G 3 3"] | None = None,
 ) -> PosePosterior:
-    """The best distinct poses that searches of the same images to one radius have found, against one map or several."""
+    """The best distinct poses found by searches of the same images, at one radius, against one map or several."""
     joint = GridPosterior(
         found[0].picks,
         torch.cat([f.best for f in found], 1),

@@ -1,4 +1,4 @@
-"""Grids of rotations and shifts, and which fine rotations lie below a coarse one."""
+"""Grids of rotations and shifts, and the fine rotations around each coarse one."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class RotationGrid:
 
     @property
     def spacing_degrees(self) -> float:
-        """Mean distance between neighbours."""
+        """Mean distance between neighbouring rotations."""
         return grid_spacing_degrees(self.nside)
 
 
 @lru_cache(maxsize=4)
 def cached_rotation_grid(nside: int) -> RotationGrid:
-    """The grid of `nside`: 3 is 20 degrees, 4 is 15, 8 is 7.5."""
+    """Rotation grid of HEALPix `nside`: 20 degrees for 3, 15 for 4, 7.5 for 8."""
     return RotationGrid(nside, rotation_grid(nside).float())
 
 
 @lru_cache(maxsize=4)
 def children(coarse: int, fine: int) -> Int32[np.ndarray, "M n"]:
-    """Fine rotations around each coarse one, -1 where a row has fewer; every fine rotation has a parent.
+    """Indices of the fine rotations around each coarse one, padded with -1; every fine rotation has a parent.
 
     Views within 0.72 coarse spacings and the three in-plane angles nearest after the twist between the two frames.
     """
@@ -64,7 +64,7 @@ def children(coarse: int, fine: int) -> Int32[np.ndarray, "M n"]:
 
 
 def shift_grid(step_angstrom: float, reach_angstrom: float) -> Float[Tensor, "T 2"]:
-    """Square lattice of shifts within `reach_angstrom` of zero, the nearest first; at least the zero shift."""
+    """Square lattice of shifts within `reach_angstrom` of zero, in order of length; it always holds the zero shift."""
     n = int(reach_angstrom / step_angstrom + 1e-6)
     axis = torch.arange(-n, n + 1, dtype=torch.float32) * step_angstrom
     x, y = torch.meshgrid(axis, axis, indexing="ij")

@@ -1,4 +1,4 @@
-"""What amortised inference minimises: Gaussian misfit of images with slices of a volume at candidate poses."""
+"""Loss of amortised inference: Gaussian misfit between images and slices of a volume at candidate poses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cryoloom.volumes.interface import Volume, rotated_frequencies
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Of B images with K candidates each.
+    """Misfit of B images with K candidates each.
 
     Attributes:
-        loss: [B], -log p of the best candidate, per coefficient, up to the normalisation of the noise; differentiable.
-        branch: [B], which candidate that is.
-        residual: [B, S], mean |Y - X|^2 of the best candidate by shell.
+        loss: -log p of the best candidate per coefficient, without the normalisation of the noise, [B]; differentiable.
+        branch: index of the best candidate, [B].
+        residual: mean |Y - X|^2 of the best candidate by shell, [B, S].
     """
 
     loss: Tensor

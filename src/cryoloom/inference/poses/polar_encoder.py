@@ -1,9 +1,9 @@
-"""An encoder that is equivariant in the plane by construction: turning the image turns its answer.
+"""Pose encoder that is equivariant to in-plane rotation by construction: rotating the image rotates the pose.
 
-The image is read on rings around its centre, so that a turn in the plane is a cyclic shift along the rings, which
-circular convolutions carry through to the answer: at every angle one logit for each viewing direction, together a
-distribution over a grid of SO(3). In-plane angles, which cost an ordinary network most of its learning, come for free;
-and a distribution over cells has no trouble with several hypotheses.
+The image is sampled on rings around its centre, so that an in-plane rotation is a cyclic shift along the rings, which
+circular convolutions preserve. The output has one logit for each in-plane angle and viewing direction, together a
+distribution over a grid of SO(3). In-plane angles, which take most of the training of an ordinary network, need not be
+learnt, and a distribution over cells can represent several hypotheses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cryoloom.physics.rotations import exponential, from_euler, geodesic_degrees
 
 KERNEL_DEGREES = 8.0  # width of the target around the true rotation: half a cell
 CELLS = 24  # best cells of an image from which distinct candidates are taken
-APART = 1.3  # cells between distinct candidates
+APART = 1.3  # least distance between distinct candidates, in cells
 
 
 class PolarEncoder(PoseEncoder):
@@ -55,10 +55,10 @@ class PolarEncoder(PoseEncoder):
         offsets: int = 64,
     ) -> None:
         """Args:
-        disc: the frequencies read.
-        signal: E|V|^2 by shell, from which images are Wiener-filtered and whitened.
-        shift_sigma_angstrom: s.d. of shifts, the unit in which they are learnt.
-        nside: of the HEALPix grid of views (4: 192 of them, 15 degrees apart).
+        disc: frequencies that the network reads.
+        signal: E|V|^2 by shell, by which images are Wiener-filtered and whitened.
+        shift_sigma_angstrom: standard deviation of the shifts, the unit in which the network predicts them.
+        nside: HEALPix nside of the grid of views (4: 192 views, 15 degrees apart).
         """
         super().__init__(disc.radius)
         self.described = {
@@ -79,7 +79,7 @@ class PolarEncoder(PoseEncoder):
         self.candidates = candidates
         self.nside = nside
         self.sigma = shift_sigma_angstrom
-        # turning an image by an angle takes psi down by it
+        # rotating an image by an angle decreases psi by that angle
         self.register_buffer("angles", -2 * math.pi * torch.arange(angles) / angles)
         grid = view_grid(nside)
         self.register_buffer("views", from_euler(torch.cat([grid, torch.zeros_like(grid[:, :1])], 1)).float())
@@ -113,7 +113,7 @@ class PolarEncoder(PoseEncoder):
 
     @property
     def cell_degrees(self) -> float:
-        """Spacing of the grid."""
+        """Spacing of the rotation grid, degrees."""
         return grid_spacing_degrees(self.nside)
 
     def rings(self, images: Images) -> Float[Tensor, "B rings angles"]:
@@ -145,7 +145,7 @@ class PolarEncoder(PoseEncoder):
         return R, _turned(offsets[..., 3:], -psi) * self.sigma
 
     def forward(self, images: Images) -> PosePosterior:
-        """The best distinct cells, with their offsets; weights are the network's own."""
+        """Poses of the best distinct cells with their offsets, weighted by the probabilities of the network."""
         logits, fine = self._features(images)
         A = len(self.angles)
         log_p, cell = functional.log_softmax(logits.flatten(1), 1).topk(CELLS, 1)
@@ -164,7 +164,7 @@ class PolarEncoder(PoseEncoder):
         return PosePosterior(R[row, k], t[row, k], weight).normalised()
 
     def dream_loss(self, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]) -> Tensor:
-        """Cross entropy with a kernel about the true rotation, and the error of the offset of the nearest cell."""
+        """Cross entropy with a kernel around the true rotation, plus the error of the offset in the nearest cell."""
         logits, fine = self._features(images)
         trace = self._traces(R).flatten(1)
         kappa = 1 / math.radians(KERNEL_DEGREES) ** 2

@@ -1,4 +1,4 @@
-"""What an encoder proposes for all images of a feed."""
+"""Candidate poses of all images from an encoder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.images import Images
 from cryoloom.particles.feed import ImageFeed
 
-AT_ONCE = 500  # images
+AT_ONCE = 500  # images at once
 
 
 @torch.no_grad()
 def propose(
     encode: Callable[[Images], PosePosterior], feed: ImageFeed, radius: float, noise: Float[Tensor, "G S"]
 ) -> PosePosterior:
-    """Candidates of all images, batch by batch, on the CPU.
+    """Candidate poses of all images, computed in batches; on the CPU.
 
     Args:
-        encode: of a network that is in the mode of inference (`eval`); radius: as far as it reads.
+        encode: trained encoder, its network in evaluation mode.
+        radius: radius in Fourier pixels up to which the network reads images.
     """
     parts = []
     for start in range(0, len(feed), AT_ONCE):

@@ -1,4 +1,4 @@
-"""Local refinement: Levenberg-Marquardt on rotation and shift of every candidate, and the Laplace posterior it leaves.
+"""Local refinement: Levenberg-Marquardt on rotation and shift of every candidate, and the Laplace posterior.
 
 R <- R exp[omega], t <- t + dt; the Gauss-Newton matrix at the optimum is the pose's inverse covariance, given the map.
 """
@@ -17,26 +17,29 @@ from cryoloom.kernels import dispatch
 from cryoloom.kernels.images import Images
 from cryoloom.physics.rotations import exponential, geodesic_degrees_modulo
 
-MAX_ROTATION = 0.15  # radian a step: beyond it the linearisation means nothing at the rim
-SAME_DEGREES = 4.0  # optima closer than this are one
-CONVERGED = 0.02  # nats still to be gained by the next step
+MAX_ROTATION = 0.15  # radian: largest step, beyond which the linearisation fails at the highest frequencies
+SAME_DEGREES = 4.0  # optima closer than this count as one
+CONVERGED = 0.02  # predicted gain in nats below which a candidate has converged
 
 
 class PoseObjective(Protocol):
-    """What poses climb: a log-likelihood, whatever stands behind it."""
+    """Log-likelihood that local refinement maximises."""
 
     def __call__(self, image: Tensor, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of C poses, each of an image: score [C], gradient [C, 5] and matrix [C, 5, 5] with respect to (omega, dt),
-        prior of the shift included, and the power [C] of the prediction."""
+        """Score [C], gradient [C, 5] and Gauss-Newton matrix [C, 5, 5] of C poses with respect to (omega, dt),
+        including the prior on shifts, and the power [C] of the prediction."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """Refined candidates, and for the best of each image its score and the power sum w |X|^2 of its prediction, [B].
+    """Refined poses.
 
-    The score is log p(Y | pose, V) - log p(Y | no particle), the prior of the shift included: power / 2 +- sqrt(power)
-    at the right pose and map.
+    Attributes:
+        posterior: refined candidates with their covariances.
+        score: log p(Y | pose, V) - log p(Y | no particle) of each image's best candidate, [B], including the prior on
+            shifts; power / 2 +- sqrt(power) at the correct pose and map.
+        power: power sum w |X|^2 of the prediction at that candidate, [B].
     """
 
     posterior: PosePosterior
@@ -45,13 +48,13 @@ class Refined:
 
     @property
     def misfit(self) -> Float[Tensor, " B"]:
-        """How many standard deviations the best score lies below what a right pose would give."""
+        """Standard deviations by which the best score lies below the score expected of a correct pose."""
         return (0.5 * self.power - self.score) / self.power.clamp(min=1.0).sqrt()
 
 
 @dataclass(slots=True)
 class _Climb:
-    """Candidates on their way up: flat over all (image, candidate) pairs."""
+    """Current state of all candidates during refinement, flat over (image, candidate) pairs."""
 
     image: Tensor
     R: Tensor
@@ -65,7 +68,7 @@ class _Climb:
 
 @dataclass(frozen=True, slots=True)
 class OneMap:
-    """The objective of images of one volume, given as a half grid."""
+    """Objective of images of one volume, given as a half grid."""
 
     half_grid: Tensor
     images: Images
@@ -80,7 +83,7 @@ class OneMap:
 def with_shift_prior(
     score: Tensor, gradient: Tensor, hessian: Tensor, t: Tensor, sigma_angstrom: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Score, gradient and matrix with the Gaussian prior on shifts added (the latter two in place)."""
+    """Adds the Gaussian prior on shifts to score, gradient and matrix (the latter two in place)."""
     precision = 1.0 / sigma_angstrom**2
     score = score - 0.5 * precision * t.square().sum(1)
     gradient[:, 3:] -= precision * t
@@ -90,14 +93,14 @@ def with_shift_prior(
 
 
 def _scaled(hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix with unit diagonal and the scale taken out: radians and angstroms differ by orders of magnitude."""
+    """Matrix scaled to unit diagonal, and the scale: radians and angstroms differ by orders of magnitude."""
     diagonal = torch.diagonal(hessian, dim1=1, dim2=2).clamp(min=1e-12)
     scale = diagonal.rsqrt()
     return hessian * scale[:, :, None] * scale[:, None, :], scale
 
 
 def _step(climb: _Climb) -> tuple[Tensor, Tensor]:
-    """Damped step [C, 5] and the gain in nats that the quadratic model promises."""
+    """Damped step [C, 5] and the gain in nats predicted by the quadratic model."""
     matrix, scale = _scaled(climb.hessian)
     damped = matrix + climb.damping[:, None, None] * torch.eye(5, device=matrix.device)
     step = torch.linalg.solve(damped, (climb.gradient * scale)[..., None])[..., 0] * scale
@@ -116,11 +119,12 @@ def refine_poses(
     keep_nats: float = 12.0,
     group: Float[Tensor, "G 3 3"] | None = None,
 ) -> Refined:
-    """`climb_poses` of images of one volume.
+    """Refines poses of images against one volume; see `climb_poses`.
 
     Args:
-        half_grid: of the volume that the images are compared with; images: B of them on their disc.
-        sigma_angstrom: of the Gaussian prior on shifts.
+        half_grid: half grid of the volume.
+        images: B images on their disc of frequencies.
+        sigma_angstrom: standard deviation of the Gaussian prior on shifts.
     """
     return climb_poses(OneMap(half_grid, images, sigma_angstrom), start, iterations, keep_nats, group)
 
@@ -132,14 +136,14 @@ def climb_poses(
     keep_nats: float = 12.0,
     group: Float[Tensor, "G 3 3"] | None = None,
 ) -> Refined:
-    """Climb from every candidate of `start` and weigh the optima by their Laplace evidence.
+    """Refines every candidate of `start` and weights the optima by their Laplace evidence.
 
     Args:
-        start: B x K candidates; those with log weight below -keep_nats are dropped (their slot stays, at -inf).
-        group: symmetry of the volume; optima that are mates count as one.
+        start: B x K candidates; those with log weight below -keep_nats are dropped (their slots are kept at -inf).
+        group: symmetry group of the volume; symmetry-related optima count as one.
 
     Returns:
-        The optima of all candidates (covariance in radian and angstrom) and how well the best of each image fits.
+        The optima of all candidates with covariances (radian, angstrom), and score and power of each image's best one.
     """
     K = start.log_weight.shape[1]
     alive = start.log_weight.reshape(-1) > -keep_nats
@@ -168,7 +172,7 @@ def climb_poses(
 
 
 def _without_repeats(R: Tensor, weight: Tensor, group: Tensor) -> Tensor:
-    """Log weights with -inf for candidates that climbed to the same optimum as a heavier one."""
+    """Log weights, -inf for candidates that converged to the same optimum as one of larger weight."""
     order = weight.argsort(dim=1, descending=True, stable=True)
     row = torch.arange(len(R), device=R.device)[:, None]
     sorted_R, kept = R[row, order], weight[row, order]
@@ -182,10 +186,10 @@ def _without_repeats(R: Tensor, weight: Tensor, group: Tensor) -> Tensor:
 
 
 def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior, group: Tensor) -> Refined:
-    """Optima back in their slots, weighted by score + 1/2 log det covariance."""
+    """Optima in the slots of their candidates, weighted by score + 1/2 log det covariance."""
     B, K = start.log_weight.shape
     matrix, scale = _scaled(climb.hessian)
-    # a flat direction (an image without signal) gets a wide but finite covariance
+    # keeps the covariance finite in directions without signal
     matrix = matrix + 1e-4 * torch.eye(5, device=matrix.device)
     factor = torch.linalg.cholesky(matrix)
     covariance = torch.cholesky_inverse(factor) * scale[:, :, None] * scale[:, None, :]

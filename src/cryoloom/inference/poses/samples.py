@@ -1,4 +1,4 @@
-"""From a posterior to the weighted poses at which an image is inserted into a map."""
+"""Weighted poses, drawn from a posterior, at which images are inserted into a map."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.images import Samples
 from cryoloom.physics.rotations import exponential
 
-LEAST_WEIGHT = 0.01  # candidates below are not inserted
-PAIRS = 4  # antithetic draws around each candidate
-WIDEST = 0.3  # radian: a posterior that is wider is not Gaussian
+LEAST_WEIGHT = 0.01  # candidates of smaller weight are not inserted
+PAIRS = 4  # antithetic pairs of draws around each candidate
+WIDEST = 0.3  # radian: wider posteriors are not Gaussian
 
 
 def posterior_samples(poses: PosePosterior, generator: torch.Generator, mates: int = 1) -> Samples:
-    """Weighted poses drawn from Gaussians about the candidates; weights sum to one an image.
+    """Weighted poses drawn from the Gaussians around the candidates; the weights of each image sum to one.
 
-    A map of the posterior means alone fits noise: every pose is taken for exact where it is best for the map that
-    there is. On adenylate kinase (5,000 images, SNR 0.1) the map reaches shell 30.1 instead of 29.3, on a 70S ribosome
-    with phase plate the resolution stated by the halves comes within 8 % of the true one instead of 16 %.
+    A map made at the posterior means alone overfits noise, since every pose is taken as exact at the optimum for the
+    current map. On adenylate kinase (5,000 images, SNR 0.1) the map reaches shell 30.1 instead of 29.3, on a 70S
+    ribosome with phase plate the resolution from the half maps is within 8 % of the true one instead of 16 %.
 
     Args:
-        poses: their covariance gives the width; without it candidates are taken as they are.
-        mates: copies of each sample that symmetry will make: as many draws fewer are needed.
+        poses: posterior; without covariances the candidates themselves are returned.
+        mates: number of symmetry copies that will be made of each sample; fewer draws are then needed.
     """
     weight = poses.log_weight.exp()
     weight = torch.where(weight > LEAST_WEIGHT, weight, 0.0)
@@ -49,7 +49,7 @@ def posterior_samples(poses: PosePosterior, generator: torch.Generator, mates: i
 
 
 def _roots(covariance: Tensor) -> Tensor:
-    """Cholesky factors, float64; radians and angstroms differ by orders of magnitude, so the scale is taken out."""
+    """Cholesky factors in float64, computed on matrices of unit diagonal: radians and angstroms differ in scale."""
     c = covariance.double()
     scale = torch.diagonal(c, dim1=1, dim2=2).clamp(min=1e-30).sqrt()
     unit = c / scale[:, :, None] / scale[:, None, :]

@@ -1,4 +1,4 @@
-"""Exhaustive matching of images against slices of a volume, as matrix products (section 1 of the method's notes).
+"""Exhaustive matching of images with slices of a volume, as matrix products.
 
 log p(Y | R, t, V) = const + Re sum w C Y e^{+2 pi i k.t} conj V(Rk) - 1/2 sum w C^2 |V(Rk)|^2 with w = h / s2.
 """
@@ -21,14 +21,14 @@ from cryoloom.kernels.images import GridPosterior, Images
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import geodesic_degrees_modulo
 
-SLICES_AT_ONCE = 4096  # whose squares are taken: temporaries as large as all slices would double the memory
+SLICES_AT_ONCE = 4096  # slices squared at once: temporaries as large as all slices would double the memory
 CHUNK = 40  # images matched at once on a CPU: their scores should stay in the cache
 GPU_SCORES = 1 << 28  # scores held at once on a GPU
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Slices of one volume on a rotation grid: real view [M, 2P], squared moduli [M, P], on `disc`."""
+    """Slices of a volume on a rotation grid: real view [M, 2P] and squared moduli [M, P] on `disc`."""
 
     grid: RotationGrid
     disc: FourierDisc
@@ -37,7 +37,7 @@ class Reference:
 
 
 def slice_reference(half_grid: Complex[Tensor, "S S H"], grid: RotationGrid, disc: FourierDisc) -> Reference:
-    """All slices of a half grid at the grid's rotations."""
+    """Slices of a half grid at all rotations of a grid."""
     values = torch.view_as_real(dispatch.slices(half_grid, grid.R.to(half_grid.device), disc))
     power = torch.cat([part.square().sum(-1) for part in values.split(SLICES_AT_ONCE)])
     return Reference(grid, disc, values.reshape(len(values), -1), power)
@@ -49,14 +49,14 @@ def shift_prior(shifts: Float[Tensor, "T 2"], sigma_angstrom: float) -> Float[Te
 
 
 def _weighted(images: Images, rows: slice) -> tuple[Tensor, Tensor]:
-    """w C Y [B, P] complex and w C^2 [B, P] of some of the images."""
+    """w C Y [B, P], complex, and w C^2 [B, P] of the images in `rows`."""
     w = images.disc.weight / images.variance[images.group[rows]]
     wc = w * images.ctf[rows]
     return wc * images.observed[rows], wc * images.ctf[rows]
 
 
 def _shifted(data: Tensor, disc: FourierDisc, shifts: Tensor) -> Float[Tensor, "B T Q"]:
-    """Data [B, P] moved back by every shift, real and imaginary parts side by side."""
+    """Data [B, P] moved back by every shift, with real and imaginary parts side by side."""
     phase = 2 * math.pi * shifts @ disc.k.T
     ramp = torch.complex(torch.cos(phase), torch.sin(phase))
     return torch.view_as_real(data[:, None] * ramp).reshape(len(data), len(shifts), -1)
@@ -73,7 +73,8 @@ def match(
 ) -> GridPosterior:
     """Posterior of every image over the whole grid; keys are t * M + m.
 
-    `images` may reach beyond the reference's disc: the common disc is used. `uniform` in [0, 1) seeds the draws.
+    The disc of `images` may be larger than that of the reference, to which it is cut. `uniform` in [0, 1) are the
+    random numbers of the systematic draws.
     """
     images = images.prefix(reference.disc.radius)
     parts = []
@@ -107,14 +108,14 @@ def match_fine(
     window: float = 12.0,
     cap: int = 300,
 ) -> GridPosterior:
-    """Posterior over the fine grid, looked at only around the coarse rotations that survive a first match.
+    """Posterior over the fine grid, evaluated only around the rotations that survive a match on the coarse grid.
 
-    A rotation survives if its best coarse score lies within `window` nats of the image's best, at most `cap` of them.
-    The window is wide, since what loses noisy particles is the coarse grid and not the noise: a grid that is wrong by
-    half a step spoils the true pose's score by many nats. Measured against the true map (70S, SNR 0.05, r 8 then 13):
-    window 12 loses no particle that the whole fine grid would place.
+    A coarse rotation survives if its best score lies within `window` nats of the best of the image; at most `cap` of
+    them do. The window is wide because the coarse grid, not the noise, loses noisy particles: at half a grid step the
+    score of the true pose falls by many nats. Measured against the true map (70S, SNR 0.05, r 8 then 13): a window of
+    12 loses no particle that the whole fine grid would place.
     """
-    if images.observed.is_cuda:  # a GPU does the whole fine grid sooner than it prunes
+    if images.observed.is_cuda:  # on a GPU the whole fine grid takes less time than pruning
         return match(
             images,
             fine,
@@ -223,10 +224,10 @@ def distinct_candidates(
     apart_degrees: float,
     group: Float[Tensor, "G 3 3"] | None = None,
 ) -> PosePosterior:
-    """The `count` best entries that are at least `apart_degrees` from every better one, weighted by their scores.
+    """The `count` best grid points that are at least `apart_degrees` from every better one, weighted by their scores.
 
-    Starts of a local refinement: neighbours on the grid lead to the same optimum and are not worth a second climb, nor
-    are mates under the volume's symmetry `group` (its first element the identity).
+    They are starting points of local refinement: neighbours on the grid converge to the same optimum, as do
+    symmetry-related poses under `group`, whose first element is the identity.
     """
     device = posterior.best.device
     M = len(grid.R)
