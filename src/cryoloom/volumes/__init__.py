@@ -1,1 +1,1 @@
-"""Trainable representations of a density, one a file: all answer `slices(k)`."""
+"""Trainable representations of a density, one in each module; all evaluate their Fourier transform by `slices(k)`."""

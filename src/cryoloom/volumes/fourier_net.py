@@ -1,4 +1,4 @@
-"""FourierNet: a network that is the volume's Fourier transform (Levy et al. 2022, cryoAI, section 3.3)."""
+"""FourierNet: a network that represents the Fourier transform of a volume (Levy et al. 2022, cryoAI, section 3.3)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Siren(nn.Module):
     """Fully connected layers with sines between them (Sitzmann et al. 2020).
 
     The first layer is a set of plane waves: weights 2 pi x with x drawn in a ball of `reach` (in units that make k x
-    dimensionless), so that from the start the network varies as fast as the transform of a particle of that radius does
-    and no faster.
+    dimensionless), so that the untrained network varies as fast as the transform of a particle of that radius, and no
+    faster.
     """
 
     def __init__(self, reach: float, width: int, hidden: int, outputs: int, w0: float) -> None:
@@ -46,8 +46,8 @@ class Siren(nn.Module):
 class FourierNet(Volume):
     """V(k) = exp(a(k)) p(k) on the half-space, completed by V(-k) = conj V(k).
 
-    Fourier amplitudes fall over orders of magnitude, which a SIREN alone fits badly: one network gives their logarithm
-    a (on top of a fixed spectrum by shell), a second the phase part p, a complex number of about unit size.
+    Fourier amplitudes span orders of magnitude, which a single SIREN fits badly: one network gives their logarithm a
+    (added to a fixed spectrum by shell), a second one the phase factor p, a complex number of about unit modulus.
     """
 
     log_spectrum: Tensor
@@ -63,8 +63,8 @@ class FourierNet(Volume):
         w0: float = 30.0,
     ) -> None:
         """Args:
-        amplitude: |V| expected by shell in Fourier pixels, to begin with (1 where None).
-        radius_angstrom: of the particle (0.4 box sides where None).
+        amplitude: initial |V| by shell in Fourier pixels (1 if None).
+        radius_angstrom: radius of the particle (0.4 box sides if None).
         """
         super().__init__(box, pixel_size)
         side = box * pixel_size

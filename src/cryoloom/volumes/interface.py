@@ -1,4 +1,4 @@
-"""What every volume and every family of volumes offers, and the maps of density that they stand for."""
+"""Base classes of volumes and of families of volumes, and the density maps that they represent."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from cryoloom.physics.fourier import ifft3
 
-POINTS_AT_ONCE = 1 << 17  # of the lattice, when a network is read out
+POINTS_AT_ONCE = 1 << 17  # lattice points at which a network is evaluated at once
 
 
 class Volume(nn.Module, ABC):
-    """A density whose Fourier transform can be asked for anywhere, differentiable in frequencies and parameters.
+    """A density whose Fourier transform can be evaluated anywhere, differentiable in frequencies and parameters.
 
     Attributes:
-        box: side D in pixels of the images that it predicts; pixel_size: theirs, angstrom.
+        box: side D of the predicted images, pixels.
+        pixel_size: pixel size of the predicted images, angstrom.
     """
 
     def __init__(self, box: int, pixel_size: float) -> None:
@@ -37,15 +38,16 @@ class Volume(nn.Module, ABC):
 
     @torch.no_grad()
     def density_map(self, radius: float) -> Float[Tensor, "D D D"]:
-        """The real map of `box` voxels, band-limited to `radius` Fourier pixels: read out on the lattice."""
+        """The real map of `box` voxels, band-limited to `radius` Fourier pixels and evaluated on the lattice."""
         return read_out(self.slices, self.box, self.pixel_size, radius, next(self.parameters()).device)
 
 
 class ConformationVolume(nn.Module, ABC):
-    """A family of densities over Z latent coordinates, each asked for like a `Volume`.
+    """A family of densities over Z latent coordinates, each evaluated like a `Volume`.
 
     Attributes:
-        box, pixel_size: as those of `Volume`; latent: Z.
+        box, pixel_size: as for `Volume`.
+        latent: number Z of latent coordinates.
     """
 
     def __init__(self, box: int, pixel_size: float, latent: int) -> None:
@@ -72,7 +74,7 @@ class ConformationVolume(nn.Module, ABC):
 
     @abstractmethod
     def slices(self, k: Float[Tensor, "B P 3"], z: Float[Tensor, "B Z"]) -> Complex[Tensor, "B P"]:
-        """Fourier coefficients V(k, z) of one conformation an image; see `Volume.slices`."""
+        """Fourier coefficients V(k, z) of one conformation for each image; see `Volume.slices`."""
 
     @torch.no_grad()
     def density_map(self, z: Float[Tensor, " Z"], radius: float) -> Float[Tensor, "D D D"]:
@@ -88,7 +90,7 @@ def read_out(
     radius: float,
     device: torch.device,
 ) -> Float[Tensor, "D D D"]:
-    """The real map that a function of frequency (1/angstrom) gives on the lattice within `radius` Fourier pixels."""
+    """The real map of a function of frequency (1/angstrom), evaluated on the lattice within `radius` Fourier pixels."""
     inside, k = _lattice(box, pixel_size, radius, device)
     values = torch.cat([slices(part) for part in k.split(POINTS_AT_ONCE)])
     spectrum = torch.zeros(box, box, box, dtype=values.dtype, device=device)
@@ -102,14 +104,16 @@ def rotated_frequencies(k: Float[Tensor, "P 2"], R: Float[Tensor, "*b 3 3"]) -> 
 
 
 def in_other_half(x: Float[Tensor, "*b"], y: Float[Tensor, "*b"], z: Float[Tensor, "*b"]) -> Bool[Tensor, "*b"]:
-    """Where a point is the Friedel mate of one in the half-space that represents a Hermitian function; the origin is
-    not. Of the plane x = 0, which holds both members of each pair, one half belongs to it, and so on: no pair is held
-    twice."""
+    """Whether a point lies outside the half-space that represents a Hermitian function, where its Friedel mate is used.
+
+    One half of the plane x = 0, and so on, belongs to the half-space, so that it holds each pair once; the origin lies
+    inside.
+    """
     return (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))
 
 
 def _lattice(D: int, pixel_size: float, radius: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which points of the centred lattice [D, D, D] lie within `radius` (Nyquist left out), and their frequencies."""
+    """Mask of the lattice points [D, D, D] within `radius` (without Nyquist), and their frequencies."""
     axis = torch.arange(D, device=device) - D // 2
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     inside = (x.square() + y.square() + z.square()) <= min(radius, (D - 1) // 2) ** 2

@@ -1,4 +1,4 @@
-"""A mean and directions around it: V(z) = V_0 + sum_j z_j V_j, maps of a working box."""
+"""Linear family of volumes: V(z) = V_0 + sum_j z_j V_j, a mean and components as maps of a working box."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cryoloom.volumes.voxel_grid import interpolate_half
 
 
 class LinearFamily(ConformationVolume):
-    """Densities that are linear in their coordinates; nothing in them is trained."""
+    """Densities that are linear in the latent coordinates; without trained parameters."""
 
     volumes: Tensor
 
     def __init__(self, pixel_size: float, volumes: Float[Tensor, "Q D D D"]) -> None:
         """Args:
-        volumes: V_0 .. V_Z in the working box.
+        volumes: mean V_0 and components V_1 .. V_Z in the working box.
         """
         super().__init__(volumes.shape[-1], pixel_size, len(volumes) - 1)
         self.register_buffer("volumes", volumes.detach().float().contiguous())

@@ -22,7 +22,7 @@ Frequencies = Literal["gaussian", "geometric"]
 
 
 class PositionalEncoding(nn.Module):
-    """Sines and cosines of a frequency k: each a plane wave, the transform of a point pair at some +-x of the box."""
+    """Sines and cosines of a frequency k: each is a plane wave, the transform of a pair of points at +-x in the box."""
 
     waves: Tensor
 
@@ -30,7 +30,7 @@ class PositionalEncoding(nn.Module):
         """Args:
         kind: "geometric", for each coordinate k_j the waves k_j D pi (2/D)^(i/(D/2 - 1)), i = 0 .. D/2 - 1, k in
             cycles a pixel (Zhong et al. 2021, eq. 5); "gaussian", as many with x drawn from a normal distribution.
-        reach_px: its standard deviation along each axis, pixels (cryoDRGN: a quarter of the box).
+        reach_px: standard deviation of x along each axis, pixels (cryoDRGN: a quarter of the box).
         """
         super().__init__()
         half = box // 2
@@ -43,11 +43,11 @@ class PositionalEncoding(nn.Module):
 
     @property
     def features(self) -> int:
-        """Of a point."""
+        """Number of features of a point."""
         return 2 * self.waves.shape[1]
 
     def forward(self, q: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b F"]:
-        """Of frequencies in Nyquist units, q = 2 k pixel_size."""
+        """Features of frequencies in units of Nyquist, q = 2 k pixel_size."""
         phase = q @ self.waves
         return torch.cat([torch.sin(phase), torch.cos(phase)], -1)
 
@@ -55,8 +55,8 @@ class PositionalEncoding(nn.Module):
 class PositionalMLP(ConformationVolume):
     """V(k, z) = mean(k) + spectrum(|k|) f(pe(k), z) on the half-space, completed by V(-k) = conj V(k).
 
-    f is a residual network of `layers` blocks of `width`. What is known is not learnt: the mean is a map, read as a
-    fixed grid, so that a fresh network predicts images and its first gradients are about what differs between them.
+    f is a residual network of `layers` blocks of `width`. The mean is a fixed map and not learnt, so that an untrained
+    network already predicts images and its first gradients come from the differences between them.
     """
 
     mean_grid: Tensor
@@ -76,9 +76,9 @@ class PositionalMLP(ConformationVolume):
         reach_px: float | None = None,
     ) -> None:
         """Args:
-        mean: map of `box` voxels, scaled as the images are (zeros: all is learnt).
-        spectrum: unit of the learnt part by shell in Fourier pixels, up to the last frequency that it reaches.
-        reach_px: of random frequencies (a quarter of the box where None).
+        mean: map of `box` voxels on the scale of the images (zeros: everything is learnt).
+        spectrum: unit of the learnt part by shell in Fourier pixels, up to its last frequency.
+        reach_px: standard deviation of the random frequencies, pixels (a quarter of the box if None).
         """
         super().__init__(box, pixel_size, latent)
         reach_px = box / 4 if reach_px is None else reach_px
@@ -133,11 +133,11 @@ class PositionalMLP(ConformationVolume):
         return self.mean_slices(k) + self.deviations(k, z)
 
     def mean_slices(self, k: Float[Tensor, "*b P 3"]) -> Complex[Tensor, "*b P"]:
-        """Of the mean alone."""
+        """Fourier coefficients of the mean volume alone."""
         return interpolate_half(torch.view_as_complex(self.mean_grid), k * (self.box * self.pixel_size * PADDING))
 
     def deviations(self, k: Float[Tensor, "B P 3"], z: Float[Tensor, "B Z"]) -> Complex[Tensor, "B P"]:
-        """What conformations add to the mean."""
+        """Fourier coefficients that conformations add to the mean."""
         q = 2 * self.pixel_size * k
         x, y, w = q.unbind(-1)
         sign = torch.where(in_other_half(x, y, w), -1.0, 1.0).to(q.dtype)

@@ -1,4 +1,4 @@
-"""Volumes on voxels: Fourier coefficients as parameters, or densities (CryoPoseNet's way)."""
+"""Volumes on voxels: with Fourier coefficients as parameters, or with densities (as in CryoPoseNet)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryoloom.volumes.interface import Volume, in_other_half
 class VoxelGrid(Volume):
     """Fourier coefficients on the padded half grid [M, M, M // 2 + 2], M = padding D, read by trilinear interpolation.
 
-    Parameters are real and imaginary parts in units of `scale`, so that one learning rate fits all data.
+    Parameters are real and imaginary parts in units of `scale`, so that one learning rate suits all data.
     """
 
     def __init__(self, box: int, pixel_size: float, scale: float = 1.0, padding: int = PADDING) -> None:
@@ -26,7 +26,7 @@ class VoxelGrid(Volume):
 
     @torch.no_grad()
     def set_density(self, volume: Float[Tensor, "D D D"]) -> None:
-        """Take the coefficients of a map of `box` voxels."""
+        """Sets the coefficients to those of a map of `box` voxels."""
         self.values.copy_(torch.view_as_real(volume_to_half(volume, self.padding)) / self.scale)
 
     def slices(self, k: Float[Tensor, "*b P 3"]) -> Complex[Tensor, "*b P"]:
@@ -36,17 +36,17 @@ class VoxelGrid(Volume):
 
     @torch.no_grad()
     def density_map(self, radius: float) -> Float[Tensor, "D D D"]:
-        """See `Volume.density_map`. The grid's field of view is wider than the box: what has gathered outside of it is
-        cut off, where a readout on the lattice would fold it in."""
+        """See `Volume.density_map`. The field of view of the grid is wider than the box: density outside the box is cut
+        off, while an evaluation on the lattice would alias it into the box."""
         half = torch.view_as_complex(self.values) * self.scale
         kept = torch.where(shell_of(half.shape[0], self.padding, half.device) <= radius, half, 0)
-        # what multiplies the density when the grid is interpolated
+        # factor on the density from the interpolation of the grid
         window = gridding_window(self.box, self.padding).to(half.device)
         return half_to_volume(kept, self.padding) * window.square()
 
 
 class RealVoxels(Volume):
-    """Densities of D^3 voxels, transformed whenever slices are asked for (Nashed et al. 2021, CryoPoseNet)."""
+    """Densities of D^3 voxels, Fourier-transformed at every evaluation of slices (Nashed et al. 2021, CryoPoseNet)."""
 
     def __init__(self, box: int, pixel_size: float, scale: float = 1.0, padding: int = PADDING) -> None:
         super().__init__(box, pixel_size)
@@ -61,9 +61,9 @@ class RealVoxels(Volume):
 
 
 def interpolate_half(half: Complex[Tensor, "M M H"], points: Float[Tensor, "*b P 3"]) -> Complex[Tensor, "*b P"]:
-    """Trilinear values of a half grid at points (x, y, z) in its own pixels; zero outside. Differentiable in both.
+    """Trilinear values of a half grid at points (x, y, z) in its pixels, zero outside; differentiable in both.
 
-    Of the plane x = 0, which holds both members of each Friedel pair, one half is read: the other is its conjugate.
+    In the plane x = 0, which holds both members of each Friedel pair, one half is read and the other is its conjugate.
     """
     side, width = half.shape[0], half.shape[2]
     c = side // 2

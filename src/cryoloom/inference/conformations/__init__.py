@@ -1,1 +1,1 @@
-"""Conformation methods; every one of them returns a `LatentPosterior` or a `ClassPosterior`."""
+"""Conformation methods; each returns a `LatentPosterior` or a `ClassPosterior`."""

@@ -1,9 +1,9 @@
-"""Classes: a mixture of K points in the latent space, fitted by EM to the images' own likelihoods.
+"""Discrete classes: a mixture of K points in the latent space, fitted by EM to the likelihoods of the images.
 
-The likelihood of a latent point is Gaussian for every image and follows from its posterior under the prior N(0, I):
-with covariance S and mean m the precision is S^-1 - I. K volumes are thus fitted within the linear family, where the
-halves have shown what is signal; K free volumes, each with the noise of all its voxels, tell images apart less well
-(docs/heterogeneity.md).
+The likelihood of a latent point is Gaussian for every image and follows from the posterior under the prior N(0, I):
+with posterior covariance S its precision is S^-1 - I. The K volumes are thus restricted to the linear family, in which
+the half sets have separated signal from noise; K free volumes, each with the noise of all its voxels, distinguish
+images less well (docs/heterogeneity.md).
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from cryoloom.inference.conformations.posterior import ClassPosterior, LatentPos
 
 STARTS = 8
 ITERATIONS = 100
-STILL = 1e-5  # nats an image
+STILL = 1e-5  # nats per image
 
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """K classes, largest first.
+    """K classes in falling order of size.
 
     Attributes:
-        centres: [K, Z]; shares: [K]; posterior: of all images; log_likelihood: nats an image.
+        centres: latent coordinates of the classes, [K, Z].
+        shares: shares of the images, [K].
+        posterior: class probabilities of all images.
+        log_likelihood: mean log-likelihood, nats per image.
     """
 
     centres: Tensor
@@ -36,10 +39,10 @@ class Classes:
 
 
 def fit_classes(latents: LatentPosterior, count: int, generator: torch.Generator) -> Classes:
-    """The likeliest of several fits from random images as centres.
+    """Fits K classes by EM from several random starts and returns the fit of largest likelihood.
 
     Raises:
-        ValueError: for fewer than 2 classes, or as many as there are images.
+        ValueError: for fewer than 2 classes, or not fewer classes than images.
     """
     if not 2 <= count < len(latents):
         raise ValueError(f"{count} classes of {len(latents)} images; expected 2 or more, and fewer than images")
@@ -64,7 +67,7 @@ def _likelihoods(latents: LatentPosterior) -> tuple[Float[Tensor, "N Z Z"], Floa
 
 
 def _first_centres(latents: LatentPosterior, count: int, generator: torch.Generator) -> Float[Tensor, "K Z"]:
-    """Images far from each other: the next is drawn by its squared distance to those before (k-means++)."""
+    """Centres at distant images, each drawn in proportion to its squared distance from the others (k-means++)."""
     z = latents.mean.double()
     rows = [int(torch.randint(len(z), (1,), generator=generator))]
     while len(rows) < count:

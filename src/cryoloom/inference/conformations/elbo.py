@@ -1,4 +1,4 @@
-"""What variational methods maximise: a lower bound of the log evidence of images (Kingma and Welling 2014), in nats."""
+"""Evidence lower bound (ELBO) of images, which variational methods maximise (Kingma and Welling 2014), in nats."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cryoloom.volumes.positional_mlp import PositionalMLP
 
 @dataclass(frozen=True, slots=True)
 class EvidenceBound:
-    """Of B images.
+    """Terms of the ELBO of B images.
 
     Attributes:
-        log_likelihood: [B], log p(X|z) of one z drawn from q for each, nats; without the normalisation of the noise,
-            which depends on its variance alone (`physics.noise.log_likelihood`).
-        divergence: [B], KL(q(z|X) || N(0, I)), nats.
-        residual: [B, P], |Y - X|^2 of each coefficient, detached.
+        log_likelihood: log p(X|z) in nats for one z drawn from q for each image, [B]; without the normalisation of the
+            noise, which depends on its variance alone (`physics.noise.log_likelihood`).
+        divergence: KL(q(z|X) || N(0, I)) in nats, [B].
+        residual: |Y - X|^2 of each coefficient, [B, P], detached.
     """
 
     log_likelihood: Tensor
@@ -33,7 +33,7 @@ class EvidenceBound:
     residual: Tensor
 
     def loss(self, beta: float) -> Float[Tensor, " B"]:
-        """What is minimised, nats: with beta = 1 the bound's negative; less weighs the prior less."""
+        """Loss in nats: the negative bound for beta = 1; a smaller beta gives the prior less weight."""
         return beta * self.divergence - self.log_likelihood
 
 
@@ -44,7 +44,7 @@ def predicted_images(
     t: Float[Tensor, "B 2"],
     z: Float[Tensor, "B Z"],
 ) -> Complex[Tensor, "B P"]:
-    """C e^{-2 pi i k.t} V(R k, z), t in angstrom."""
+    """Predicted coefficients C e^{-2 pi i k.t} V(R k, z), t in angstrom."""
     disc = images.disc
     return images.ctf * shift_ramp(disc.k, t) * volume.slices(rotated_frequencies(disc.k, R), z)
 
@@ -52,7 +52,7 @@ def predicted_images(
 def predicted_mean(
     volume: PositionalMLP, images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]
 ) -> Complex[Tensor, "B P"]:
-    """C e^{-2 pi i k.t} mean(R k), what is known before any conformation is."""
+    """Coefficients predicted by the mean volume alone, C e^{-2 pi i k.t} mean(R k)."""
     disc = images.disc
     return images.ctf * shift_ramp(disc.k, t) * volume.mean_slices(rotated_frequencies(disc.k, R))
 
@@ -65,9 +65,10 @@ def evidence_bound(
     q: DiagonalGaussian,
     normal: Float[Tensor, "B Z"],
 ) -> EvidenceBound:
-    """The bound by one sample of z an image, made of standard normal numbers; differentiable in all that is learnt.
+    """Estimate of the ELBO from one sample of z for each image; differentiable in all parameters.
 
-    Its mean over `normal` is E_q[log p(X|z)] - KL: the log evidence where q is the posterior.
+    `normal` are standard normal numbers from which z is made. The mean over them is E_q[log p(X|z)] - KL, which equals
+    the log evidence if q is the posterior.
     """
     predicted = predicted_images(volume, images, R, t, q.sample(normal))
     fit = log_likelihood(images.observed, predicted, images.variance[images.group], images.disc.weight)
@@ -76,13 +77,14 @@ def evidence_bound(
 
 
 def some_coefficients(images: Images, chance: Float[Tensor, " P"], generator: torch.Generator) -> Images:
-    """The same images at frequencies drawn anew, weighted so that sums over them keep their expectation.
+    """The same images at randomly drawn frequencies, weighted so that sums over frequencies keep their expectation.
 
-    Neighbouring coefficients tell a network much the same: more images at fewer frequencies each are the better use
-    of the same time.
+    Neighbouring coefficients are largely redundant to a network, so more images with fewer frequencies each make better
+    use of the same time.
 
     Args:
-        chance: of each frequency to be among them, in (0, 1]; their sum is how many are drawn (systematic sampling).
+        chance: probability in (0, 1] of each frequency to be drawn; their sum is the number of frequencies drawn
+            (systematic sampling).
     """
     disc = images.disc
     ticks = chance.double().cumsum(0).cpu() + torch.rand(1, generator=generator, dtype=torch.float64)
@@ -100,8 +102,11 @@ def some_coefficients(images: Images, chance: Float[Tensor, " P"], generator: to
 
 
 def chances(amplitude: Float[Tensor, " P"], count: int) -> Float[Tensor, " P"]:
-    """Of frequencies to be drawn, about `count` in all: half of them alike, half in proportion to the amplitude (over
-    that of the noise) which gradients from there are expected to have; 1 where there are no more than `count`."""
+    """Probabilities with which frequencies are drawn, about `count` in all.
+
+    Half of the draws are uniform, half in proportion to `amplitude`, the expected amplitude of the gradients relative
+    to that of the noise. All probabilities are 1 if there are no more than `count` frequencies.
+    """
     P = len(amplitude)
     if count >= P:
         return torch.ones_like(amplitude)

@@ -1,9 +1,9 @@
-"""Poses of images found in turns with the family of volumes that they show (heterogeneous ab initio).
+"""Poses of images with conformational variability, refined in alternation with a family of volumes.
 
-Poses found on a single map make up for motion that the map does not have, and images of a conformation unlike it lie
-anywhere: on adenylate kinase from closed to open a quarter is off by more than 10 degrees, nearly all of them closed.
-Every pose climbs the evidence of its image under the family (`conformations.joint`); now and then images are also
-searched globally against maps at a few points of the latent space.
+Poses found on a single map compensate for motion that the map lacks, and images of a conformation unlike it get random
+poses: on adenylate kinase from closed to open a quarter of the poses is wrong by more than 10 degrees, nearly all of
+them of closed molecules. Every pose is refined by the evidence of its image under the family (`conformations.joint`);
+in some iterations images are also searched globally against maps at a few points of the latent space.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from cryoloom.kernels.half_grid import volumes_to_halves
 from cryoloom.kernels.images import Images
 from cryoloom.particles.feed import ImageFeed
 
-BATCH = 2000  # images at once in a climb,
-SEARCHED = 500  # ... and in a search
-CANDIDATES = 4  # of a search that are climbed to the end
-LIKELY_NATS = 5.0  # a known pose that is further behind is not worth a second climb
-MISFIT = 3.0  # images whose best score is so many s.d. below what a right pose would give are searched again
-LOW_STEPS, LAST_STEPS = 3, 4  # of a searched image's climb at low radius, and then
+BATCH = 2000  # images refined at once,
+SEARCHED = 500  # ... and searched at once
+CANDIDATES = 4  # candidates of a search that are refined to the end
+LIKELY_NATS = 5.0  # known poses that are less probable by more than this are not refined again
+MISFIT = 3.0  # standard deviations below the score expected of a correct pose beyond which an image is searched again
+LOW_STEPS, LAST_STEPS = 3, 4  # refinement steps after a search, at low radius and at full radius
 
 
 @dataclass(frozen=True)
 class Family:
-    """Volumes V_0 .. V_Z [Q, m, m, m] of a half, the noise [G, S] and the contrasts with which its images show them."""
+    """Volumes V_0 .. V_Z [Q, m, m, m] of a half set, noise spectra [G, S] and standard deviation of the contrasts."""
 
     volumes: Float[Tensor, "Q m m m"]
     noise: Float[Tensor, "G S"]
@@ -42,7 +42,7 @@ class Family:
 
 
 class FamilyPoses:
-    """Finds poses of images in a family; knows the images and the settings, holds nothing that changes."""
+    """Refines and searches poses of images under a family of volumes; has no state beside images and settings."""
 
     def __init__(self, feed: ImageFeed, sigma_angstrom: float, *, coarse_level: float, points: int) -> None:
         """Args:
@@ -53,7 +53,7 @@ class FamilyPoses:
         self.feed, self.sigma, self.coarse_level, self.points = feed, sigma_angstrom, coarse_level, points
 
     def climbed(self, poses: PosePosterior, rows: np.ndarray, family: Family, radius: int, steps: int) -> Refined:
-        """All candidates of the images in `rows`, `steps` further up; on the CPU."""
+        """All candidates of the images in `rows` after `steps` refinement steps; on the CPU."""
         parts, grids = [], volumes_to_halves(family.volumes)
         for some in _batches(rows, BATCH):
             start = poses.rows(torch.from_numpy(some)).bare().to(self.feed.device)
@@ -72,7 +72,7 @@ class FamilyPoses:
         level: float,
         generator: np.random.Generator,
     ) -> PosePosterior:
-        """The images in `rows` searched globally, to `level` at most, and climbed along with what was known."""
+        """Candidates of the images in `rows` from a global search up to `level`, refined along with the known ones."""
         points = self._points(poses, rows, family, radius, generator)
         fine = min(radius, self.feed.radius_of(level))
         found = []
@@ -101,13 +101,13 @@ class FamilyPoses:
         return PosePosterior.joined(parts)
 
     def doubtful(self, refined: Refined) -> np.ndarray:
-        """Which images are to be searched again, bool [B]."""
+        """Whether each image should be searched again, bool [B]."""
         return (refined.misfit > MISFIT).numpy() | (second_behind(refined.posterior) < LIKELY_NATS).numpy()
 
     def _points(
         self, poses: PosePosterior, rows: np.ndarray, family: Family, radius: int, generator: np.random.Generator
     ) -> Float[Tensor, "K Z"]:
-        """Centres of the latents (k-means) of at most BATCH of the images."""
+        """Centres of k-means clusters of the latent coordinates of at most BATCH of the images."""
         from sklearn.cluster import KMeans  # heavy to import
 
         some = np.sort(generator.permutation(rows)[:BATCH])
@@ -126,7 +126,7 @@ class FamilyPoses:
 
 
 def second_behind(poses: PosePosterior) -> Float[Tensor, " B"]:
-    """By how many nats each image's second candidate is behind its first; infinite where there is none."""
+    """Difference in nats between the best and the second-best candidate of each image; infinite without a second."""
     if poses.log_weight.shape[1] < 2:
         return torch.full((len(poses),), torch.inf)
     first, second = poses.log_weight.topk(2, dim=1).values.unbind(1)

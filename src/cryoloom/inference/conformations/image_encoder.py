@@ -1,4 +1,4 @@
-"""Encoders of conformations: networks that map an image of known pose to q(z|X) (Zhong et al. 2021, cryoDRGN)."""
+"""Encoders of conformations: networks that map an image with known pose to q(z|X) (Zhong et al. 2021, cryoDRGN)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from cryoloom.kernels.images import Images
 from cryoloom.physics.image_model import shift_ramp
 
 LEAST_LOG_VARIANCE = -12.0
-# small: in samples as wide as the prior what the first latents tell drowns, and the decoder learns it late or never
+# small: samples as wide as the prior hide the information of the first latents, and the decoder learns it late or never
 FIRST_LOG_VARIANCE = -4.0
 
 
 class ImageEncoder(nn.Module, ABC):
-    """q(z|X) from a picture of what an image holds beyond the mean volume's projection.
+    """Network from the residual of an image, after subtracting the projection of the mean volume, to q(z|X).
 
     Attributes:
-        radius: of the disc of frequencies that it reads, Fourier pixels; box: of its pictures, 2 (radius + 1).
+        radius: radius in Fourier pixels of the disc of frequencies that the network reads.
+        box: side of its input images, 2 (radius + 1) pixels.
     """
 
     inside: Tensor
 
     def __init__(self, radius: int, diameter: float, latent: int) -> None:
         """Args:
-        diameter: of the particle, in box sides: pixels outside are not looked at.
+        diameter: diameter of the particle in box sides; pixels outside are ignored.
         """
         super().__init__()
         self.radius = radius
@@ -44,9 +45,9 @@ class ImageEncoder(nn.Module, ABC):
     def pictures(
         self, images: Images, expected: Complex[Tensor, "B P"], t: Float[Tensor, "B 2"]
     ) -> Float[Tensor, "B m m"]:
-        """Residuals C (Y - X) / s2^(1/2) with the particle moved to the centre, low-passed: noise of s.d. 1 or less.
+        """Residual images C (Y - X) / s2^(1/2), low-passed, particle centred; their noise has standard deviation <= 1.
 
-        Multiplication by the CTF flips phases and weighs frequencies by what they tell.
+        Multiplication by the CTF flips phases and weights frequencies by their signal.
         """
         images = images.prefix(self.radius)
         P = len(images.disc.weight)
@@ -58,16 +59,16 @@ class ImageEncoder(nn.Module, ABC):
     def forward(
         self, images: Images, expected: Complex[Tensor, "B P"], R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]
     ) -> DiagonalGaussian:
-        """Of B images that reach to `radius` at least.
+        """q(z|X) of B images whose disc reaches `radius` at least.
 
         Args:
-            expected: what the mean volume predicts of them at their poses.
+            expected: coefficients predicted by the mean volume at the poses.
             R, t: poses, t in angstrom.
         """
 
 
 class Heads(nn.Module):
-    """Mean and log-variance from features."""
+    """Output layer: mean and log-variance from features."""
 
     def __init__(self, features: int, latent: int) -> None:
         super().__init__()
@@ -105,11 +106,11 @@ class MLPEncoder(ImageEncoder):
 
 
 class CNNEncoder(ImageEncoder):
-    """Strided convolutions over the picture, then fully connected layers on what they find and on the pose."""
+    """Strided convolutions, then fully connected layers on their features and on the pose."""
 
     def __init__(self, radius: int, diameter: float, latent: int, width: int = 256, layers: int = 3) -> None:
         """Args:
-        layers: of convolutions, each halving the side; their channels double from 16.
+        layers: number of convolutions, each of which halves the side; channels double from 16.
         """
         super().__init__(radius, diameter, latent)
         convolutions: list[nn.Module] = []

@@ -1,8 +1,8 @@
-"""Poses of images of a linear family, climbed by the evidence in which latents and contrast are summed over.
+"""Refinement of poses under a linear family of volumes, by the evidence marginalised over latents and contrast.
 
-An image's pose and its conformation are found together: a pose found on the mean alone makes up for motion, and a
-latent at such a pose for the pose's error. Steps are Gauss-Newton's for both, with the latents eliminated (variable
-projection; Golub & Pereyra 1973).
+Pose and conformation of an image are inferred together: a pose found on the mean alone compensates for motion, and
+latent coordinates at such a pose for the error of the pose. Gauss-Newton steps are taken on both, with the latents
+eliminated (variable projection; Golub & Pereyra 1973).
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from cryoloom.inference.poses.refine import with_shift_prior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.images import Images
 
-AT_ONCE = 250  # poses: their slices stay in the processor's cache
-LEAST_SPREAD = 0.05  # of contrasts, where all are taken for alike
+AT_ONCE = 250  # poses at once: their slices stay in the cache of the processor
+LEAST_SPREAD = 0.05  # standard deviation of contrasts where all are taken as equal
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyEvidence:
-    """The objective (`refine.PoseObjective`) of images of V_0 .. V_Z.
+    """Objective (`refine.PoseObjective`) of images of a linear family V_0 .. V_Z.
 
     Attributes:
-        grids: of the volumes; images: B of them; sigma_angstrom: of the prior on shifts.
-        contrast, log_prior: [A], see `subspace.contrast_prior`.
+        grids: half grids of the volumes.
+        images: B images.
+        sigma_angstrom: standard deviation of the prior on shifts.
+        contrast, log_prior: grid of contrasts and log prior weights, [A]; see `linear.contrast_prior`.
     """
 
     grids: list[Complex[Tensor, "M M H"]]
@@ -41,7 +43,7 @@ class FamilyEvidence:
     def __call__(
         self, image: Int[Tensor, " C"], R: Float[Tensor, "C 3 3"], t: Float[Tensor, "C 2"]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Evidence, its gradient at the expected mixture, and the matrix of the pose alone; see `PoseObjective`."""
+        """Evidence, its gradient at the expected mixture, and the matrix of the pose; see `PoseObjective`."""
         parts = [self._some(*some) for some in zip(*(x.split(AT_ONCE) for x in (image, R, t)), strict=True)]
         score, gradient, hessian, power = (torch.cat(part) for part in zip(*parts, strict=True))
         return (*with_shift_prior(score, gradient, hessian, t, self.sigma_angstrom), power)
@@ -62,7 +64,7 @@ class FamilyEvidence:
         return inferred.log_evidence.float(), gradient, 0.5 * (hessian + hessian.mT), model.square().sum(1)
 
     def _columns(self, images: Images, R: Tensor, x: Tensor, model: Float[Tensor, "C P2"]) -> Float[Tensor, "C 5 P2"]:
-        """How the whitened prediction changes with rotation and shift."""
+        """Derivatives of the whitened prediction with respect to rotation and shift."""
         disc = images.disc
         scale = (disc.weight / images.variance).sqrt()[images.group] * images.ctf
         turns = dispatch.turns(self.grids, x, R, disc) * scale[:, None]
@@ -70,7 +72,7 @@ class FamilyEvidence:
         return torch.view_as_real(torch.cat([turns, waves], 1)).flatten(2)
 
     def _prior_precision(self, x: Float[Tensor, "C Q"]) -> Float[Tensor, "C Q Q"]:
-        """Of a mixture a (1, z): contrast as spread as its prior, z as wide as the contrast."""
+        """Prior precision of a mixture a (1, z), with the spread of the contrast prior."""
         spread = float((self.log_prior.exp() * (self.contrast - 1).square()).sum().sqrt())
         precision = x[:, :1].clamp(min=0.3).square().reciprocal().expand(-1, x.shape[1]).clone()
         precision[:, 0] = 1 / max(spread, LEAST_SPREAD) ** 2

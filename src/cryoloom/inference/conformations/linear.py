@@ -1,7 +1,7 @@
 """Latent coordinates of images in a linear family V(z) = V_0 + sum_j z_j V_j, z ~ N(0, I): probabilistic PCA.
 
-Tipping & Bishop 1999; in cryo-EM Tagare et al. 2015, Punjani & Fleet 2021 (3DVA), Gilles & Singer 2024 (RECOVAR), from
-which comes that the contrast of each image is marginalised along with z.
+Sources: Tipping & Bishop 1999; in cryo-EM Tagare et al. 2015, Punjani & Fleet 2021 (3DVA), and Gilles & Singer 2024
+(RECOVAR), whose marginalisation over the contrast of each image is used here.
 """
 
 from __future__ import annotations
@@ -17,33 +17,35 @@ from cryoloom.kernels import dispatch
 from cryoloom.kernels.images import Images
 from cryoloom.physics.image_model import shift_ramp
 
-CONTRAST_STEPS = 41  # between no particle and twice its contrast
+CONTRAST_STEPS = 41  # from no particle to twice the mean contrast
 
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Of each image with the slices of V_0 .. V_Z at its pose, by the noise: all that its likelihood depends on.
+    """Inner products of the slices of V_0 .. V_Z with each other and with the image, on which the likelihood depends.
 
     Attributes:
-        gram: [B, Z + 1, Z + 1] float64, sum w C^2 Re S_i conj S_j; cross: [B, Z + 1] float64, sum w C Re Y conj S_i.
+        gram: sum w C^2 Re S_i conj S_j, float64 [B, Z + 1, Z + 1].
+        cross: sum w C Re Y conj S_i, float64 [B, Z + 1].
     """
 
     gram: Tensor
     cross: Tensor
 
     def truncated(self, components: int) -> Products:
-        """Those of the mean and the first few components."""
+        """Inner products of the mean and the first components alone."""
         n = components + 1
         return Products(self.gram[:, :n, :n], self.cross[:, :n])
 
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """Posterior of latents and contrast a of B images.
+    """Posterior of latent coordinates and contrast a of B images.
 
     Attributes:
-        latents: of z; first, second: E[x] and E[x x^T] (upper triangle) of the mixture x = a (1, z) that each image
-            shows; log_evidence: [B], log p(Y) - log p(Y | no particle).
+        latents: posterior of z.
+        first, second: E[x] and E[x x^T] (upper triangle) of the mixture x = a (1, z) that each image shows.
+        log_evidence: log p(Y) - log p(Y | no particle), [B].
     """
 
     latents: LatentPosterior
@@ -55,7 +57,7 @@ class Inferred:
 def products(
     grids: list[Complex[Tensor, "M M H"]], images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]
 ) -> Products:
-    """Products of images at known poses with slices of Z + 1 volumes."""
+    """Inner products of images at known poses with slices of Z + 1 volumes."""
     slices, observed = whitened(grids, images, R, t)
     return Products((slices @ slices.mT).double(), torch.einsum("bqp,bp->bq", slices, observed).double())
 
@@ -63,7 +65,7 @@ def products(
 def whitened(
     grids: list[Complex[Tensor, "M M H"]], images: Images, R: Float[Tensor, "B 3 3"], t: Float[Tensor, "B 2"]
 ) -> tuple[Float[Tensor, "B Q P2"], Float[Tensor, "B P2"]]:
-    """Slices times CTF, and images moved by -t, both by the noise; real and imaginary parts in turn."""
+    """Slices times CTF and images shifted by -t, both divided by the noise; real and imaginary parts in turn."""
     root = (images.disc.weight / images.variance).sqrt()[images.group]
     slices = torch.stack([dispatch.slices(grid, R, images.disc) for grid in grids], 1) * (root * images.ctf)[:, None]
     observed = images.observed * shift_ramp(images.disc.k, -t) * root
@@ -71,7 +73,7 @@ def whitened(
 
 
 def contrast_prior(sigma: float) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
-    """Contrasts from 0 to 2 and the logarithms of their prior weights, normal around 1; 1 alone where sigma is 0."""
+    """Grid of contrasts from 0 to 2 and the logs of their Gaussian prior weights around 1; 1 alone if sigma is 0."""
     if sigma <= 0:
         return torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     a = torch.linspace(0, 2, CONTRAST_STEPS, dtype=torch.float64)
@@ -79,9 +81,9 @@ def contrast_prior(sigma: float) -> tuple[Float[Tensor, " A"], Float[Tensor, " A
 
 
 def infer_latents(found: Products, contrast: Float[Tensor, " A"], log_prior: Float[Tensor, " A"]) -> Inferred:
-    """Posterior of z and contrast, the latter summed over its grid.
+    """Posterior of z and contrast, with the contrast summed over its grid.
 
-    In the eigenbasis of an image's own Gram matrix, precision 1 + a^2 lambda is diagonal for every contrast a.
+    In the eigenbasis of the Gram matrix of an image, the precision 1 + a^2 lambda is diagonal for every contrast a.
     """
     a, log_prior = contrast.to(found.gram), log_prior.to(found.gram)
     g00, g0, b0, b = found.gram[:, 0, 0], found.gram[:, 0, 1:], found.cross[:, 0], found.cross[:, 1:]
@@ -118,7 +120,7 @@ def infer_mixture(
     contrast: Float[Tensor, " A"],
     log_prior: Float[Tensor, " A"],
 ) -> tuple[Float[Tensor, "B Q"], Float[Tensor, "B T"]]:
-    """E[x] and E[x x^T] (upper triangle) of x = a (1, z) where z is one of K points with shares; see `Inferred`."""
+    """E[x] and E[x x^T] (upper triangle) of x = a (1, z), z one of K points with given shares; see `Inferred`."""
     x = torch.cat([torch.ones(len(points), 1), points.cpu()], 1).to(found.gram)
     a = contrast.to(found.gram)
     cross, power = found.cross @ x.T, torch.einsum("ki,bij,kj->bk", x, found.gram, x)

@@ -1,9 +1,9 @@
 """Sharp maps of single conformations: local linear regression over the images whose latents lie near a point.
 
-The mean of a few near images is noisy, that of many is blurred by motion and drawn towards the middle. A mean and
-slopes, fitted together to many images, are neither: slopes take up the motion (kernel regression as in RECOVAR, Gilles
-and Singer 2024, of first instead of zeroth order; Fan and Gijbels 1996). That latents are known badly does not blur the
-map: they are posterior means, and what an image shows on average, given them, is linear in them.
+The mean of few nearby images is noisy; the mean of many is blurred by motion and biased towards the centre. Mean and
+slopes fitted together to many images avoid both, since the slopes account for the motion (kernel regression as in
+RECOVAR, Gilles and Singer 2024, of first instead of zeroth order; Fan and Gijbels 1996). Uncertain latents do not blur
+the map: they are posterior means, and the expected image is linear in them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 
 BATCH = 1000  # images at once
-PART = (
-    0.25  # of the images, the nearest ones; measured on adenylate kinase's path, maps at 20 states: area under the FSC
-)
-# with the truth 0.374, own state or next best 95 % (a tenth: 0.335, 95 %; half: 0.386, 90 %; all: 0.385, 85 %)
+# share of the images that is used, the nearest ones. Measured on adenylate kinase's path, maps at 20 states: area under
+# the FSC with the truth 0.374, own state or next best 95 % (a tenth: 0.335, 95 %; half: 0.386, 90 %; all: 0.385, 85 %)
+PART = 0.25
 LEAST_IMAGES = 200
-SLOPES = 3  # directions of the latent space, those in which the near images lie furthest apart
+SLOPES = 3  # directions of the latent space in which the nearby images vary most
 
 
 @dataclass(frozen=True)
 class StateMap:
-    """A map of one conformation.
+    """Map of one conformation.
 
     Attributes:
-        combined: [D, D, D], Wiener-filtered by shell; halves: its unfiltered half maps.
-        fsc: [S], of the halves within the mask, by shell.
-        nearest: [n], rows of the images that it was made of, by distance where there is one.
+        combined: map [D, D, D], Wiener-filtered by shell.
+        halves: its unfiltered half maps.
+        fsc: FSC of the half maps within the mask by shell, [S].
+        nearest: rows of the images used, in order of distance where there is one, [n].
     """
 
     combined: Tensor
@@ -50,22 +50,22 @@ class StateMap:
     nearest: np.ndarray
 
     def resolution_angstrom(self, pixel_size: float) -> float | None:
-        """Where the halves agree to 0.143; None where they never do."""
+        """Resolution at which the FSC of the half maps falls below 0.143; None if it never exceeds it."""
         shell = resolved_shell(self.fsc)
         return resolution_angstrom(shell, len(self.combined), pixel_size)
 
 
 def usual_precision(latents: LatentPosterior) -> Float[Tensor, "Z Z"]:
-    """Inverse of the usual (median) covariance of latents: the metric of what can be told apart."""
+    """Inverse of the median covariance of the latents: the metric of latent distances."""
     usual = latents.covariance.double().median(0).values
     values, vectors = torch.linalg.eigh(0.5 * (usual + usual.T))
     return (vectors / values.clamp(min=1e-6 * float(values.max()) + 1e-12)) @ vectors.T
 
 
 def latent_distance(latents: LatentPosterior, z: Float[Tensor, " Z"]) -> Float[Tensor, " N"]:
-    """Expected squared distance of each image from a point of the latent space, in units of the usual uncertainty.
+    """Expected squared distance of each image from a point of the latent space, in units of the median uncertainty.
 
-    Images of which little is known (junk, say) are far from everywhere.
+    Images with large uncertainty (junk, for example) are far from every point.
     """
     offset, metric = latents.mean.double() - z.double(), usual_precision(latents)
     covariance = latents.covariance.double()
@@ -81,16 +81,19 @@ def state_map(
     latents: LatentPosterior,
     z: Float[Tensor, " Z"],
 ) -> StateMap:
-    """The map at a point z of the latent space.
+    """Map at a point z of the latent space.
 
     Args:
-        poses: K = 1 for all N images, latents theirs; half: [N] of 0 and 1; mask: 0 to 1 in the working box.
+        poses: poses of all N images, K = 1.
+        latents: posterior of their latent coordinates.
+        half: half set (0 or 1) of each image, [N].
+        mask: mask in [0, 1] in the working box.
     """
     distance = latent_distance(latents, z)
     order = torch.argsort(distance, stable=True)[: max(LEAST_IMAGES, round(PART * len(feed)))]
     near = distance[order]
     weight = (near[-1] - near) / (near[-1] - near[0]).clamp(min=1e-12)
-    # an edge that all have in common leaves nothing to weigh by
+    # images at equal distances at the edge get equal weights
     weight = weight.clamp(min=1e-3) if float(weight.max()) > 0 else torch.ones_like(weight)
     offset = _told_apart(latents.mean[order].double() - z.double(), usual_precision(latents), weight)
     return _regressed(
@@ -101,7 +104,7 @@ def state_map(
 def _told_apart(
     offset: Float[Tensor, "n Z"], metric: Float[Tensor, "Z Z"], weight: Float[Tensor, " n"]
 ) -> Float[Tensor, "n Q"]:
-    """Offsets along the few directions in which images differ most, by what can be told apart; of unit width."""
+    """Offsets along the directions in which images differ most relative to their uncertainty, scaled to unit width."""
     values, vectors = torch.linalg.eigh(metric)
     whitened = offset @ (vectors * values.clamp(min=0).sqrt())
     spread = (whitened * weight[:, None]).T @ whitened / weight.sum()
@@ -118,7 +121,7 @@ def map_of_rows(
     mask: Float[Tensor, "D D D"],
     rows: np.ndarray,
 ) -> StateMap:
-    """The map of these images and no others, all alike; arguments as of `state_map`."""
+    """Map of the given images with equal weights; arguments as for `state_map`."""
     n = len(rows)
     return _regressed(
         feed, poses, half=half, noise=noise, mask=mask, rows=rows, weight=torch.ones(n), offset=torch.zeros(n, 0)
@@ -135,7 +138,7 @@ def _regressed(
     weight: Float[Tensor, " n"],
     offset: Float[Tensor, "n Q"],
 ) -> StateMap:
-    """V_0 of V_0 + sum_q offset_q V_q, weighted least squares over some images, half sets apart."""
+    """V_0 of V_0 + sum_q offset_q V_q by weighted least squares over the given images, for each half set."""
     radius = (feed.box - 1) // 2
     mask = mask.to(feed.device)
     sums = [
@@ -162,7 +165,7 @@ def _moments(
     """Normal equations of the images rows[mine]."""
     radius, total = (feed.box - 1) // 2, None
     i, j = torch.triu_indices(offset.shape[1] + 1, offset.shape[1] + 1)
-    mine = mine[np.argsort(rows[mine])]  # as they lie on disk
+    mine = mine[np.argsort(rows[mine])]  # in the order of the file
     for start in range(0, len(mine), BATCH):
         some = torch.from_numpy(mine[start : start + BATCH])
         R, t = poses.rows(torch.from_numpy(rows)[some]).to(feed.device).best()
