@@ -242,11 +242,11 @@ class Clock:
 def test_plain_progress_is_sparing_and_estimates_the_time_left():
     stream, clock = io.StringIO(), Clock()
     progress = PlainProgress(stream, clock=clock)
-    progress.plan([StagePlan("abinit", (1.0,) * 20)])
+    progress.plan([StagePlan("abinit", 20.0)])
     progress.begin("abinit", 0)
     for step in range(1, 21):
         clock.now += 1
-        progress.update(StepInfo("abinit", step, 20, 30.0))
+        progress.update(StepInfo("abinit", step, 30.0, total=20, cost=1.0, cost_ahead=20.0 - step))
     progress.say("contrast inverted", warning=True)
     progress.end("abinit")
     lines = stream.getvalue().splitlines()
@@ -262,7 +262,7 @@ def test_quiet_progress_passes_warnings_only():
     progress = PlainProgress(stream, quiet=True)
     progress.begin("abinit", 0)
     progress.say("hello")
-    progress.update(StepInfo("abinit", 1, 2))
+    progress.update(StepInfo("abinit", 1, total=2))
     progress.say("careful", warning=True)
     progress.end("abinit")
     assert stream.getvalue() == "warning: careful\n"
@@ -284,7 +284,7 @@ def test_live_progress_draws_stage_step_and_resolution(monkeypatch: pytest.Monke
     monkeypatch.setenv("TERM", "xterm")
     with LiveProgress() as progress:
         progress.begin("refine", 0)
-        progress.update(StepInfo("refine", 3, 9, 8.25))
+        progress.update(StepInfo("refine", 3, 8.25, total=9, cost=1.0, cost_ahead=6.0))
         progress.say("file [bold]é \x1b[2J", warning=True)
         time.sleep(0.7)
         progress.end("refine")

@@ -20,7 +20,7 @@ from cryoloom.inference.poses.global_search import (
 )
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import GridPosterior
+from cryoloom.kernels.images import GridPosterior
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees, geodesic_degrees_modulo, symmetry_group
 from recipes.scene import BOX, PIXEL_SIZE, Scene, two_states

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 
-from cryoloom.jobs.reconstruct import open_input, prepare, run
+from cryoloom.jobs.inputs import open_input, prepare
+from cryoloom.jobs.reconstruct import run
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
-from cryoloom.recipes.abinit import AbInitSettings
-from cryoloom.recipes.refine import RefineSettings
+from cryoloom.recipes.methods.search import AbInitSettings, RefineSettings
+from cryoloom.recipes.methods.settings import MethodSettings
 from cryoloom.runs.folder import RunFolder
 from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.progress import SilentProgress
@@ -27,7 +28,9 @@ def settings_for(particles: Path, seed: int = 1) -> ReconstructSettings:
         held_out=40,
     )
     refine = RefineSettings(candidates=2, coarse_level=4.5, fine_levels=(5.0, 6.0), most_iterations=3)
-    return ReconstructSettings(InputSettings(str(particles)), seed=seed, threads=1, abinit=abinit, refine=refine)
+    methods = MethodSettings({"abinit": abinit})
+    given = InputSettings(str(particles))
+    return ReconstructSettings(input=given, seed=seed, threads=1, methods=methods, refine=refine)
 
 
 def main(particles: Path, folder: Path) -> None:
@@ -44,7 +47,8 @@ def main(particles: Path, folder: Path) -> None:
             folder, settings, images.fingerprint(), "reconstruct", input_path=particles, seed=1, threads=1, device="cpu"
         )
     with Interrupts() as interrupts, opened as run_folder:
-        verdict = run(settings, images, preprocessing, run_folder, SilentProgress(), interrupts, seconds=0)
+        session = Session(run_folder, SilentProgress(), interrupts, seconds=0)
+        verdict = run(settings, images, preprocessing, session)
         run_folder.finish(verdict)
 
 

@@ -10,8 +10,8 @@ from cryoloom.cli.main import build_app
 from cryoloom.jobs.presets import PRESETS, with_preset
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
 
-DEFAULT = ReconstructSettings(InputSettings("/x.star"))
-HETERO = HeteroSettings(InputSettings("/x.star"))
+DEFAULT = ReconstructSettings(input=InputSettings("/x.star"))
+HETERO = HeteroSettings(input=InputSettings("/x.star"))
 names, preset_file = PRESETS[ReconstructSettings].names, PRESETS[ReconstructSettings].file
 
 
@@ -28,10 +28,10 @@ def test_each_is_valid_and_says_how_poses_are_found(name):
 
 def test_the_presets_of_conformations():
     assert PRESETS[HeteroSettings].names() == ["compact", "paper"]
-    assert with_preset(HETERO, "compact") == HETERO
-    paper = with_preset(HETERO, "paper").network
+    assert with_preset(HETERO, "compact").methods["vae"] == HETERO.methods["vae"]
+    paper = with_preset(HETERO, "paper").methods["vae"]
     assert (paper.encoder_width, paper.decoder_width, paper.batch, paper.rate) == (1024, 1024, 8, 1e-4)
-    assert paper.latent == HETERO.network.latent
+    assert paper.latent == HETERO.methods["vae"].latent
 
 
 def test_presets_of_another_kind_of_run_are_refused():
@@ -40,20 +40,20 @@ def test_presets_of_another_kind_of_run_are_refused():
 
 
 def test_cryoai_as_published():
-    a = with_preset(DEFAULT, "cryoai").amortized
+    a = with_preset(DEFAULT, "cryoai").methods["amortized"]
     assert (a.encoder, a.symmetrised, a.volume, a.width, a.encoder_rate) == ("paper", True, "fouriernet", 256, 1e-4)
 
 
 def test_cryoposenet_has_real_voxels_and_a_plain_loss():
-    a = with_preset(DEFAULT, "cryoposenet").amortized
+    a = with_preset(DEFAULT, "cryoposenet").methods["amortized"]
     assert (a.volume, a.symmetrised) == ("real", False)
 
 
 def test_a_copy_can_be_changed(tmp_path: Path):
     mine = tmp_path / "mine.toml"
     mine.write_text(preset_file("hybrid").read_text().replace("rounds = 100", "rounds = 7"))
-    assert with_preset(DEFAULT, str(mine)).wake_sleep.rounds == 7
-    assert with_preset(DEFAULT, str(mine)).wake_sleep.channels == DEFAULT.wake_sleep.channels
+    assert with_preset(DEFAULT, str(mine)).methods["wake_sleep"].rounds == 7
+    assert with_preset(DEFAULT, str(mine)).methods["wake_sleep"].channels == DEFAULT.methods["wake_sleep"].channels
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_preset_that_is_not_there():
 def test_the_command_line_comes_before_a_preset(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text('poses = "hybrid"\n[abinit]\nrestarts = 7\nconsidered = 900\n')
     begun = []
-    monkeypatch.setattr(reconstruct, "start_run", lambda settings, command, output, options: begun.append(settings))
+    monkeypatch.setattr(reconstruct, "start_run", lambda settings, output, options: begun.append(settings))
 
     def settings(*arguments):
         given = ["reconstruct", "x.star", "-o", "run", "--preset", str(tmp_path / "mine.toml"), *arguments]
@@ -90,7 +90,7 @@ def test_the_command_line_comes_before_a_preset(tmp_path, monkeypatch):
         assert result.exit_code == 0, result.output
         return begun[-1]
 
-    assert settings().abinit.restarts == 7
-    assert settings("--restarts", "2").abinit.restarts == 2
-    assert settings("--restarts", "2").abinit.considered == 900
+    assert settings().methods["abinit"].restarts == 7
+    assert settings("--restarts", "2").methods["abinit"].restarts == 2
+    assert settings("--restarts", "2").methods["abinit"].considered == 900
     assert settings("--poses", "search").poses == "search"

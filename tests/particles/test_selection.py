@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
+from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.selection import information, most_informative
@@ -19,7 +19,7 @@ RADIUS = 8
 def feed(tmp_path_factory: pytest.TempPathFactory) -> ImageFeed:
     folder = tmp_path_factory.mktemp("set")
     simulate_demo(folder, 300, seed=3)
-    settings = ReconstructSettings(InputSettings(str(folder / "particles.star")))
+    settings = ReconstructSettings(input=InputSettings(str(folder / "particles.star")))
     particles = open_input(settings.input)
     return make_feed(particles, prepare(particles, settings), settings)
 

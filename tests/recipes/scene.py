@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import starfile
 import torch
 from torch import Tensor
 
+from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
+from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.physics.phantom import GaussianCloud
+from cryoloom.runs.pack import pack
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
 
@@ -47,7 +50,7 @@ class Scene:
 
     def __init__(self, folder: Path, states: tuple[DensityMap, ...], count: int) -> None:
         simulate_dataset(states, SimulationSettings(count=count, snr=1.0, seed=2, shift_px=1.0), folder)
-        settings = ReconstructSettings(InputSettings(str(folder / "truth.star")), particle_diameter_angstrom=85.0)
+        settings = ReconstructSettings(input=InputSettings(str(folder / "truth.star")), particle_diameter_angstrom=85.0)
         particles = open_input(settings.input)
         self.feed = make_feed(particles, prepare(particles, settings), settings)
         given = particles.input_poses()
@@ -56,6 +59,16 @@ class Scene:
         self.noise = self.feed.source.preprocessing.noise.float()
         self.maps = [read_map(path).data.float() for path in sorted(folder.glob("truth_*.mrc"))]
         self.mean = torch.stack(self.maps).mean(0)
+
+    def posed(self, poses: PosePosterior | None = None, half: np.ndarray | None = None) -> PosedImages:
+        """The images at their true poses, or at these; in half sets that take turns, or in these."""
+        half = np.arange(len(self.feed)) % 2 if half is None else half
+        return PosedImages(self.feed, poses or self.poses, half, noise=self.noise, sigma_angstrom=PIXEL_SIZE)
+
+
+def copied(state: object) -> dict[str, np.ndarray]:
+    """The arrays of a state as a checkpoint would hold them."""
+    return {name: np.asarray(value).copy() for name, value in pack(state).items()}
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

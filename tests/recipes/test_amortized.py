@@ -14,18 +14,25 @@ from typer.testing import CliRunner
 from cryoloom.cli.main import build_app
 from cryoloom.inference.poses.encoder import half_turned, with_half_turn
 from cryoloom.inference.poses.misfit import misfit
-from cryoloom.inference.training import Trainer, from_arrays, to_arrays
+from cryoloom.inference.training import Trainer, Weights
 from cryoloom.jobs import layout
 from cryoloom.jobs.infer import TrainedRun, march
-from cryoloom.jobs.reconstruct import make_feed, open_input, prepare, run
+from cryoloom.jobs.inputs import make_feed, open_input, prepare
+from cryoloom.jobs.reconstruct import run
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.recipes.amortized import AmortizedRecipe, AmortizedSettings
-from cryoloom.recipes.wake_sleep import WakeSleepRecipe, WakeSleepSettings
+from cryoloom.particles.stated import StatedInput
+from cryoloom.recipes.amortized import AmortizedRecipe
+from cryoloom.recipes.methods.amortized import AmortizedSettings
+from cryoloom.recipes.methods.hybrid import WakeSleepSettings
+from cryoloom.recipes.wake_sleep import WakeSleepRecipe
 from cryoloom.runs.folder import RunFolder
 from cryoloom.runs.interrupts import Interrupts
+from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import SilentProgress
+from cryoloom.runs.session import Session
 from cryoloom.simulation.dataset import simulate_demo
 from jobs.small_run import settings_for
+from recipes.scene import copied
 
 AWAKE = WakeSleepSettings(
     rounds=4, updates=3, batch=16, wake_every=1, wake_batch=50, candidates=3, nside=2, angles=24, channels=16, layers=2
@@ -81,13 +88,13 @@ def test_a_stage_goes_on_exactly_from_its_arrays(make, feed):
         state, info = first.step(state)
         assert all(np.isfinite(value) for _, value in info.metrics), info.metrics
         if info.step == 2:
-            middle = {k: np.asarray(v).copy() for k, v in first.to_arrays(state).items()}
+            middle = copied(state)
     assert middle is not None
     second = make(feed)
-    again = second.from_arrays(middle)
+    again = unpack(second.state_type, middle)
     while not second.finished(again):
         again, _ = second.step(again)
-    expected, found = first.to_arrays(state), second.to_arrays(again)
+    expected, found = copied(state), copied(again)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert np.array_equal(np.asarray(value), np.asarray(found[name])), name
@@ -96,9 +103,9 @@ def test_a_stage_goes_on_exactly_from_its_arrays(make, feed):
 def test_a_step_leaves_its_argument_alone(make, feed):
     recipe = make(feed)
     state, _ = recipe.step(recipe.init())
-    before = {k: np.asarray(v).copy() for k, v in recipe.to_arrays(state).items()}
+    before = copied(state)
     recipe.step(state)
-    assert all(np.array_equal(v, np.asarray(recipe.to_arrays(state)[k])) for k, v in before.items())
+    assert all(np.array_equal(v, before[k]) for k, v in copied(state).items())
 
 
 def test_the_symmetrised_loss_is_invariant_under_the_half_turn(feed):
@@ -134,26 +141,29 @@ def test_a_trainer_restored_repeats_its_updates():
     trainer = Trainer({"net": net}, {"net": 1e-2})
     data = torch.randn(20, 8, 3)
 
-    def go(steps: range) -> dict:
+    def go(steps: range) -> Weights:
         for i in steps:
             trainer.update(net(data[i]).square().sum())
-        return {k: v.clone() for k, v in to_arrays(trainer.weights(), "x.").items()}
+        return trainer.weights()
 
     middle = go(range(5))
     end = go(range(5, 10))
-    trainer.restore(from_arrays(middle, "x."))
-    assert all(torch.equal(v, end[k]) for k, v in go(range(5, 10)).items())
-    assert any(not torch.equal(v, end[k]) for k, v in middle.items())
+    trainer.restore(middle)
+    assert all(torch.equal(v, end.arrays[k]) for k, v in go(range(5, 10)).arrays.items())
+    assert any(not torch.equal(v, end.arrays[k]) for k, v in middle.arrays.items())
 
 
 def complete(particles: Path, folder: Path, **changes: object) -> RunFolder:
-    settings = replace(settings_for(particles), wake_sleep=AWAKE, amortized=COLD, **changes)  # type: ignore[arg-type]
+    settings = settings_for(particles)
+    methods = settings.methods.with_table("wake_sleep", AWAKE).with_table("amortized", COLD)
+    settings = replace(settings, methods=methods, **changes)  # type: ignore[arg-type]
     images = open_input(settings.input)
     opened = RunFolder.create(
         folder, settings, images.fingerprint(), "reconstruct", input_path=particles, seed=1, threads=1, device="cpu"
     )
     with Interrupts() as interrupts, opened as run_folder:
-        verdict = run(settings, images, prepare(images, settings), run_folder, SilentProgress(), interrupts)
+        session = Session(run_folder, SilentProgress(), interrupts)
+        verdict = run(settings, images, prepare(images, settings), session)
         run_folder.finish(verdict)
     return opened
 
@@ -192,7 +202,7 @@ def test_a_run_without_an_encoder_says_what_to_do(tmp_path):
 
 def test_images_of_another_field_of_view_are_refused(finished, tmp_path):
     simulate_demo(tmp_path, 20, seed=1)
-    other = open_input(replace(settings_for(tmp_path / "particles.star").input, pixel_size=9.9))
+    other = open_input(replace(settings_for(tmp_path / "particles.star").input, stated=StatedInput(pixel_size=9.9)))
     with pytest.raises(ValueError, match="field of view"):
         TrainedRun(finished.path, torch.device("cpu")).check(other)
 

@@ -24,7 +24,7 @@ from recipes.scene import two_states
 COUNT = 500
 QUIET = "-j 1 -q --particle-diameter 85"
 TINY = """
-[network]
+[vae]
 encoder_width = 64
 encoder_layers = 2
 decoder_width = 32
@@ -32,7 +32,7 @@ decoder_layers = 1
 epochs = 12
 rate = 4e-3
 coefficients = 60
-[subspace]
+[pca]
 most_components = 3
 iterations = 6
 first_level = 4.0

@@ -19,21 +19,22 @@ from cryoloom.maps.backprojection import accumulate, solve
 from cryoloom.maps.coupled_backprojection import Moments, solve_coupled
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
-from cryoloom.recipes.pca import SubspaceRecipe, SubspaceSettings, component_resolutions, local_weight
-from cryoloom.recipes.pca_with_poses import TurnsRecipe, TurnsSettings
+from cryoloom.recipes.methods.pca import PCASettings, PCAWithPosesSettings
+from cryoloom.recipes.pca import PCARecipe, PCAState, component_resolutions, local_weight
+from cryoloom.recipes.pca_with_poses import PCAWithPosesRecipe
+from cryoloom.runs.pack import pack, unpack
 from inference.scene import turned
 from kernels.scene import make_scene
 from recipes.scene import BOX, PIXEL_SIZE, Scene, three_states, two_states
 
-SMALL = SubspaceSettings(most_components=4, iterations=6, first_level=4.0, last_level=7.0)
+SMALL = PCASettings(most_components=4, iterations=6, first_level=4.0, last_level=7.0)
 
 
-def recipe_of(scene: Scene, settings: SubspaceSettings = SMALL) -> SubspaceRecipe:
-    half = np.arange(len(scene.feed)) % 2
-    return SubspaceRecipe(feed=scene.feed, settings=settings, seed=1, poses=scene.poses, half=half, noise=scene.noise)
+def recipe_of(scene: Scene, settings: PCASettings = SMALL) -> PCARecipe:
+    return PCARecipe(scene.posed(), settings, 1)
 
 
-def finished(recipe: SubspaceRecipe):
+def finished(recipe: PCARecipe):
     state = recipe.init()
     while not recipe.finished(state):
         state, _ = recipe.step(state)
@@ -113,18 +114,8 @@ def test_poses_are_found_along_with_the_family(scene):
     lost = torch.rand(len(off), generator=generator) < 0.2
     off[lost] = random_rotations(int(lost.sum()), generator).float()
     start = PosePosterior.certain(off, scene.poses.best()[1])
-    turns = TurnsSettings(iterations=8, held=5, searches=(2, 3), search_all=1)
-    half = np.arange(len(scene.feed)) % 2
-    recipe = TurnsRecipe(
-        feed=scene.feed,
-        settings=SMALL,
-        seed=1,
-        poses=start,
-        half=half,
-        noise=scene.noise,
-        sigma_angstrom=PIXEL_SIZE,
-        turns=turns,
-    )
+    turns = PCAWithPosesSettings(iterations=8, held=5, searches=(2, 3), search_all=1)
+    recipe = PCAWithPosesRecipe(scene.posed(start), SMALL, 1, turns)
     state = finished(recipe)
 
     def errors(poses: PosePosterior) -> torch.Tensor:
@@ -137,12 +128,12 @@ def test_poses_are_found_along_with_the_family(scene):
     assert (before < 10).float().mean() < 0.75
     assert (after < 10).float().mean() > 0.9  # measured 0.93
     assert after.median() < 5
-    posed = recipe.posed(state)
+    posed = recipe.result(state)
     assert posed is not None
     assert posed.posterior.covariance is not None
     assert float((posed.misfit < 3).float().mean()) > 0.9
     # the same from its arrays
-    again = recipe.from_arrays(recipe.to_arrays(state))
+    again = unpack(PCAState, pack(state))
     assert torch.equal(again.poses.R, state.poses.R)
 
 
@@ -153,20 +144,11 @@ def test_nothing_is_found_where_nothing_moves(tmp_path):
     assert alone.components == 0
     assert float(alone.gains[1:].max()) < 0.02
     assert recipe.latents(alone).mean.shape == (500, 0)
-    half = np.arange(len(scene.feed)) % 2
-    turns = TurnsRecipe(
-        feed=scene.feed,
-        settings=SMALL,
-        seed=1,
-        poses=scene.poses,
-        half=half,
-        noise=scene.noise,
-        sigma_angstrom=PIXEL_SIZE,
-        turns=TurnsSettings(),
-    )
+    turns = PCAWithPosesRecipe(scene.posed(), SMALL, 1, PCAWithPosesSettings())
     state = finished(turns)
     assert state.iteration < turns.iterations
-    assert turns.posed(state) is None
+    assert turns.result(state) is None
+    assert recipe.result(alone) is None
 
 
 def test_a_recipe_taken_up_from_its_arrays_goes_on_exactly(scene, result):
@@ -176,7 +158,7 @@ def test_a_recipe_taken_up_from_its_arrays_goes_on_exactly(scene, result):
     for _ in range(3):
         halfway, _ = again.step(halfway)
     other = recipe_of(scene)
-    resumed = other.from_arrays(other.to_arrays(halfway))
+    resumed = unpack(PCAState, pack(halfway))
     while not other.finished(resumed):
         resumed, _ = other.step(resumed)
     assert torch.equal(resumed.volumes, state.volumes)
@@ -200,9 +182,9 @@ def test_a_state_map_is_its_own_states_and_says_of_which_images(scene, result):
     recipe, state = result
     latents = recipe.latents(state)
     truth = torch.tensor(scene.state.tolist())
-    half, mask = np.arange(len(truth)) % 2, scene.feed.mask(BOX)
+    mask = scene.feed.mask(BOX)
     point = latents.mean[truth == 2].mean(0)
-    found = state_map(scene.feed, scene.poses, half=half, noise=scene.noise, mask=mask, latents=latents, z=point)
+    found = state_map(scene.posed(), mask, latents, point)
     alike = [float(torch.corrcoef(torch.stack([found.combined.flatten(), m.flatten()]))[0, 1]) for m in scene.maps]
     assert int(np.argmax(alike)) == 1
     assert (truth[found.nearest] == 2).float().mean() > 0.9
@@ -217,32 +199,29 @@ def test_slopes_take_up_the_motion(scene, monkeypatch):
     known = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     N = len(truth)
     latents = LatentPosterior(known[truth - 1], 0.3 * torch.eye(2).expand(N, 2, 2), torch.ones(N))
-    half, mask = np.arange(N) % 2, scene.feed.mask(BOX)
+    mask = scene.feed.mask(BOX)
     mean = torch.stack(scene.maps).mean(0)
     for k in range(3):
-        found = state_map(scene.feed, scene.poses, half=half, noise=scene.noise, mask=mask, latents=latents, z=known[k])
+        found = state_map(scene.posed(), mask, latents, known[k])
         assert len(found.nearest) == N
         pair = torch.stack([(found.combined - mean).flatten(), (scene.maps[k] - mean).flatten()])
         assert torch.corrcoef(pair)[0, 1] > 0.85
 
 
 def test_a_map_of_rows_needs_both_halves(scene):
-    half = np.arange(len(scene.feed)) % 2
     with pytest.raises(ValueError, match="half set"):
-        map_of_rows(
-            scene.feed, scene.poses, half=half, noise=scene.noise, mask=scene.feed.mask(BOX), rows=np.arange(0, 40, 2)
-        )
+        map_of_rows(scene.posed(), scene.feed.mask(BOX), np.arange(0, 40, 2))
 
 
 def test_images_that_are_left_out_change_nothing(scene):
     """Half the images replaced by nothing known: the others alone decide."""
     half = np.arange(len(scene.feed)) % 2
     half[::3] = -1
-    recipe = SubspaceRecipe(feed=scene.feed, settings=SMALL, seed=1, poses=scene.poses, half=half, noise=scene.noise)
+    recipe = PCARecipe(scene.posed(half=half), SMALL, 1)
     state = finished(recipe)
     assert state.components == 2
     unseen = torch.from_numpy(half < 0)
-    latents = recipe.latents(state).without(unseen)
+    latents = recipe.latents(state)
     assert latents.mean[unseen].abs().max() == 0
     assert latents.contrast[unseen].max() == 0
     assert latents.contrast[~unseen].min() > 0.5

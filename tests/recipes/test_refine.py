@@ -11,15 +11,18 @@ import pytest
 import torch
 
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels.dispatch import Images, Samples
+from cryoloom.inference.poses.start import PoseStart
+from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.backprojection import accumulate
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations, symmetry_group
-from cryoloom.recipes.refine import ALL_SEARCHED, RefineRecipe, RefineSettings, RefineState
+from cryoloom.recipes.methods.search import RefineSettings
+from cryoloom.recipes.refine import ALL_SEARCHED, RefineRecipe, RefineState
+from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
 from inference.scene import turned
-from recipes.scene import PIXEL_SIZE, Scene, correlation, three_states, two_states
+from recipes.scene import PIXEL_SIZE, Scene, copied, correlation, three_states, two_states
 
 COUNT = 300
 START = 5  # Fourier pixels of the map that refinement begins with
@@ -49,15 +52,10 @@ def halves(scene: Scene) -> np.ndarray:
 def recipe_of(scene: Scene, *, feed: ImageFeed | None = None, **changes: Any) -> RefineRecipe:
     """From the mean of the true maps at low resolution; `changes` are arguments of the recipe or of its settings."""
     settings = {name: changes.pop(name) for name in tuple(changes) if hasattr(SMALL, name)}
-    arguments = {"start": low(scene.mean), "half": halves(scene)} | changes
-    return RefineRecipe(
-        feed=feed or scene.feed,
-        settings=replace(SMALL, **settings),
-        seed=1,
-        noise=scene.noise,
-        sigma_angstrom=PIXEL_SIZE,
-        **arguments,
-    )
+    symmetry, volume = changes.pop("symmetry", "C1"), changes.pop("start", low(scene.mean))
+    given = {"half": halves(scene)} | changes
+    start = PoseStart((volume, volume), scene.noise, PIXEL_SIZE, **given)
+    return RefineRecipe(feed or scene.feed, replace(SMALL, **settings), 1, start, symmetry)
 
 
 def carried_out(recipe: RefineRecipe) -> tuple[RefineState, list[StepInfo]]:
@@ -71,10 +69,6 @@ def carried_out(recipe: RefineRecipe) -> tuple[RefineState, list[StepInfo]]:
 def errors(state: RefineState, scene: Scene) -> torch.Tensor:
     """Degrees from the true pose, [N]."""
     return geodesic_degrees(state.poses.best()[0], scene.poses.best()[0])
-
-
-def arrays_of(recipe: RefineRecipe, state: RefineState) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value).copy() for name, value in recipe.to_arrays(state).items()}
 
 
 @pytest.fixture(scope="module")
@@ -325,12 +319,12 @@ def test_the_map_has_the_symmetry_that_is_given(scene):
 def test_a_fresh_recipe_goes_on_exactly_from_arrays(scene):
     first = recipe_of(scene, most_iterations=3)
     middle, _ = first.step(first.init())
-    saved = arrays_of(first, middle)
+    saved = copied(middle)
     expected, _ = first.step(middle)
-    assert all(np.array_equal(value, saved[name]) for name, value in arrays_of(first, middle).items())
+    assert all(np.array_equal(value, saved[name]) for name, value in copied(middle).items())
     second = recipe_of(scene, most_iterations=3)
-    found, _ = second.step(second.from_arrays(saved))
-    one, other = arrays_of(first, expected), arrays_of(second, found)
+    found, _ = second.step(unpack(RefineState, saved))
+    one, other = copied(expected), copied(found)
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert np.array_equal(value, other[name]), name
@@ -339,7 +333,7 @@ def test_a_fresh_recipe_goes_on_exactly_from_arrays(scene):
 def test_a_state_without_statistics_survives_its_arrays(scene):
     recipe = recipe_of(scene)
     start = recipe.init()
-    again = recipe.from_arrays(arrays_of(recipe, start))
+    again = unpack(RefineState, copied(start))
     assert again.statistics is None
     assert (again.iteration, again.radius, again.searches, again.settled) == (0, START, 0, False)
     assert torch.equal(again.references[1], start.references[1])

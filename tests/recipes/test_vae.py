@@ -12,9 +12,11 @@ import torch
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.training import Table
 from cryoloom.physics.rotations import exponential, geodesic_degrees
-from cryoloom.recipes.vae import NetworkSettings, VariationalRecipe, VariationalState
+from cryoloom.recipes.methods.vae import NetworkSettings
+from cryoloom.recipes.vae import VariationalRecipe, VariationalState
+from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
-from recipes.scene import PIXEL_SIZE, Scene, correlation, two_states
+from recipes.scene import PIXEL_SIZE, Scene, copied, correlation, two_states
 
 Method = Literal["vae", "autodecoder"]
 COUNT = 400
@@ -36,15 +38,7 @@ class VariationalScene(Scene):
     """The set, and recipes that learn it."""
 
     def recipe(self, poses: PosePosterior | None = None, method: Method = "vae", **changes: Any) -> VariationalRecipe:
-        return VariationalRecipe(
-            feed=self.feed,
-            settings=replace(TINY, **changes),
-            seed=1,
-            poses=poses or self.poses,
-            mean=self.mean,
-            noise=self.noise,
-            method=method,
-        )
+        return VariationalRecipe(self.posed(poses), replace(TINY, **changes), 1, self.mean, method)
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +81,17 @@ def test_a_stage_goes_on_exactly_from_its_arrays(scene, changes):
     """Networks, optimiser, tables, noise: in a fresh recipe the rest of the run is the same bit by bit."""
     first = scene.recipe(epochs=3, **changes)
     state, _ = first.step(first.init())
-    middle = {k: np.asarray(v).copy() for k, v in first.to_arrays(state).items()}
+    middle = copied(state)
     while not first.finished(state):
-        before = {k: np.asarray(v).copy() for k, v in first.to_arrays(state).items()}
+        before = copied(state)
         following, _ = first.step(state)
-        assert all(np.array_equal(v, np.asarray(first.to_arrays(state)[k])) for k, v in before.items())
+        assert all(np.array_equal(v, before[k]) for k, v in copied(state).items())
         state = following
     second = scene.recipe(epochs=3, **changes)
-    again = second.from_arrays(middle)
+    again = unpack(VariationalState, middle)
     while not second.finished(again):
         again, _ = second.step(again)
-    expected, found = first.to_arrays(state), second.to_arrays(again)
+    expected, found = copied(state), copied(again)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert np.array_equal(np.asarray(value), np.asarray(found[name])), name
@@ -144,10 +138,6 @@ def test_what_does_not_belong_together_is_refused(scene):
     with pytest.raises(ValueError, match="same images"):
         scene.recipe(scene.poses.rows(torch.arange(9)))
     with pytest.raises(ValueError, match="24 a side"):
-        VariationalRecipe(
-            feed=scene.feed, settings=TINY, seed=1, poses=scene.poses, mean=torch.zeros(8, 8, 8), noise=scene.noise
-        )
+        VariationalRecipe(scene.posed(), TINY, 1, torch.zeros(8, 8, 8))
     with pytest.raises(ValueError, match="empty"):
-        VariationalRecipe(
-            feed=scene.feed, settings=TINY, seed=1, poses=scene.poses, mean=torch.zeros(24, 24, 24), noise=scene.noise
-        )
+        VariationalRecipe(scene.posed(), TINY, 1, torch.zeros(24, 24, 24))

@@ -113,7 +113,7 @@ def test_fsc_chart_names_nyquist_and_thresholds() -> None:
 
 
 def steps(*rows: tuple[str, float | None, float]) -> list[LoggedStep]:
-    return [LoggedStep(StepInfo(s, i + 1, None, r), w, w) for i, (s, r, w) in enumerate(rows)]
+    return [LoggedStep(StepInfo(s, i + 1, r), w, w) for i, (s, r, w) in enumerate(rows)]
 
 
 def test_time_chart_adds_up_the_steps() -> None:

@@ -125,7 +125,7 @@ def test_networks_in_training_are_shown(run: Path) -> None:
     log = MetricsLog(run / "metrics.jsonl")
     for step in range(1, 4):
         metrics = (("loss", 3.0 / step), ("half_turned", 0.5), ("images_seen", 1000.0 * step))
-        log.write(StepInfo("amortized", step, 3, 40.0, metrics), 2.0, 3.0)
+        log.write(StepInfo("amortized", step, 40.0, metrics, total=3), 2.0, 3.0)
     page = render(run, read_record(run))
     assert "Training</h2>" in page
     for words in ("<h3>Loss</h3>", "<h3>Half-turned images</h3>", "3,000 images: 1"):

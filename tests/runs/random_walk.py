@@ -22,8 +22,9 @@ import numpy as np
 
 from cryoloom.runs.folder import RunFolder
 from cryoloom.runs.interrupts import Interrupts
-from cryoloom.runs.loop import numpy_generator, run_recipe
 from cryoloom.runs.progress import StagePlan, StepInfo
+from cryoloom.runs.seeds import numpy_generator
+from cryoloom.runs.session import Session
 
 STAGES = ("abinit", "refine")
 
@@ -52,10 +53,10 @@ class RandomWalk:
     """One stage; it starts at `start`, so that a second stage depends on the result of the first."""
 
     name: str
-    index: int
     settings: WalkSettings
     start: np.ndarray
     pause: float = 0.0
+    state_type: type[WalkState] = WalkState
 
     def init(self) -> WalkState:
         return WalkState(0, self.start, np.zeros(0, np.complex128))
@@ -63,20 +64,20 @@ class RandomWalk:
     def step(self, state: WalkState) -> tuple[WalkState, StepInfo]:
         time.sleep(self.pause)
         step = state.step + 1
-        random = numpy_generator(self.settings.seed, self.index, step)
+        random = numpy_generator(self.settings.seed, self.name, step)
         position = 0.9 * state.position + random.standard_normal(state.position.shape)
         trace = np.append(state.trace, position.reshape(-1)[:64] + 1j * step)
         metrics = (("mean", float(position.mean())), ("nan", float("nan")))
-        return WalkState(step, position, trace), StepInfo(self.name, step, self.settings.steps, 100.0 / step, metrics)
+        return WalkState(step, position, trace), StepInfo(self.name, step, 100.0 / step, metrics)
 
     def finished(self, state: WalkState) -> bool:
         return state.step >= self.settings.steps
 
-    def to_arrays(self, state: WalkState) -> dict[str, np.ndarray]:
-        return {"step": np.asarray(state.step), "position": state.position, "trace": state.trace}
+    def expected_costs(self, state: WalkState) -> list[float]:
+        return [1.0] * (self.settings.steps - state.step)
 
-    def from_arrays(self, arrays) -> WalkState:
-        return WalkState(int(arrays["step"]), arrays["position"], arrays["trace"])
+    def result(self, state: WalkState) -> WalkState:
+        return state
 
     def end_early(self, state: WalkState) -> WalkState:
         return WalkState(state.step, state.position + 1000, state.trace)
@@ -120,9 +121,9 @@ def walk(
     with Interrupts() as interrupts, open_folder(path, settings) as folder:
         start = np.zeros((settings.box,) * 3)
         state = None
-        for index, stage in enumerate(STAGES):
-            recipe = RandomWalk(stage, index, settings, start, pause)
-            state = run_recipe(recipe, folder, progress, interrupts, seconds=seconds)
+        session = Session(folder, progress, interrupts, seconds=seconds)
+        for stage in STAGES:
+            state = session.run(RandomWalk(stage, settings, start, pause))
             start = state.position
         assert state is not None
         if finish:

@@ -7,17 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cryoloom.runs.checkpoint import BadCheckpoint
 from cryoloom.runs.folder import read_record
 from cryoloom.runs.interrupts import Interrupts, Stopped
-from cryoloom.runs.loop import numpy_generator, run_recipe, torch_generator
 from cryoloom.runs.metrics_log import read_metrics
 from cryoloom.runs.progress import SilentProgress, StepInfo
+from cryoloom.runs.seeds import numpy_generator, torch_generator
+from cryoloom.runs.session import Session
 
 from .random_walk import RandomWalk, WalkSettings, open_folder, walk
 
@@ -230,16 +233,9 @@ def test_timings_add_up_over_a_resumption(tmp_path: Path):
 
 
 def test_checkpoints_wait_for_their_time(tmp_path: Path):
-    saved: list[int] = []
-
-    class Noting(RandomWalk):
-        def to_arrays(self, state):
-            saved.append(state.step)
-            return super().to_arrays(state)
-
     with open_folder(tmp_path / "run", WalkSettings()) as folder, Interrupts() as interrupts:
-        run_recipe(Noting("abinit", 0, WalkSettings(), ZERO), folder, SilentProgress(), interrupts, seconds=100)
-    assert saved == [20]
+        Session(folder, SilentProgress(), interrupts, seconds=100).run(RandomWalk("abinit", WalkSettings(), ZERO))
+        assert [path.name for path in folder.checkpoints.paths("abinit")] == ["abinit-00000020.safetensors"]
 
 
 def test_a_step_that_fails_marks_the_run_and_keeps_the_traceback(tmp_path: Path):
@@ -251,7 +247,7 @@ def test_a_step_that_fails_marks_the_run_and_keeps_the_traceback(tmp_path: Path)
 
     folder = open_folder(tmp_path / "run", WalkSettings())
     with pytest.raises(FloatingPointError) as caught, folder, Interrupts() as interrupts:
-        run_recipe(Failing("abinit", 0, WalkSettings(), ZERO), folder, SilentProgress(), interrupts, seconds=0)
+        Session(folder, SilentProgress(), interrupts, seconds=0).run(Failing("abinit", WalkSettings(), ZERO))
     assert read_record(tmp_path / "run").status == "failed"
     assert caught.value.__notes__ == [str(tmp_path / "run" / "run.log")]
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
@@ -284,14 +280,14 @@ def test_third_ctrl_c_stops_a_step_that_hangs():
 
 
 def test_generators_depend_on_seed_stage_and_step_only():
-    keys = [(1, 0, 1), (1, 0, 2), (1, 1, 1), (2, 0, 1)]
+    keys = [(1, "a", 1), (1, "a", 2), (1, "b", 1), (2, "a", 1), (1, 1, "a"), (1, "a", 1, 0)]
     numbers = [numpy_generator(*key).random() for key in keys]
     tensors = [torch.rand(1, generator=torch_generator(*key)).item() for key in keys]
-    assert len(set(numbers)) == len(set(tensors)) == 4
+    assert len(set(numbers)) == len(set(tensors)) == 6
     assert numbers[0] == numpy_generator(*keys[0]).random()
     assert tensors[0] == torch.rand(1, generator=torch_generator(*keys[0])).item()
     with pytest.raises(ValueError, match="seed -1"):
-        numpy_generator(-1, 0, 0)
+        numpy_generator(-1, "a")
 
 
 def interrupted_at(path: Path, stage: str, step: int, settings: WalkSettings | None = None, pause: float = 0.0) -> None:
@@ -304,3 +300,49 @@ def interrupted_at(path: Path, stage: str, step: int, settings: WalkSettings | N
 
     with pytest.raises(Stopped):
         walk(path, settings or WalkSettings(), Terminating(), pause=pause)
+
+
+def test_a_recipe_needs_no_folder():
+    """In memory the result is that of a run in a folder, and nothing is left behind."""
+    session = Session.in_memory()
+    state = session.run(RandomWalk("abinit", WalkSettings(), ZERO))
+    assert state.step == 20
+    assert session.path is None
+
+
+def test_in_memory_ctrl_c_stops_at_once():
+    class Pressing(SilentProgress):
+        def update(self, info: StepInfo) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Session.in_memory(Pressing()).run(RandomWalk("abinit", WalkSettings(), ZERO))
+
+
+def test_the_loop_tells_how_many_steps_are_expected(tmp_path: Path):
+    told: list[StepInfo] = []
+
+    class Keeping(SilentProgress):
+        def update(self, info: StepInfo) -> None:
+            told.append(info)
+
+    Session.in_memory(Keeping()).run(RandomWalk("abinit", WalkSettings(steps=4), ZERO))
+    assert [(i.step, i.total, i.cost, i.cost_ahead) for i in told] == [(n, 4, 1.0, 4.0 - n) for n in range(1, 5)]
+
+
+def test_a_checkpoint_of_other_arrays_is_refused_with_a_clear_word(tmp_path: Path):
+    """As an older version of a recipe would leave it."""
+    folder = tmp_path / "run"
+    interrupted_at(folder, "abinit", 3)
+
+    @dataclass(frozen=True)
+    class Older:
+        step: int
+        place: np.ndarray
+
+    recipe = RandomWalk("abinit", WalkSettings(), ZERO, state_type=Older)  # type: ignore[arg-type]
+    with open_folder(folder, WalkSettings()) as opened, Interrupts() as interrupts:
+        session = Session(opened, SilentProgress(), interrupts)
+        with pytest.raises(BadCheckpoint, match="not those of this version") as caught:
+            session.run(recipe)
+    assert "start the run anew with --overwrite" in str(caught.value)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cryoloom.api import runs
 from cryoloom.environment import set_threads
@@ -21,6 +20,7 @@ from cryoloom.jobs.verdict import Verdict
 from cryoloom.jobs.verdict_text import headline
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.particle_set import ParticleSet, open_particles
+from cryoloom.recipes.methods.registry import conformation_method, pose_method
 from cryoloom.runs.display import announce, open_progress
 from cryoloom.runs.interrupts import Interrupts, Stopped
 from cryoloom.runs.progress import Progress
@@ -80,7 +80,7 @@ def reconstruct(
     particles: Source | ParticleSet,
     output: Source,
     *,
-    poses: str = "search",
+    poses: str | None = None,
     start: Source | Literal["poses"] | None = None,
     low_pass: float | None = None,
     symmetry: str = "C1",
@@ -92,6 +92,7 @@ def reconstruct(
     threads: int | None = None,
     overwrite: bool = False,
     quiet: bool = False,
+    **options: Any,
 ) -> RunResult:
     """The main job: particles in; poses, gold-standard map and verdict out, as `cryoloom reconstruct` does.
 
@@ -100,7 +101,8 @@ def reconstruct(
     Args:
         particles: RELION STAR file, or what `open` returned.
         output: folder of the run; it must be new or empty, unless `overwrite` is set.
-        poses: how poses are found without a starting model: "search", "hybrid" or "amortized".
+        poses: how poses are found without a starting model: "search" (by default), "hybrid", "amortized", or another
+            registered pose method.
         start: refine from the poses in the particle file ("poses") or from a map (its path) instead.
         low_pass: resolution to which a map given as `start` is cut, angstrom.
         symmetry: point group, imposed after its axes were found: C1, Cn, Dn, T, O, I.
@@ -112,6 +114,7 @@ def reconstruct(
         threads: number of threads; by default all cores that this process may use.
         overwrite: replace an earlier run in `output`.
         quiet: print nothing but warnings; otherwise progress is shown on stderr.
+        options: settings of the pose method, by name, as `restarts=2`.
 
     Raises:
         BadInput, BadRunFolder: for particles or a folder that can't be used. KeyboardInterrupt: see above.
@@ -119,8 +122,8 @@ def reconstruct(
     if start is not None and start != "poses":
         start = os.path.abspath(start)
     settings = ReconstructSettings(
-        _input(particles),
-        "reconstruct" if start is None else "refine",
+        input=_input(particles),
+        job="reconstruct" if start is None else "refine",
         start=None if start is None else str(start),
         low_pass_angstrom=low_pass,
         symmetry=symmetry,
@@ -130,8 +133,10 @@ def reconstruct(
     )
     if preset is not None:
         settings = with_preset(settings, preset)
-    if poses != "search":
+    if poses is not None:
         settings = replace(settings, poses=poses)
+    chosen = settings.methods.with_options(pose_method(settings.poses).settings, options)
+    settings = replace(settings, methods=chosen)
     return _started(settings, output, device=device, threads=threads, overwrite=overwrite, quiet=quiet)
 
 
@@ -139,10 +144,8 @@ def hetero(
     particles: Source | ParticleSet,
     output: Source,
     *,
-    method: Literal["pca", "classes", "vae", "autodecoder"] = "pca",
-    poses: Literal["given", "search"] = "given",
-    classes: int = 3,
-    components: int | None = None,
+    method: str | None = None,
+    poses: str | None = None,
     mask: Source | None = None,
     particle_diameter: float | None = None,
     box: int | None = None,
@@ -152,16 +155,18 @@ def hetero(
     threads: int | None = None,
     overwrite: bool = False,
     quiet: bool = False,
+    **options: Any,
 ) -> RunResult:
     """Conformations of posed particles, as `cryoloom hetero` finds them.
 
     Args:
         particles: posed particles (STAR file, or what `open` returned), or the folder of a finished run.
-        method: "pca" for components around a mean, "classes" for discrete classes, "vae" or "autodecoder" for networks.
-        poses: "given" takes those of the file; "search" finds them first, then along with the conformations.
-        classes: number of classes of the method "classes".
-        components: number of components; by default as many as improve the likelihood of held-out images.
+        method: "pca" (by default) for components around a mean, "classes" for discrete classes, "vae" or "autodecoder"
+            for networks, or another registered method.
+        poses: "given" (by default) takes those of the file; "search" or another pose method finds them first, then
+            along with the conformations.
         mask: map of 0 to 1, outside of which conformations must not differ.
+        options: settings of the conformation method, by name, as `classes=4` or `epochs=10`.
 
     The other arguments, Ctrl-C and errors are those of `reconstruct`.
     """
@@ -169,9 +174,6 @@ def hetero(
         particles = layout.PARTICLES.path(Path(particles))
     settings = HeteroSettings(
         input=_input(particles),
-        method=method,
-        poses=poses,
-        classes=classes,
         mask=None if mask is None else os.path.abspath(mask),
         particle_diameter_angstrom=particle_diameter,
         box=box,
@@ -179,13 +181,10 @@ def hetero(
     )
     if preset is not None:
         settings = with_preset(settings, preset)
-    subspace = settings.subspace
-    if method == "classes" and components is None:
-        # K volumes span K - 1 components; held-out images decide how many of them are kept
-        subspace = replace(subspace, most_components=max(subspace.most_components, classes - 1))
-    if components is not None:
-        subspace = replace(subspace, components=components)
-    settings = replace(settings, subspace=subspace)
+    said = {"method": method, "poses": poses}
+    settings = replace(settings, **{name: value for name, value in said.items() if value is not None})
+    chosen = settings.methods.with_options(conformation_method(settings.method).settings, options)
+    settings = replace(settings, methods=chosen)
     return _started(settings, output, device=device, threads=threads, overwrite=overwrite, quiet=quiet)
 
 
@@ -251,7 +250,7 @@ def simulate(
 
 def _input(particles: Source | ParticleSet) -> InputSettings:
     if isinstance(particles, ParticleSet):
-        return InputSettings(os.path.abspath(particles.path), **dataclasses.asdict(particles.stated))
+        return InputSettings(os.path.abspath(particles.path), particles.stated)
     return InputSettings(os.path.abspath(particles))
 
 

@@ -10,17 +10,20 @@ from typing import Literal, TypeAlias
 from cryoloom.environment import set_threads
 from cryoloom.jobs import layout
 from cryoloom.jobs.hetero import run_hetero
-from cryoloom.jobs.reconstruct import open_input, prepare, run
+from cryoloom.jobs.inputs import open_input, prepare
+from cryoloom.jobs.reconstruct import run
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Verdict
 from cryoloom.jobs.verdict_text import lines
 from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.particles.preprocess import Preprocessing
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.report.page import write_report
 from cryoloom.runs.folder import RunFolder, check_output_folder, read_record, read_settings
 from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.machine import check_memory, choose_device
 from cryoloom.runs.progress import Progress
+from cryoloom.runs.session import Session
 
 Settings: TypeAlias = ReconstructSettings | HeteroSettings
 
@@ -57,7 +60,7 @@ def start_run(
     set_threads(settings.threads)
     found = choose_device(device, progress.say)
     chosen: Literal["cpu", "cuda"] = "cuda" if found.type == "cuda" else "cpu"
-    settings = replace(settings, device=chosen)
+    settings = replace(settings, device=chosen, methods=settings.methods.of(settings.tables))
     if isinstance(settings, ReconstructSettings):
         symmetry_group(settings.symmetry)
     particles = open_input(settings.input)
@@ -78,9 +81,7 @@ def start_run(
             overwrite=layout.RESULTS if overwrite else None,
         ) as folder,
     ):
-        return _work(
-            settings, particles, preprocessing=preprocessing, folder=folder, progress=progress, interrupts=interrupts
-        )
+        return _work(settings, particles, preprocessing, Session(folder, progress, interrupts), folder)
 
 
 def run_settings(folder: Path) -> Settings:
@@ -111,25 +112,23 @@ def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Int
         interrupts,
         RunFolder.resume(folder, settings, particles.fingerprint(), threads=threads, device=settings.device) as run_,
     ):
-        return _work(
-            settings, particles, preprocessing=preprocessing, folder=run_, progress=progress, interrupts=interrupts
-        )
+        return _work(settings, particles, preprocessing, Session(run_, progress, interrupts), run_)
 
 
-def _work(settings: Settings, particles: ParticleSet, preprocessing, folder: RunFolder, progress, interrupts) -> Ended:
+def _work(
+    settings: Settings, particles: ParticleSet, preprocessing: Preprocessing, session: Session, folder: RunFolder
+) -> Ended:
     if isinstance(settings, HeteroSettings):
-        verdict = run_hetero(
-            settings, particles, preprocessing=preprocessing, folder=folder, progress=progress, interrupts=interrupts
-        )
+        verdict = run_hetero(settings, particles, preprocessing, session)
     else:
-        verdict = run(settings, particles, preprocessing, folder, progress, interrupts)
+        verdict = run(settings, particles, preprocessing, session)
     folder.finish(verdict)
     if verdict is not None:
         with folder.timing("report"):
             write_report(folder.path)
         for line in lines(verdict):
-            progress.say(line)
-    progress.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
+            session.say(line)
+    session.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
     return Ended(folder.path, verdict)
 
 

@@ -15,6 +15,7 @@ from cryoloom.api.results import FSCCurve, Maps
 from cryoloom.inference.poses.given_map import fit_to_images
 from cryoloom.inference.poses.global_search import candidates_of, references_of
 from cryoloom.inference.poses.global_search import search as search_images
+from cryoloom.inference.poses.posed import BATCH, PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.jobs.final_maps import scored_maps
@@ -31,14 +32,13 @@ from cryoloom.particles.stated import StatedInput
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.abinit import FIRST_SIGMA
-from cryoloom.recipes.refine import BATCH, RefineSettings, half_statistics
+from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.runs.display import LiveProgress, in_terminal
-from cryoloom.runs.loop import torch_generator
 from cryoloom.runs.progress import Progress, SilentProgress, StepInfo
+from cryoloom.runs.seeds import torch_generator
 
 _SETTINGS = RefineSettings()
 _WIDER = 1.5  # radius of each stage of a climb over that of the one before
-_STREAM = 21  # of random numbers
 
 
 def open(
@@ -208,16 +208,10 @@ def backproject(
     if half_sets is None:
         half_sets = images.source.particles.half_sets()
     half = np.arange(len(images)) % 2 if half_sets is None else np.asarray(half_sets) - 1
-    sums = half_statistics(
-        images,
-        poses,
-        half=half,
-        noise=images.noise,
-        group=symmetry_group(symmetry).float().to(images.device),
-        radius=(images.box - 1) // 2,
-        generator=torch_generator(seed, _STREAM, 0),
-    )
-    rough, final = (torch_generator(seed, _STREAM, step) for step in (1, 2))
+    sigma = max(float(poses.best()[1].square().mean().sqrt()), images.pixel_size)
+    posed = PosedImages(images, poses, half, noise=images.noise, sigma_angstrom=sigma)
+    samples, rough, final = (torch_generator(seed, "backproject", part) for part in ("samples", "rough", "final"))
+    sums = posed.sums((images.box - 1) // 2, symmetry_group(symmetry).float().to(images.device), samples)
     found = scored_maps(images, sums, rough, final, None if mask is None else mask.data)
     one, two, both, soft = (
         DensityMap(v.float(), images.pixel_size) for v in (*found.halves, found.combined, found.mask)
@@ -249,7 +243,7 @@ def gold_standard(half1: DensityMap, half2: DensityMap, mask: DensityMap, *, see
     Raises:
         ValueError: for maps that are not cubes of one size, or an empty mask.
     """
-    generator = torch_generator(seed, _STREAM, 3)
+    generator = torch_generator(seed, "gold standard")
     return gold_standard_fsc(half1.data, half2.data, mask.data, half1.pixel_size, generator)
 
 
@@ -275,7 +269,8 @@ def _batches(images: ImageFeed, stage: str, quiet: bool) -> Iterator[np.ndarray]
         progress.begin(stage, 0)
         for step, start in enumerate(starts, start=1):
             yield np.arange(start, min(start + BATCH, len(images)))
-            progress.update(StepInfo(stage, step, len(starts)))
+            ahead = float(len(starts) - step)
+            progress.update(StepInfo(stage, step, total=len(starts), cost=1.0, cost_ahead=ahead))
         progress.end(stage)
 
 

@@ -105,9 +105,11 @@ def _series(opened: ConformationRun, folder: Path, name: str, places: np.ndarray
     def maps():
         for i, place in enumerate(places):
             found = opened.map_at(torch.from_numpy(np.asarray(place)).float())
-            resolution = found.resolution_angstrom(opened.feed.pixel_size)
-            progress.update(StepInfo(name, i + 1, len(places), resolution))
-            yield DensityMap(found.combined.contiguous(), opened.feed.pixel_size)
+            resolution = found.resolution_angstrom(opened.posed.feed.pixel_size)
+            progress.update(
+                StepInfo(name, i + 1, resolution, total=len(places), cost=1.0, cost_ahead=float(len(places) - i - 1))
+            )
+            yield DensityMap(found.combined.contiguous(), opened.posed.feed.pixel_size)
 
     written = write_series(folder, name, maps())
     np.save(folder / f"{name}.npy", np.asarray(places, dtype=np.float32))
@@ -126,11 +128,8 @@ def _cluster_table(opened: ConformationRun, folder: Path, labels: np.ndarray, co
     for k in range(count):
         mine = np.flatnonzero(labels == k)
         resolution = None
-        if min(int((opened.half[mine] == h).sum()) for h in (0, 1)) >= FEWEST_PER_HALF:
-            noise = opened.feed.source.preprocessing.noise.float()
-            scored = cluster_map(
-                opened.feed, opened.poses, half=opened.half, rows=mine, noise=noise, seed=seed, mask=opened.mask
-            )
+        if min(int((opened.posed.half[mine] == h).sum()) for h in (0, 1)) >= FEWEST_PER_HALF:
+            scored = cluster_map(opened.posed, mine, seed, opened.mask)
             resolution = scored.gold.resolution_angstrom
         rows.append(ClassRow(f"cluster_{k + 1:02d}", len(mine), len(mine) / len(labels), resolution))
     write_class_table(folder / "classes.csv", tuple(rows))

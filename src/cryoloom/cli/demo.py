@@ -58,7 +58,7 @@ def demo(
             f"simulated {made.count} images of an antibody ({made.box} px of {made.pixel_size:g} Å, "
             f"SNR {made.snr_measured:.2g}), to be solved from these alone"
         )
-    settings = ReconstructSettings(InputSettings(str((particles / "particles.star").absolute())), seed=seed)
+    settings = ReconstructSettings(input=InputSettings(str((particles / "particles.star").absolute())), seed=seed)
     options = RunningOptions(threads=threads, device=device, overwrite=overwrite, quiet=quiet)
     start_run(settings, run, options)
 

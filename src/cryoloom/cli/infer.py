@@ -13,10 +13,9 @@ from cryoloom.cli.options import Device, DeviceName, InputOptions, Quiet, Thread
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="infer")(infer)
+    app.command(name="infer")(taking(options=InputOptions)(infer))
 
 
-@taking(InputOptions)
 def infer(
     run: Annotated[Path, typer.Argument(help="Finished run with an encoder.", metavar="RUN", show_default=False)],
     particles: Annotated[Path, typer.Argument(metavar="NEW.star", help="RELION STAR file.", show_default=False)],
@@ -48,7 +47,7 @@ def infer(
 
         from cryoloom.jobs.infer import TrainedRun, columns
         from cryoloom.jobs.infer import infer as find_poses
-        from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
+        from cryoloom.jobs.inputs import make_feed, open_input, prepare
         from cryoloom.jobs.settings import ReconstructSettings
         from cryoloom.particles.particle_set import write_particles
         from cryoloom.runs.folder import read_settings
@@ -71,10 +70,21 @@ def infer(
         )
         feed = make_feed(new, prepare(new, settings), settings)
         progress.begin("infer", 0)
-        total = len(feed)
+        total, seen = len(feed), 0
 
         def say(done: int, rate: float) -> None:
-            progress.update(StepInfo("infer", done, total, None, (("images_per_second", rate),)))
+            nonlocal seen
+            progress.update(
+                StepInfo(
+                    "infer",
+                    done,
+                    metrics=(("images_per_second", rate),),
+                    total=total,
+                    cost=float(done - seen),
+                    cost_ahead=float(total - done),
+                )
+            )
+            seen = done
 
         found = find_poses(trained, feed, polish, say)
         progress.end("infer")

@@ -42,7 +42,7 @@ DataDir = Annotated[
     Path | None, typer.Option(help="Folder that image names are relative to.", show_default="the STAR's own, or above")
 ]
 PixelSize = Annotated[float | None, typer.Option(help="Angstrom, in place of the file's.", show_default="the file's")]
-Voltage = Annotated[float | None, typer.Option(help="kV.", show_default="the file's")]
+Voltage = Annotated[float | None, typer.Option("--voltage", help="kV.", show_default="the file's")]
 Aberration = Annotated[float | None, typer.Option("--cs", help="Spherical aberration, mm.", show_default="the file's")]
 Amplitude = Annotated[float | None, typer.Option("--amplitude-contrast", help="Share.", show_default="the file's")]
 NoCTF = Annotated[bool, typer.Option("--no-ctf", help="The images carry no CTF.")]
@@ -56,17 +56,26 @@ Diameter = Annotated[
     typer.Option("--particle-diameter", min=1, help="Longest extent, angstrom.", show_default="estimated"),
 ]
 Box = Annotated[int | None, typer.Option(min=16, help="Working box, px.", show_default="that of the images")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.toml",
+        help="Settings from a file: a preset that comes with the program, or a file of your own (see the "
+        "documentation).",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in RUN.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """What is said of the particles in place of their file."""
+    """What is said of the particles in place of their file: the fields of `particles.stated.StatedInput`."""
 
     datadir: DataDir = None
     pixel_size: PixelSize = None
-    voltage: Voltage = None
-    cs: Aberration = None
+    voltage_kv: Voltage = None
+    spherical_aberration_mm: Aberration = None
     amplitude_contrast: Amplitude = None
     no_ctf: NoCTF = False
     on_bad: OnBad = "error"
@@ -75,18 +84,11 @@ class InputOptions:
     def input(self, particles: Path) -> InputSettings:
         """Settings of an input with these options."""
         from cryoloom.jobs.settings import InputSettings
+        from cryoloom.particles.stated import StatedInput
 
-        return InputSettings(
-            particles=os.path.abspath(particles),
-            datadir=None if self.datadir is None else os.path.abspath(self.datadir),
-            pixel_size=self.pixel_size,
-            voltage_kv=self.voltage,
-            spherical_aberration_mm=self.cs,
-            amplitude_contrast=self.amplitude_contrast,
-            no_ctf=self.no_ctf,
-            on_bad=self.on_bad,
-            on_duplicates=self.on_duplicates,
-        )
+        stated = {f.name: getattr(self, f.name) for f in dataclasses.fields(StatedInput)}
+        stated["datadir"] = None if self.datadir is None else os.path.abspath(self.datadir)
+        return InputSettings(os.path.abspath(particles), StatedInput(**stated))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,28 +103,44 @@ class RunningOptions(InputOptions):
     overwrite: Overwrite = False
     quiet: Quiet = False
 
+    def common(self, particles: Path) -> dict[str, Any]:
+        """Settings that all jobs share, by name, with these options."""
+        return {
+            "input": self.input(particles),
+            "particle_diameter_angstrom": self.particle_diameter,
+            "box": self.box,
+            "seed": self.seed,
+        }
 
-def taking(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose parameter `options` is a dataclass, each field of which becomes an option of its own."""
+
+def taking(**options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with parameters that are dataclasses, each field of which becomes an option of its own.
+
+    Args:
+        options: the dataclasses, by the name of the command's parameter.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        fields = [f.name for f in dataclasses.fields(options)]
-        hints = get_type_hints(options, include_extras=True)
-
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            chosen = {name: given.pop(name) for name in fields}
-            command(**given, options=options(**chosen))
+            for name, kind in options.items():
+                given[name] = kind(**{f.name: given.pop(f.name) for f in dataclasses.fields(kind)})
+            command(**given)
 
         own = inspect.signature(command, eval_str=True).parameters.values()
-        added = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-            for f in dataclasses.fields(options)
-        ]
-        kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "options"]
+        kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in options]
+        added = [parameter for kind in options.values() for parameter in _parameters(kind)]
         run.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in [*kept, *added]}
         del run.__wrapped__  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def _parameters(kind: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in dataclasses.fields(kind)
+    ]

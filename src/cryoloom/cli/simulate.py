@@ -142,7 +142,7 @@ class SimulationOptions:
         )
 
 
-@taking(SimulationOptions)
+@taking(options=SimulationOptions)
 def simulate(
     sources: Annotated[
         list[Path],

@@ -52,7 +52,7 @@ def volume(
         said = "as the fitted family has it"
     else:
         found = opened.map_at(point)
-        pixel = opened.feed.pixel_size
+        pixel = opened.posed.feed.pixel_size
         write_map(output, DensityMap(found.combined.contiguous(), pixel))
         for h in (0, 1):
             beside = output.with_name(f"{output.stem}_half{h + 1}.mrc")

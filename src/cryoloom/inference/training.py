@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,18 +74,6 @@ class Trainer:
         self._last = weights
 
 
-def to_arrays(weights: Weights, prefix: str) -> dict[str, Tensor]:
-    """Flat arrays for a checkpoint."""
-    return {prefix + name: value.cpu() for name, value in weights.arrays.items()}
-
-
-def from_arrays(arrays: Mapping[str, np.ndarray | Tensor], prefix: str) -> Weights:
-    """The inverse of `to_arrays`."""
-    return Weights(
-        {name[len(prefix) :]: torch.as_tensor(value) for name, value in arrays.items() if name.startswith(prefix)}
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Table:
     """C parameters for each of N images, with an Adam of its own for every row: an image counts its own updates.
@@ -129,12 +116,3 @@ class Table:
         unbiased = [m / (1 - b**steps)[:, None] for m, b in ((first, betas[0]), (second, betas[1]))]
         self.values[index] -= rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
         self.first[index], self.second[index], self.steps[index] = first, second, steps
-
-    def to_arrays(self, prefix: str) -> dict[str, Tensor]:
-        """Flat arrays for a checkpoint."""
-        return {prefix + name: getattr(self, name).cpu() for name in Table.__slots__}
-
-    @staticmethod
-    def from_arrays(arrays: Mapping[str, np.ndarray | Tensor], prefix: str, device: torch.device) -> Table:
-        """The inverse of `to_arrays`."""
-        return Table(*(torch.as_tensor(arrays[prefix + name]).to(device) for name in Table.__slots__))

@@ -6,23 +6,17 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.jobs.final_maps import ScoredMaps, scored_maps
-from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.rotations import symmetry_group
-from cryoloom.recipes.refine import half_statistics
-from cryoloom.runs.loop import torch_generator
+from cryoloom.runs.seeds import torch_generator
 
-STAGE_INDEX = 20
 FEWEST_PER_HALF = 10  # images without which there is no map to speak of
 
 
 def cluster_map(
-    feed: ImageFeed,
-    poses: PosePosterior,
-    half: Int[np.ndarray, " N"],
+    posed: PosedImages,
     rows: Int[np.ndarray, " n"],
-    noise: Float[Tensor, "G S"],
     seed: int,
     mask: Float[Tensor, "D D D"] | None = None,
     symmetry: str = "C1",
@@ -35,19 +29,16 @@ def cluster_map(
     kept them apart.
 
     Args:
-        poses: of all N images. half: 0 or 1 of all N images. noise: spectra by optics group and shell.
         mask: within which the halves are compared; found from the map where it is left out.
 
     Raises:
         ValueError: for rows that there are not or come twice, halves other than 0 and 1, or too few images in a half.
     """
-    if len(poses) != len(feed) or half.shape != (len(feed),):
-        raise ValueError(f"{len(poses)} poses and half sets of shape {half.shape} for {len(feed)} images; expected all")
+    feed = posed.feed
     if len(rows) and not (rows.min() >= 0 and rows.max() < len(feed)):
         raise ValueError(f"rows from {rows.min()} to {rows.max()}; expected 0 to {len(feed) - 1}")
-    own = np.full(len(feed), -1)
-    own[rows] = half[rows]
-    sizes = [int((own == h).sum()) for h in (0, 1)]
+    own = posed.only(rows)
+    sizes = [int((own.half == h).sum()) for h in (0, 1)]
     if sum(sizes) != len(rows):
         raise ValueError(f"of {len(rows)} rows {sum(sizes)} are in half 0 or 1 once; expected each row once, in a half")
     if min(sizes) < FEWEST_PER_HALF:
@@ -57,8 +48,6 @@ def cluster_map(
         )
     group = symmetry_group(symmetry).float().to(feed.device)
     radius = (feed.box - 1) // 2
-    generators = [torch_generator(seed, STAGE_INDEX, i) for i in range(3)]
-    statistics = half_statistics(
-        feed, poses, half=own, noise=noise, group=group, radius=radius, generator=generators[0]
-    )
+    generators = [torch_generator(seed, "class maps", part) for part in ("samples", "rough", "final")]
+    statistics = own.sums(radius, group, generators[0])
     return scored_maps(feed, statistics, generators[1], generators[2], mask)

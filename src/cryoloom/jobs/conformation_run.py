@@ -12,13 +12,13 @@ from torch import Tensor
 
 from cryoloom.inference.conformations.local_maps import StateMap, state_map
 from cryoloom.inference.conformations.posterior import LatentPosterior
+from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.jobs.hetero import consensus_settings
-from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
+from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import HeteroSettings
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.errors import BadInput
-from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.runs.folder import read_record, read_settings
 from cryoloom.volumes.conformation_file import read_conformations
@@ -30,14 +30,12 @@ class ConformationRun:
     """What a run of `cryoloom hetero` offers afterwards.
 
     Attributes:
-        particles: with the run's poses; feed: their images; poses: K = 1; half: [N] of 0 and 1.
+        particles: with the run's poses; posed: their images at these poses (K = 1).
         latents: of all images; mask: [D, D, D]; volume: the family that was fitted.
     """
 
     particles: ParticleSet
-    feed: ImageFeed
-    poses: PosePosterior
-    half: np.ndarray
+    posed: PosedImages
     latents: LatentPosterior
     mask: Tensor
     volume: ConformationVolume
@@ -50,13 +48,12 @@ class ConformationRun:
         """
         if z.shape != self.latents.mean.shape[1:]:
             raise ValueError(f"{len(z)} coordinates; expected {self.latents.mean.shape[1]}, those of the run's latents")
-        noise = self.feed.source.preprocessing.noise.float()
-        return state_map(self.feed, self.poses, half=self.half, noise=noise, mask=self.mask, latents=self.latents, z=z)
+        return state_map(self.posed, self.mask, self.latents, z)
 
     def decoded(self, z: Float[Tensor, " Z"]) -> DensityMap:
         """The map that the fitted family itself has at a latent point."""
-        volume = self.volume.density_map(z.float(), (self.feed.box - 1) // 2)
-        return DensityMap(volume.contiguous(), self.feed.pixel_size)
+        feed = self.posed.feed
+        return DensityMap(self.volume.density_map(z.float(), (feed.box - 1) // 2).contiguous(), feed.pixel_size)
 
 
 def open_conformations(folder: Path, device: torch.device, threads: int) -> ConformationRun:
@@ -88,9 +85,13 @@ def open_conformations(folder: Path, device: torch.device, threads: int) -> Conf
         raise BadInput(f"{folder}: latents of {len(mean)} images, particles.star has {len(particles)}: was it edited?")
     return ConformationRun(
         particles=particles,
-        feed=feed,
-        poses=PosePosterior.certain(poses.R.float(), poses.t.float()),
-        half=half - 1,
+        posed=PosedImages(
+            feed,
+            PosePosterior.certain(poses.R.float(), poses.t.float()),
+            half - 1,
+            noise=feed.source.preprocessing.noise.float(),
+            sigma_angstrom=max(float(poses.t.square().mean().sqrt()), feed.pixel_size),
+        ),
         latents=LatentPosterior(mean, covariance, contrast),
         mask=read_map(folder / "mask.mrc").data.float(),
         volume=read_conformations(folder / "conformations.safetensors"),

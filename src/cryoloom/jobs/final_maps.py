@@ -21,10 +21,9 @@ from cryoloom.maps.sharpen import GuinierFit, guinier_b_factor, sharpen
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import symmetry_group, view_grid
-from cryoloom.recipes.refine import RefineState, half_statistics
-from cryoloom.runs.loop import torch_generator
+from cryoloom.recipes.refine import RefineResult
+from cryoloom.runs.seeds import torch_generator
 
-STAGE_INDEX = 2
 FITTING_MISFIT = 3.0  # s.d. below the score that a right pose gives
 
 
@@ -66,14 +65,12 @@ class ScoredMaps:
 
 
 def full_statistics(
-    feed: ImageFeed, state: RefineState, group: Tensor, radius: int, generator: torch.Generator
+    refined: RefineResult, group: Tensor, radius: int, generator: torch.Generator
 ) -> tuple[Statistics, Statistics]:
-    """Both halves at full radius: the last iteration's sums where they reach it, else inserted once more."""
-    if state.statistics is not None and state.statistics[0].side == Band(radius).side:
-        return state.statistics
-    return half_statistics(
-        feed, state.posterior, half=state.half, noise=state.noise, group=group, radius=radius, generator=generator
-    )
+    """Normal equations of both halves at full radius: the last iteration's where they reach it, else summed anew."""
+    if refined.statistics is not None and refined.statistics[0].side == Band(radius).side:
+        return refined.statistics
+    return refined.posed.sums(radius, group, generator)
 
 
 def _in_box(volume: Tensor, box: int) -> Tensor:
@@ -109,13 +106,15 @@ def scored_maps(
     return ScoredMaps(combined, (one, two), mask, gold)
 
 
-def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) -> FinalMaps:
+def final_maps(refined: RefineResult, symmetry: str, seed: int) -> FinalMaps:
     """Reconstruct, mask, filter, sharpen and score."""
+    feed = refined.posed.feed
     group = symmetry_group(symmetry).float().to(feed.device)
     radius = (feed.box - 1) // 2
-    halves = full_statistics(feed, state, group, radius, torch_generator(seed, STAGE_INDEX, 3))
+    halves = full_statistics(refined, group, radius, torch_generator(seed, "final maps", "samples"))
     box, pixel = feed.box, feed.pixel_size
-    scored = scored_maps(feed, halves, torch_generator(seed, STAGE_INDEX, 1), torch_generator(seed, STAGE_INDEX, 2))
+    rough, final = (torch_generator(seed, "final maps", part) for part in ("rough", "final"))
+    scored = scored_maps(feed, halves, rough, final)
     raw, mask, gold, both = scored.halves, scored.mask, scored.gold, halves[0] + halves[1]
     # unfiltered: the fit and the sharpening weigh by the FSC themselves
     unfiltered = _in_box(solve(both, None, radius), box) * mask
@@ -125,7 +124,7 @@ def final_maps(feed: ImageFeed, state: RefineState, symmetry: str, seed: int) ->
     views = view_vectors(2)
     directional = directional_fsc(raw[0], raw[1], mask, pixel, views)
     directions = torch.cat([views, directional.resolution_angstrom[:, None].float()], 1)
-    coverage = orientation_coverage(state.poses.R[:, 0], symmetry=symmetry)
+    coverage = orientation_coverage(refined.posed.poses.R[:, 0], symmetry=symmetry)
     return FinalMaps(
         combined=scored.combined,
         sharp=sharp,

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
-from cryoloom.runs.record import BadRunFolder, from_json, to_json
+from cryoloom.jobs.settings import Common, HeteroSettings, ReconstructSettings
+from cryoloom.recipes.methods.settings import tables
+from cryoloom.runs.record import from_json, to_json
 
 S = TypeVar("S", ReconstructSettings, HeteroSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class Presets:
-    """The presets of one kind of run: the folder of those that come with the program, and what they may choose."""
+    """The presets of one kind of run: the folder of those that come with the program, and the names, beside the tables
+    of methods, that they may hold."""
 
     folder: Path
     choosable: tuple[str, ...]
 
     def names(self) -> list[str]:
-        """Of those that come with the program."""
+        """Names of the presets that come with the program."""
         return sorted(path.stem for path in self.folder.glob("*.toml"))
 
     def file(self, preset: str) -> Path:
@@ -42,11 +44,9 @@ class Presets:
 
 
 _FOLDER = Path(__file__).with_name("presets")
-PRESETS = {
-    ReconstructSettings: Presets(_FOLDER, ("poses", "abinit", "refine", "amortized", "wake_sleep")),
-    HeteroSettings: Presets(
-        _FOLDER / "hetero", ("method", "poses", "classes", "subspace", "turns", "network", "abinit", "refine")
-    ),
+PRESETS: dict[type[Common], Presets] = {
+    ReconstructSettings: Presets(_FOLDER, ("poses", "refine")),
+    HeteroSettings: Presets(_FOLDER / "hetero", ("method", "poses", "refine", "pca_with_poses")),
 }
 
 
@@ -62,13 +62,23 @@ def with_preset(settings: S, preset: str) -> S:
         chosen = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from error
-    unknown = sorted(set(chosen) - set(presets.choosable))
+    methods, known = tables(), {f.name for f in fields(settings)}
+    expected = (*presets.choosable, *methods)
+    unknown = sorted(set(chosen) - set(expected))
     if unknown:
-        raise ValueError(f"{path}: unknown: {', '.join(unknown)}\n  expected: {', '.join(presets.choosable)}")
-    whole: dict[str, Any] = to_json(settings)
-    for name, value in chosen.items():
-        whole[name] = {**whole[name], **value} if isinstance(value, Mapping) else value
+        raise ValueError(f"{path}: unknown: {', '.join(unknown)}\n  expected: {', '.join(expected)}")
     try:
-        return from_json(type(settings), whole, str(path))
-    except BadRunFolder as error:
-        raise ValueError(str(error).split("\n  what to do")[0]) from error
+        for name, value in chosen.items():
+            # a table of a method lies among the settings of methods, whatever its name
+            present = getattr(settings, name) if name in known else settings.methods[name]
+            kind = type(present)
+            plain = {**to_json(present), **value} if isinstance(value, Mapping) else value
+            read: Any = from_json(kind, plain, f"{path}, {name}")
+            if name in known:
+                settings = replace(settings, **{name: read})
+            else:
+                settings = replace(settings, methods=settings.methods.with_table(name, read))
+    except ValueError as error:
+        said = str(error).split("\n  what to do")[0]
+        raise ValueError(said if str(path) in said else f"{path}: {said}") from error
+    return settings

@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.maps.align import apply_rigid
 from cryoloom.maps.mask import PEAK_SHARE, low_pass, radius_grid
 from cryoloom.maps.resample import FourierSampler, SplineVolume, half_sphere, voxel_points
+from cryoloom.physics.fourier import resize_real
 from cryoloom.physics.rotations import exponential, from_euler, nearest_rotation, symmetry_group, view_grid
 
 SEARCH_RADIUS = 8
@@ -117,6 +119,27 @@ class _Problem:
     def within(self, radius: int) -> _Problem:
         keep = int((self.q.square().sum(-1) <= radius**2).sum())
         return _Problem(self.sampler, self.q[:keep], self.weight[:keep], self.box, self.offset)
+
+
+def on_axes(
+    volume: Float[Tensor, "D D D"], pixel_size: float, symmetry: str, radius: int
+) -> tuple[Float[Tensor, "D D D"], float | None]:
+    """The map turned onto the standard axes of its symmetry, which is then imposed.
+
+    Args:
+        radius: Fourier pixels to which the axes are looked for.
+
+    Returns:
+        The map, and how well it agreed with its symmetry copies before; the map as it is and None in C1.
+    """
+    if len(symmetry_group(symmetry)) == 1:
+        return volume, None
+    box = volume.shape[-1]
+    # splines want the map smooth on its grid: twice finer
+    fine = resize_real(volume.cpu(), 2 * box, 3)
+    axes = find_axes(fine, symmetry, pixel_size / 2, radius)
+    turned = impose(apply_rigid(fine, axes.R.float(), axes.t.float(), pixel_size / 2), symmetry)
+    return resize_real(turned, box, 3).to(volume), axes.score
 
 
 def _centre_of_mass(volume: Tensor, radius: int) -> Tensor:

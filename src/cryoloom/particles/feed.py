@@ -15,12 +15,11 @@ from cryoloom.particles.preprocess import measure
 from cryoloom.physics.ctf import evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.noise import spread_shells
-from cryoloom.runs.loop import torch_generator
 from cryoloom.runs.machine import choose_device
+from cryoloom.runs.seeds import torch_generator
 
 # a premultiplied image is divided by its CTF; next to the zeros nothing is to be had
 LEAST_CTF2 = 1e-3
-SAMPLE_STREAM = 3  # of random numbers; whole jobs draw the same sample
 
 
 class ImageFeed:
@@ -102,7 +101,7 @@ def feed_of(
 
     Args: see `ParticleSet.images`.
     """
-    generator = torch_generator(seed, SAMPLE_STREAM, 0)
+    generator = torch_generator(seed, "preprocessing")
     preprocessing = measure(
         particles, particle_diameter_angstrom=particle_diameter_angstrom, box=box, generator=generator
     )

@@ -8,7 +8,7 @@ correlate); where none agree, the likeliest is carried on to one more level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,63 +34,21 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.selection import most_informative
 from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import random_rotations
-from cryoloom.runs.loop import numpy_generator, torch_generator
+from cryoloom.recipes.methods.search import AbInitSettings
 from cryoloom.runs.progress import StepInfo
+from cryoloom.runs.seeds import numpy_generator, torch_generator
 
-STAGE_INDEX = 0
 DRAWS = 32  # poses drawn from each image's posterior
 CHECK_EVERY = 5  # steps between looks at the held-out images
 FIRST_SIGMA = 0.06  # prior s.d. of shifts, box sides, before it is learnt
 REACH = 2.5  # shifts are searched to so many standard deviations
 NOISE_RATE = 0.1
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, rotation and squared Fourier pixel
+STEP_COST = 1.2e-8
+USUAL_STARTS = 2
+USUAL_LENGTH = 1.2  # of a level, in least steps
 LEAST_GAIN = 0.2  # nats an image, for a level to go on,
 LEAST_SHARE = 0.005  # ... or this share of what the map makes held-out images likelier by
-
-
-@dataclass(frozen=True, slots=True)
-class AbInitSettings:
-    """Ab initio by online EM with frequency marching."""
-
-    restarts: int = 4
-    """Most independent random starts; fewer are made as soon as two agree."""
-
-    considered: int = 50_000
-    """Images, drawn at random, of which the most informative ones are used."""
-
-    share: float = 0.3
-    """Of them, those that the CTF left most signal at low resolution. On a 70S ribosome at SNR 0.05, starts on all
-    images rarely succeeded and starts on these 30 % always did."""
-
-    least_used: int = 1500
-    """Images that are used at least."""
-
-    levels: tuple[float, ...] = (3.75, 4.5, 6.0)
-    """Radii of the scouting levels, Fourier pixels of a box as large as the particle: resolution = diameter / level.
-    On a 70S ribosome of 0.75 box sides these are r = 5, 6, 8 of the box."""
-
-    final_level: float = 7.5
-    """Radius to which the best start is carried on where no two starts agree."""
-
-    nside: tuple[int, ...] = (3, 3, 4, 4)
-    """HEALPix nside of the rotation grid of each level (3 is 20 degrees, 4 is 15)."""
-
-    batch: tuple[int, ...] = (200, 200, 300, 400)
-    """Images a step."""
-
-    rate: tuple[float, ...] = (0.6, 0.5, 0.4, 0.25)
-    """Weight of the newest batch in the running statistics."""
-
-    least_steps: tuple[int, ...] = (20, 25, 15, 10)
-    """Steps of each level before it may end; the lowest ones are cheap, and shape is decided there."""
-
-    most_steps: int = 40
-    """Steps after which a level ends in any case."""
-
-    held_out: int = 300
-    """Images that no start learns from: they judge the starts (fewer where the set is small)."""
-
-    agreement: float = 0.75
-    """Correlation of two aligned maps, weighted by shells, above which two starts agree."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +80,7 @@ class AbInitState:
     Attributes:
         step: done so far; current: the start at work, None between two.
         index: its number; done: starts that reached the end of scouting; scores: their evidence;
-        likeness: [n, n] agreement of done starts; chosen: index of the one carried to the final level, -1 before.
+        likeness: [n, n] agreement of done starts; chosen: index of the one carried to the final level, None before.
         complete: the recipe is through.
     """
 
@@ -132,7 +90,7 @@ class AbInitState:
     done: tuple[Start, ...]
     scores: tuple[float, ...]
     likeness: Tensor
-    chosen: int
+    chosen: int | None
     complete: bool
 
 
@@ -140,6 +98,7 @@ class AbInitRecipe:
     """The stage `abinit`; its result is `result(state)`."""
 
     name = "abinit"
+    state_type = AbInitState
 
     def __init__(
         self, feed: ImageFeed, settings: AbInitSettings, seed: int, preview: Callable[[Tensor], None] | None = None
@@ -148,7 +107,7 @@ class AbInitRecipe:
         self.feed, self.settings, self.seed = feed, settings, seed
         self.preview = preview
         self.levels = (*settings.levels, settings.final_level)
-        order = numpy_generator(seed, STAGE_INDEX, 0).permutation(len(feed))[: settings.considered]
+        order = numpy_generator(seed, self.name, "images").permutation(len(feed))[: settings.considered]
         count = max(settings.least_used, round(settings.share * len(order)))
         radius, noise = self.radius(len(settings.levels) - 1), feed.source.preprocessing.noise
         order = most_informative(feed, order, radius, noise, count)
@@ -163,7 +122,7 @@ class AbInitRecipe:
     def init(self) -> AbInitState:
         """Before the first start."""
         return AbInitState(
-            step=0, index=0, current=None, done=(), scores=(), likeness=torch.zeros(0, 0), chosen=-1, complete=False
+            step=0, index=0, current=None, done=(), scores=(), likeness=torch.zeros(0, 0), chosen=None, complete=False
         )
 
     def finished(self, state: AbInitState) -> bool:
@@ -186,7 +145,6 @@ class AbInitRecipe:
         info = StepInfo(
             stage=self.name,
             step=state.step + 1,
-            total=None,
             resolution_angstrom=self.feed.box * self.feed.pixel_size / radius,
             metrics=(
                 ("start", float(state.index)),
@@ -214,8 +172,8 @@ class AbInitRecipe:
 
     def _new_start(self, index: int) -> Start:
         """Statistics of a few hundred images at random rotations."""
-        rng = numpy_generator(self.seed, STAGE_INDEX, 1_000_000 + index)
-        generator = torch_generator(self.seed, STAGE_INDEX, 1_000_000 + index)
+        rng = numpy_generator(self.seed, self.name, "start", index)
+        generator = torch_generator(self.seed, self.name, "start", index)
         radius = self.radius(0)
         noise = self.feed.source.preprocessing.noise.float()
         rows = np.sort(rng.choice(self.pool, min(400, len(self.pool)), replace=False))
@@ -249,8 +207,8 @@ class AbInitRecipe:
     def _em_step(self, start: Start, step: int) -> tuple[Start, Tensor, float]:
         level = start.level
         radius = self.radius(level)
-        rng = numpy_generator(self.seed, STAGE_INDEX, step)
-        generator = torch_generator(self.seed, STAGE_INDEX, step)
+        rng = numpy_generator(self.seed, self.name, "step", step)
+        generator = torch_generator(self.seed, self.name, "step", step)
         volume, fsc = self._volume(start)
         grid = volume_to_half(volume)
         rotations = self._turned_grid(self.settings.nside[level], generator)
@@ -318,7 +276,7 @@ class AbInitRecipe:
 
     def _agrees_already(self, state: AbInitState, start: Start) -> bool:
         """Whether a start in its last scouting level has come to the map of the likeliest one before it."""
-        if state.chosen >= 0 or not (self._scouted(start) and state.done) or start.steps % CHECK_EVERY:
+        if state.chosen is not None or not (self._scouted(start) and state.done) or start.steps % CHECK_EVERY:
             return False
         return self._likeness_of(start, state.done[int(np.argmax(state.scores))]) >= self.settings.agreement
 
@@ -326,7 +284,7 @@ class AbInitRecipe:
         """To the next level; from the last scouting level to the next start or to the final level of the best."""
         start = state.current
         assert start is not None
-        if state.chosen >= 0:
+        if state.chosen is not None:
             return replace(state, current=start, complete=True), None
         if not self._scouted(start):
             return replace(state, current=self._marched(start, start.level + 1)), None
@@ -374,65 +332,35 @@ class AbInitRecipe:
 
     def end_early(self, state: AbInitState) -> AbInitState:
         """The best start so far, as it is."""
-        if state.current is None or (state.done and state.chosen < 0):
+        if state.current is None or (state.done and state.chosen is None):
             best = int(np.argmax(state.scores))
             return replace(state, current=state.done[best], chosen=best, complete=True)
-        return replace(state, chosen=max(state.chosen, 0), complete=True)
+        return replace(state, chosen=state.chosen or 0, complete=True)
 
-    def to_arrays(self, state: AbInitState) -> Mapping[str, np.ndarray | Tensor]:
-        """Flat arrays; starts by number, the current one last."""
-        arrays: dict[str, np.ndarray | Tensor] = {
-            "counts": np.array([state.step, state.index, state.chosen, state.complete, state.current is not None]),
-            "scores": np.array(state.scores, dtype=np.float64),
-            "likeness": state.likeness,
-        }
-        starts = [*state.done, *([state.current] if state.current is not None else [])]
-        for i, s in enumerate(starts):
-            for name, value in (("first", s.first), ("second", s.second)):
-                arrays[f"{i}.{name}.num"], arrays[f"{i}.{name}.den"] = value.num.cpu(), value.den.cpu()
-            arrays[f"{i}.noise"], arrays[f"{i}.held_poses"] = s.noise, s.held_poses.cpu()
-            arrays[f"{i}.numbers"] = np.array(
-                [s.sigma_angstrom, s.level, s.steps, s.strength, *s.evidence], dtype=np.float64
-            )
-        return arrays
+    def expected_costs(self, state: AbInitState) -> Sequence[float]:
+        """Expected cost of the steps ahead: those of the present start, and of a second one that may agree."""
+        s, last = self.settings, len(self.settings.levels)
+        if state.chosen is not None:  # the final level of a start that agrees with no other
+            begun = 0 if state.current is None else state.current.steps
+            return [self._step_cost(last)] * max(1, s.least_steps[last] - begun)
+        costs: list[float] = []
+        if state.current is not None:
+            costs += self._start_costs(state.current.level, state.current.steps)
+        # a start agrees with one before it as a rule; those that have failed to do not tell of the next
+        more = max(0, min(USUAL_STARTS, s.restarts) - len(state.done) - (state.current is not None))
+        return costs + more * self._start_costs(0, 0)
 
-    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> AbInitState:
-        """The inverse of `to_arrays`."""
-        step, index, chosen, complete, current = (int(x) for x in np.asarray(arrays["counts"]))
-        scores = tuple(float(x) for x in np.asarray(arrays["scores"]))
+    def _start_costs(self, level: int, steps: int) -> list[float]:
+        """Cost of the steps of a start from a step of a level to the end of the last scouting level."""
+        costs = []
+        for at in range(level, len(self.settings.levels)):
+            usual = round(USUAL_LENGTH * self.settings.least_steps[at])
+            costs += [self._step_cost(at)] * max(1, usual - (steps if at == level else 0))
+        return costs
 
-        def tensor(name: str) -> Tensor:
-            return torch.as_tensor(arrays[name])
-
-        def start(i: int) -> Start:
-            first, second = (
-                Statistics(tensor(f"{i}.{n}.num").to(self.feed.device), tensor(f"{i}.{n}.den").to(self.feed.device))
-                for n in ("first", "second")
-            )
-            numbers = [float(x) for x in np.asarray(arrays[f"{i}.numbers"])]
-            return Start(
-                first=first,
-                second=second,
-                noise=tensor(f"{i}.noise"),
-                sigma_angstrom=numbers[0],
-                level=int(numbers[1]),
-                steps=int(numbers[2]),
-                evidence=tuple(numbers[4:]),
-                strength=numbers[3],
-                held_poses=tensor(f"{i}.held_poses").to(self.feed.device),
-            )
-
-        done = tuple(start(i) for i in range(len(scores)))
-        return AbInitState(
-            step=step,
-            index=index,
-            current=start(len(scores)) if current else None,
-            done=done,
-            scores=scores,
-            likeness=tensor("likeness"),
-            chosen=chosen,
-            complete=bool(complete),
-        )
+    def _step_cost(self, level: int) -> float:
+        rotations = len(cached_rotation_grid(self.settings.nside[level]).R)
+        return STEP_COST * self.settings.batch[level] * rotations * self.radius(level) ** 2
 
     def result(self, state: AbInitState) -> AbInitResult:
         """The map of the final level and how sure it is."""
@@ -440,7 +368,7 @@ class AbInitRecipe:
         assert start is not None
         start = self._recentred(start)
         volume, _ = self._volume(start)
-        best = max(state.chosen, 0)
+        best = state.chosen or 0
         others = [float(x) for i, x in enumerate(state.likeness[best]) if i != best] if len(state.likeness) else []
         return AbInitResult(
             volume=volume,

@@ -6,9 +6,8 @@ both networks. Nothing is stored for an image, and none is searched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,88 +16,22 @@ from torch import Tensor
 from cryoloom.inference.poses.encoder import COMPACT, PAPER, PoseEncoder, VGGEncoder
 from cryoloom.inference.poses.encoder_file import TrainedEncoder
 from cryoloom.inference.poses.misfit import misfit
-from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.inference.poses.proposals import propose
-from cryoloom.inference.training import Trainer, Weights, from_arrays, to_arrays
+from cryoloom.inference.poses.proposals import Proposed, propose
+from cryoloom.inference.training import Trainer, Weights
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.noise import ResidualPower, shell_means
-from cryoloom.runs.loop import numpy_generator
+from cryoloom.recipes.methods.amortized import AmortizedSettings
 from cryoloom.runs.progress import StepInfo
+from cryoloom.runs.seeds import numpy_generator
 from cryoloom.volumes.fourier_net import FourierNet
 from cryoloom.volumes.interface import Volume
 from cryoloom.volumes.voxel_grid import RealVoxels, VoxelGrid
 
-STAGE_INDEX = 5
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, and for each squared Fourier pixel
+ENCODER_COST, COEFFICIENT_COST = 5e-4, 3e-6
 SAMPLE = 1000  # images from which power spectra are measured
-
-
-@dataclass(frozen=True, slots=True)
-class AmortizedSettings:
-    """Encoder and volume learnt together from random networks: `--poses amortized`."""
-
-    encoder: Literal["paper", "compact"] = "compact"
-    """VGG16-like as published, or a narrow one for CPUs."""
-
-    filters: int = 5
-    """Gaussian low-pass filters in front of it."""
-
-    heads: int = 1
-    """Hypotheses of the encoder."""
-
-    mixed_precision: bool = False
-    """Whether the encoder's layers compute in bfloat16 (for a GPU); the physics stays float32."""
-
-    symmetrised: bool = True
-    """Whether an image and its half-turn are both tried, the better one counts."""
-
-    volume: Literal["fouriernet", "voxel", "real"] = "fouriernet"
-    """A network in Fourier space, a grid of Fourier coefficients, or densities (transformed at every step)."""
-
-    width: int = 64
-    """Of FourierNet's layers (256 as published)."""
-
-    hidden: int = 2
-    """Their number."""
-
-    w0: float = 30.0
-    """Frequency of its sines."""
-
-    net_reach: float = 0.33
-    """Of its first layer: the plane waves it begins with, in radii of the particle. From the whole
-    radius volumes are learnt more slowly (docs/amortized.md)."""
-
-    first_level: float = 5.0
-    """Radius at which training begins, Fourier pixels of a box as large as the particle. Cold starts
-    from lower levels converged more slowly (docs/amortized.md)."""
-
-    last_level: float = 8.0
-    """Radius at which it ends."""
-
-    march: float = 1.0
-    """Share of the rounds over which the radius grows."""
-
-    rounds: int = 300
-    """Of training."""
-
-    updates: int = 50
-    """Minibatches a round."""
-
-    batch: int = 32
-    """Images a minibatch."""
-
-    encoder_rate: float = 1e-3
-    """Learning rate of the encoder."""
-
-    volume_rate: float = 1e-3
-    """Learning rate of the volume."""
-
-    noise_rate: float = 0.02
-    """Of the learnt noise spectrum, an update; with 0 all that the images hold counts as noise to the end."""
-
-    polish: bool = False
-    """Whether the poses that the encoder gives are refined afterwards."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +47,13 @@ class AmortizedRecipe:
     """The stage `amortized`: from random networks to an encoder and a volume."""
 
     name = "amortized"
+    state_type = AmortizedState
 
     def __init__(self, feed: ImageFeed, settings: AmortizedSettings, seed: int) -> None:
         self.feed, self.settings, self.seed = feed, settings, seed
         self.reach = feed.radius_of(settings.last_level)
         self.power = self._power()
-        generator = numpy_generator(seed, STAGE_INDEX, 0)
+        generator = numpy_generator(seed, self.name, "weights")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator.integers(2**62)))
             self.encoder = self._make_encoder().to(feed.device)
@@ -189,17 +123,15 @@ class AmortizedRecipe:
         return state
 
     def radius(self, round_: int) -> int:
-        """The march: of the comparison in a round."""
-        s = self.settings
-        part = min(1.0, round_ / max(1.0, s.march * s.rounds))
-        return self.feed.radius_of(s.first_level + part * (s.last_level - s.first_level))
+        """Radius of the comparison in a round: it grows with the march."""
+        return marching_radius(self.feed, self.settings, round_)
 
     def step(self, state: AmortizedState) -> tuple[AmortizedState, StepInfo]:
         """A round of minibatches."""
         s = self.settings
         self.trainer.restore(state.weights)
         self.encoder.train()
-        rng = numpy_generator(self.seed, STAGE_INDEX, state.round + 1)
+        rng = numpy_generator(self.seed, self.name, "round", state.round + 1)
         radius = self.radius(state.round)
         noise = state.noise.clone()
         total, norms, shares = 0.0, {"encoder": 0.0, "volume": 0.0}, 0.0
@@ -224,9 +156,7 @@ class AmortizedRecipe:
         ]
         if s.symmetrised:
             metrics.append(("half_turned", shares))
-        info = StepInfo(
-            self.name, state.round + 1, s.rounds, self.feed.box * self.feed.pixel_size / radius, tuple(metrics)
-        )
+        info = StepInfo(self.name, state.round + 1, self.feed.box * self.feed.pixel_size / radius, tuple(metrics))
         return AmortizedState(state.round + 1, self.trainer.weights(), noise), info
 
     def _rate(self, round_: int) -> float:
@@ -240,23 +170,29 @@ class AmortizedRecipe:
         rate = 1 - (1 - self.settings.noise_rate) ** share
         return ResidualPower.of_shells(residual, group, len(noise)).learnt(noise, rate)
 
-    def proposals(self, state: AmortizedState) -> PosePosterior:
-        """The encoder's candidates for all images, on the CPU."""
+    def expected_costs(self, state: AmortizedState) -> Sequence[float]:
+        """Expected cost of the rounds ahead: a part for the encoder, and one that grows with the disc's area."""
+        return training_costs(self.feed, self.settings, state.round)
+
+    def result(self, state: AmortizedState) -> Proposed:
+        """The encoder with its candidates for all images, and the volume in the band-limited box of its radius."""
         self.trainer.restore(state.weights)
         self.encoder.eval()
-        return propose(self.encode, self.feed, self.reach, state.noise)
+        poses = propose(self.encode, self.feed, self.reach, state.noise)
+        volume = rebox(self.volume.density_map(self.reach), Band(self.reach).box).contiguous()
+        noise = self.feed.source.preprocessing.noise.float().clone()
+        noise[:, : state.noise.shape[1]] = state.noise
+        return Proposed(self.encode, poses, volume, noise)
 
-    def map(self, state: AmortizedState) -> Tensor:
-        """The volume in the band-limited box of its radius, as refinement begins with."""
-        self.trainer.restore(state.weights)
-        return rebox(self.volume.density_map(self.reach), Band(self.reach).box).contiguous()
 
-    def to_arrays(self, state: AmortizedState) -> Mapping[str, np.ndarray | Tensor]:
-        """Flat arrays."""
-        return {"round": np.array(state.round), "noise": state.noise, **to_arrays(state.weights, "weights.")}
+def marching_radius(feed: ImageFeed, settings: AmortizedSettings, round_: int) -> int:
+    """Radius of the comparison in a round, Fourier pixels of the working box."""
+    part = min(1.0, round_ / max(1.0, settings.march * settings.rounds))
+    return feed.radius_of(settings.first_level + part * (settings.last_level - settings.first_level))
 
-    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> AmortizedState:
-        """The inverse of `to_arrays`."""
-        return AmortizedState(
-            int(np.asarray(arrays["round"])), from_arrays(arrays, "weights."), torch.as_tensor(arrays["noise"])
-        )
+
+def training_costs(feed: ImageFeed, settings: AmortizedSettings, done: int) -> list[float]:
+    """Expected cost of the rounds after `done` (see `runs.loop.Recipe.expected_costs`)."""
+    images = settings.updates * settings.batch
+    radii = (marching_radius(feed, settings, round_) for round_ in range(done, settings.rounds))
+    return [images * (ENCODER_COST + COEFFICIENT_COST * radius**2) for radius in radii]

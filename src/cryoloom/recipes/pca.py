@@ -8,7 +8,7 @@ components are kept as long as they make such images more likely. What is kept i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,11 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.inference.conformations.latent_volume import LatentVolume
 from cryoloom.inference.conformations.linear import Inferred, contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.inference.conformations.posterior import LatentPosterior
+from cryoloom.inference.poses.posed import PosedImages, in_batches
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volumes_to_halves
+from cryoloom.kernels.images import Images
 from cryoloom.maps.backprojection import ssnr_of_half, ssnr_of_sum
 from cryoloom.maps.band import Band
 from cryoloom.maps.coupled_backprojection import Moments, fsc_of_pairs, mask_in_box, solve_coupled
@@ -28,50 +31,35 @@ from cryoloom.maps.fsc import resolution_angstrom, resolved_shell
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees
-from cryoloom.runs.loop import torch_generator
+from cryoloom.recipes.methods.pca import PCASettings
 from cryoloom.runs.progress import StepInfo
+from cryoloom.runs.seeds import torch_generator
+from cryoloom.volumes.linear_family import LinearFamily
 
-STAGE_INDEX = 6
 BATCH = 2000  # images at once: the sums over each batch are as large as all volumes together
 FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
 PRUNED = 0.4  # share of the iterations after which components that promise nothing are dropped, but
 SPARE = 2  # ... for so many components
 JOINT = 3  # iterations over all images once the number of components is known
-LEAST_GAIN = 0.005  # nats an image that a component must add for images that it was not learnt from,
+# nats an image that a component must add for images that it was not learnt from (500 images of one shape: 0.002 to 0.01
+# with nine seeds),
+LEAST_GAIN = 0.02
 ODD = 0.02  # share of images that may ask for a component without being heard: they are odd, not a conformation
 SURE = 3.0  # ... and so many standard errors of that gain
 LEAST_CONTRAST = 0.5  # images below show no particle
 NEIGHBOURHOOD = 1.5  # s.d. of local averages, voxels of the band-limited box
+# expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, squared volumes and squared Fourier pixel
+COST = 5e-8
 JUMP_DEGREES = 8.0  # a pose that moves further has been found elsewhere
 BLIND = 1e4  # times the variance of the sum over an image
 
 
-@dataclass(frozen=True, slots=True)
-class SubspaceSettings:
-    """Conformations as a mean and a few directions around it: `--method pca`."""
-
-    components: int | None = None
-    """Directions that are kept; chosen by the likelihood of held-out images when None."""
-
-    most_components: int = 8
-    """At most so many are looked for."""
-
-    iterations: int = 12
-    """Of EM over all images, in either half."""
-
-    first_level: float = 6.0
-    """Radius of the first iterations, Fourier pixels of a box as large as the particle."""
-
-    last_level: float = 16.0
-    """Radius of the last ones. Measured on three states of a ribosome (9,000 images, SNR 0.1): classes agree with the
-    truth to 0.85, 0.88, 0.87 (adjusted Rand index) with 12, 16, 24, at 1, 2 and 6 times the cost."""
-
-    contrast_sigma: float = 0.15
-    """S.d. of the images' contrast around 1 to begin with, then learnt; 0: all alike."""
+# expectations E[a] [B, Q] and E[a a^T] [B, Q (Q + 1) / 2] of the mixture of Q volumes that each image shows at R, t
+Mixture = Callable[[Images, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class SubspaceState:
+class PCAState:
     """Carried from iteration to iteration.
 
     Attributes:
@@ -79,8 +67,8 @@ class SubspaceState:
         halves: volumes of either half, [Z + 1, m, m, m], mean first, band-limited boxes m = 2 (radius + 2).
         fsc: [Z + 1, S], of the halves' volumes, by shell.
         gains, errors: [Z + 1], nats an image that 0 .. Z components add for held-out images, and standard errors;
-            empty before the judgement.
-        volumes: [z + 1, m, m, m] fitted to all images, z the number of components kept; empty before.
+            None before the judgement.
+        volumes: [z + 1, m, m, m] fitted to all images, z the number of components kept; None before.
         contrast_sigma: s.d. of the images' contrasts around 1, as learnt so far.
         poses: of all N images, on the CPU; images are looked at with the best of theirs.
     """
@@ -88,46 +76,41 @@ class SubspaceState:
     iteration: int
     halves: tuple[Tensor, Tensor]
     fsc: Tensor
-    gains: Tensor
-    errors: Tensor
-    volumes: Tensor
+    gains: Tensor | None
+    errors: Tensor | None
+    volumes: Tensor | None
     contrast_sigma: float
     poses: PosePosterior
 
     @property
-    def components(self) -> int:
-        """How many are kept; -1 before they are judged."""
-        return len(self.volumes) - 1
+    def components(self) -> int | None:
+        """Number of components that are kept; None before they are judged."""
+        return None if self.volumes is None else len(self.volumes) - 1
 
 
-class SubspaceRecipe:
+class PCARecipe:
     """The stage `pca`: from posed images to a mean, components, and every image's coordinates."""
 
     name = "pca"
+    state_type = PCAState
 
     def __init__(
-        self,
-        feed: ImageFeed,
-        settings: SubspaceSettings,
-        seed: int,
-        poses: PosePosterior,
-        half: np.ndarray,
-        noise: Tensor,
-        mask: Float[Tensor, "D D D"] | None = None,
+        self, posed: PosedImages, settings: PCASettings, seed: int, mask: Float[Tensor, "D D D"] | None = None
     ) -> None:
-        """Args:
-        poses: of all N images; the likeliest candidate of each is taken.
-        half: [N] of 0 and 1, -1 for images that are left out.
-        noise: [G, S]; mask: 0 to 1 in the working box, within which the particle lies; its sphere when None.
+        """Learn from posed images; each is looked at with the likeliest candidate of its poses.
+
+        Args:
+            mask: 0 to 1 in the working box, within which the particle lies; its sphere when None.
         """
-        self.feed, self.settings, self.seed, self.half = feed, settings, seed, half
-        self.noise = noise.clone()
+        self.feed, self.settings, self.seed = posed.feed, settings, seed
+        poses, noise = posed.poses, posed.noise.clone()
         # each image's own background has been subtracted with an error, which must not pass for a change of density
-        self.noise[:, 0] *= BLIND
-        self.poses = PosePosterior(poses.R.float(), poses.t.float(), poses.log_weight.float())
+        noise[:, 0] *= BLIND
+        bare = PosePosterior(poses.R.float(), poses.t.float(), poses.log_weight.float())
+        self.posed = replace(posed, poses=bare, noise=noise)
         self.iterations = settings.iterations
         self.pruning = round(PRUNED * settings.iterations)
-        self.mask = feed.mask(feed.box).cpu() if mask is None else mask
+        self.mask = self.feed.mask(self.feed.box).cpu() if mask is None else mask
         self.most = settings.most_components if settings.components is None else settings.components
 
     def radius(self, iteration: int) -> int:
@@ -141,93 +124,99 @@ class SubspaceRecipe:
         """Of the last iterations."""
         return self.radius(self.iterations)
 
-    def init(self) -> SubspaceState:
+    def init(self) -> PCAState:
         """Means of both halves, and random components that are the same for both."""
         radius = self.radius(0)
         totals = [self._mean_sums(h, radius) for h in (0, 1)]
         means = [self._mean_only(m, radius) for m in totals]
-        generator = torch_generator(self.seed, STAGE_INDEX, 0)
+        generator = torch_generator(self.seed, self.name, "components")
         random = [self._random_like(means[0] + means[1], radius, generator) for _ in range(self.most)]
         halves = [torch.stack([mean, *random]) for mean in means]
-        nothing = torch.zeros(0)
         fsc = torch.zeros(self.most + 1, radius + 1)
-        return SubspaceState(
+        return PCAState(
             iteration=0,
             halves=(halves[0], halves[1]),
             fsc=fsc,
-            gains=nothing,
-            errors=nothing,
-            volumes=torch.zeros(0, 1, 1, 1),
+            gains=None,
+            errors=None,
+            volumes=None,
             contrast_sigma=self.settings.contrast_sigma,
-            poses=self.poses,
+            poses=self.posed.poses,
         )
 
-    def finished(self, state: SubspaceState) -> bool:
+    def finished(self, state: PCAState) -> bool:
         """Whether the kept components have been fitted to all images."""
         return state.components == 0 or state.iteration > self.iterations + JOINT
 
-    def end_early(self, state: SubspaceState) -> SubspaceState:
+    def end_early(self, state: PCAState) -> PCAState:
         """The components as they are, judged and joined."""
         while not self.finished(state):
             iteration = max(state.iteration, self.iterations)
             state, _ = self.step(replace(state, iteration=iteration))
         return state
 
-    def step(self, state: SubspaceState) -> tuple[SubspaceState, StepInfo]:
+    def step(self, state: PCAState) -> tuple[PCAState, StepInfo]:
         """One iteration of both halves; or the judgement; or one iteration over all images."""
         if state.iteration < self.iterations:
             following, metrics, message = self._step_halves(state)
-        elif state.components < 0:
+        elif state.components is None:
             following, metrics, message = self._judge(state)
         else:
             following, metrics, message = self._step_joint(state)
         radius = self.radius(state.iteration)
         side = self.feed.box * self.feed.pixel_size
-        total = self.iterations + JOINT + 1
         info = StepInfo(
             stage=self.name,
             step=state.iteration + 1,
-            total=total,
             resolution_angstrom=side / radius,
             metrics=(("radius", float(radius)), *metrics),
             message=message,
         )
         return following, info
 
-    def latents(self, state: SubspaceState) -> LatentPosterior:
-        """Of all images, on the CPU; without coordinates where no component was kept."""
+    def expected_costs(self, state: PCAState) -> Sequence[float]:
+        """Expected cost of the iterations over the halves, the judgement, and the iterations over all images."""
+        components = self.most + 1
+        steps = range(state.iteration, self.iterations + 1 + JOINT)
+        kept = [components if i <= self.pruning else SPARE + 2 for i in steps]
+        return [pass_cost(self.feed, n, self.radius(i)) for i, n in zip(steps, kept, strict=True)]
+
+    def result(self, state: PCAState) -> LatentVolume | None:
+        """Latents of all images and the linear family; None where no component was kept."""
+        return LatentVolume(self.latents(state), self.volume(state)) if state.components else None
+
+    def volume(self, state: PCAState) -> LinearFamily:
+        """The fitted family in the working box."""
+        assert state.volumes is not None
+        volumes = torch.stack([rebox(v, self.feed.box) for v in state.volumes.cpu()])
+        return LinearFamily(self.feed.pixel_size, volumes)
+
+    def latents(self, state: PCAState) -> LatentPosterior:
+        """Latents of all images, on the CPU; of those that were left out nothing is known."""
+        assert state.volumes is not None
         radius = self.last_radius
         grids = volumes_to_halves(state.volumes.to(self.feed.device))
-        prior, parts = contrast_prior(state.contrast_sigma), []
-        for rows in _batches(np.arange(len(self.feed))):
-            images, R, t = self._images(state.poses, rows, radius)
-            found = infer_latents(products(grids, images, R, t), *prior)
+        posed, parts = self.posed.with_poses(state.poses), []
+        for rows in in_batches(np.arange(len(self.feed)), BATCH):
+            images, (R, t) = posed.images(rows, radius), posed.best(rows)
+            found = infer_latents(products(grids, images, R, t), *contrast_prior(state.contrast_sigma))
             parts.append(found.latents.to(torch.device("cpu")))
-        return LatentPosterior.joined(parts)
+        return LatentPosterior.joined(parts).without(torch.from_numpy(self.posed.half < 0))
 
-    def sharpened(
-        self, state: SubspaceState, points: Float[Tensor, "K Z"], shares: Float[Tensor, " K"]
-    ) -> SubspaceState:
+    def sharpened(self, state: PCAState, points: Float[Tensor, "K Z"], shares: Float[Tensor, " K"]) -> PCAState:
         """The family fitted once more to all images, each of which lies at one of K points (see `classes`).
 
         Knowing that there is nothing between the points, images tell more of the volumes at them.
         """
+        assert state.volumes is not None
         radius = self.last_radius
         grids = volumes_to_halves(self._boxed(state.volumes, radius))
         mask = self._mask(radius)
-        sums: list[Moments] = []
-        for h in (0, 1):
-            total = None
-            for rows in _batches(np.flatnonzero(self.half == h)):
-                images, R, t = self._images(state.poses, rows, radius)
-                prior = contrast_prior(state.contrast_sigma)
-                first, second = infer_mixture(products(grids, images, R, t), points, shares, *prior)
-                newest = Moments(
-                    *dispatch.insert_moments(images, R, t, first=first, second=second, side=Band(radius).side)
-                )
-                total = newest if total is None else total + newest
-            assert total is not None
-            sums.append(total)
+
+        def mixture(images: Images, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return infer_mixture(products(grids, images, R, t), points, shares, *contrast_prior(state.contrast_sigma))
+
+        sums = [self._moments(state.poses, h, radius, mixture) for h in (0, 1)]
         raw = [solve_coupled(m, None, radius) * mask for m in sums]
         fsc = fsc_of_pairs(raw[0], raw[1], radius)
         own = [solve_coupled(m, ssnr_of_half(fsc), radius)[1:] * mask for m in sums]
@@ -235,7 +224,7 @@ class SubspaceRecipe:
         volumes = torch.cat([volumes[:1], volumes[1:] * local_weight(own[0], own[1])])
         return replace(state, volumes=volumes, fsc=fsc)
 
-    def _step_halves(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
+    def _step_halves(self, state: PCAState) -> tuple[PCAState, tuple[tuple[str, float], ...], str | None]:
         radius, message = self.radius(state.iteration), None
         poses, moved = self._poses(state, radius), ()
         if poses is not state.poses:
@@ -276,7 +265,7 @@ class SubspaceRecipe:
         )
         return following, metrics, message
 
-    def _judge(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
+    def _judge(self, state: PCAState) -> tuple[PCAState, tuple[tuple[str, float], ...], str | None]:
         """Every image by the other half's model, with 0 to Z of its components."""
         radius = self.last_radius
         evidence = self._held_out(state, radius)
@@ -298,30 +287,31 @@ class SubspaceRecipe:
         message = f"held-out images: 1 to {len(gains) - 1} components add {said} nats an image; {kept} kept"
         return following, tuple((f"gain_{j}", float(g)) for j, g in enumerate(gains)), message
 
-    def _held_out(self, state: SubspaceState, radius: int) -> Float[Tensor, "n Q"]:
+    def _held_out(self, state: PCAState, radius: int) -> Float[Tensor, "n Q"]:
         """Log evidence of every image that takes part by the other half's model, with 0 to Z of its components."""
         Q = len(state.halves[0])
         evidence = torch.zeros(len(self.feed), Q, dtype=torch.float64)
         prior = contrast_prior(state.contrast_sigma)
         for h in (0, 1):
             grids = volumes_to_halves(self._boxed(state.halves[1 - h], radius))
-            for rows in _batches(np.flatnonzero(self.half == h)):
-                images, R, t = self._images(state.poses, rows, radius)
-                found = products(grids, images, R, t)
+            posed = self.posed.with_poses(state.poses)
+            for rows in in_batches(posed.half_set(h), BATCH):
+                found = products(grids, posed.images(rows, radius), *posed.best(rows))
                 for q in range(Q):
                     judged = infer_latents(found.truncated(q), *prior)
                     evidence[torch.from_numpy(rows), q] = judged.log_evidence.cpu()
-        return evidence[torch.from_numpy(self.half >= 0)]
+        return evidence[torch.from_numpy(self.posed.half >= 0)]
 
     def _kept_on(self, worth: int) -> int:
         """How many components go on after a first look, in which so many were worth it."""
         return max(self.settings.components or 0, worth + SPARE)
 
-    def _poses(self, state: SubspaceState, radius: int) -> PosePosterior:
+    def _poses(self, state: PCAState, radius: int) -> PosePosterior:
         """Those at which images are looked at in an iteration."""
         return state.poses
 
-    def _step_joint(self, state: SubspaceState) -> tuple[SubspaceState, tuple[tuple[str, float], ...], str | None]:
+    def _step_joint(self, state: PCAState) -> tuple[PCAState, tuple[tuple[str, float], ...], str | None]:
+        assert state.volumes is not None
         radius = self.last_radius
         volumes = self._boxed(state.volumes, radius)
         total, population, evidence = None, None, 0.0
@@ -346,35 +336,38 @@ class SubspaceRecipe:
         self, poses: PosePosterior, volumes: Tensor, half: int, radius: int, contrast_sigma: float
     ) -> tuple[Moments, Population, float]:
         """E-step and sums over the images of a half."""
-        total, population, evidence = None, Population.empty(len(volumes) - 1), 0.0
+        population, evidence = Population.empty(len(volumes) - 1), 0.0
         grids = volumes_to_halves(volumes)
-        for rows in _batches(np.flatnonzero(self.half == half)):
-            images, R, t = self._images(poses, rows, radius)
+
+        def mixture(images: Images, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal population, evidence
             found = infer_latents(products(grids, images, R, t), *contrast_prior(contrast_sigma))
-            newest = Moments(
-                *dispatch.insert_moments(images, R, t, first=found.first, second=found.second, side=Band(radius).side)
-            )
             population = population + Population.of(found)
             evidence += float(found.log_evidence.sum())
-            total = newest if total is None else total + newest
-        assert total is not None
-        return total, population, evidence
+            return found.first, found.second
+
+        moments = self._moments(poses, half, radius, mixture)
+        return moments, population, evidence
 
     def _mean_sums(self, half: int, radius: int) -> Moments:
-        """Of images that all show the mean as it is."""
-        total = None
-        for rows in _batches(np.flatnonzero(self.half == half)):
-            images, R, t = self._images(self.poses, rows, radius)
-            ones = torch.ones(len(rows), 1, device=R.device)
-            newest = Moments(*dispatch.insert_moments(images, R, t, first=ones, second=ones, side=Band(radius).side))
-            total = newest if total is None else total + newest
-        if total is None:
-            raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")
-        return total
+        """Normal equations of images that all show the mean as it is."""
 
-    def _images(self, poses: PosePosterior, rows: np.ndarray, radius: int) -> tuple[dispatch.Images, Tensor, Tensor]:
-        R, t = poses.rows(torch.from_numpy(rows)).to(self.feed.device).best()
-        return self.feed.images(rows, radius, self.noise), R.contiguous(), t.contiguous()
+        def mean(images: Images, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            ones = torch.ones(len(R), 1, device=R.device)
+            return ones, ones
+
+        return self._moments(self.posed.poses, half, radius, mean)
+
+    def _moments(self, poses: PosePosterior, half: int, radius: int, mixture: Mixture) -> Moments:
+        """Normal equations of the images of a half set, each of which shows a mixture of volumes of its own."""
+        posed, total = self.posed.with_poses(poses), None
+        for rows in in_batches(posed.half_set(half), BATCH):
+            images, (R, t) = posed.images(rows, radius), posed.best(rows)
+            first, second = mixture(images, R, t)
+            sums = dispatch.insert_moments(images, R, t, first=first, second=second, side=Band(radius).side)
+            total = Moments(*sums) if total is None else total + Moments(*sums)
+        assert total is not None
+        return total
 
     def _mask(self, radius: int) -> Tensor:
         """The mask in the band-limited box of a radius."""
@@ -395,38 +388,21 @@ class SubspaceRecipe:
     def _boxed(self, volumes: Tensor, radius: int) -> Tensor:
         return torch.stack([rebox(v, Band(radius).box).contiguous() for v in volumes])
 
-    def to_arrays(self, state: SubspaceState) -> Mapping[str, np.ndarray | Tensor]:
-        """Flat arrays."""
-        return {
-            "iteration": np.array(state.iteration),
-            "first": state.halves[0].cpu(),
-            "second": state.halves[1].cpu(),
-            "fsc": state.fsc,
-            "gains": state.gains,
-            "errors": state.errors,
-            "volumes": state.volumes.cpu(),
-            "contrast_sigma": np.array(state.contrast_sigma),
-            "R": state.poses.R,
-            "t": state.poses.t,
-            "log_weight": state.poses.log_weight,
-        }
 
-    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> SubspaceState:
-        """The inverse of `to_arrays`."""
-        device = self.feed.device
-        first, second, volumes = (torch.as_tensor(arrays[n]).to(device) for n in ("first", "second", "volumes"))
-        fsc, gains, errors = (torch.as_tensor(arrays[n]) for n in ("fsc", "gains", "errors"))
-        poses = PosePosterior(*(torch.as_tensor(arrays[n]) for n in ("R", "t", "log_weight")))
-        return SubspaceState(
-            iteration=int(np.asarray(arrays["iteration"])),
-            halves=(first, second),
-            fsc=fsc,
-            gains=gains,
-            errors=errors,
-            volumes=volumes,
-            contrast_sigma=float(np.asarray(arrays["contrast_sigma"])),
-            poses=poses,
-        )
+def pass_cost(feed: ImageFeed, volumes: int, radius: int) -> float:
+    """Expected cost of a pass over all images (see `runs.loop.Recipe.expected_costs`)."""
+    return COST * len(feed) * volumes**2 * radius**2
+
+
+def family_cost(feed: ImageFeed, settings: PCASettings) -> float:
+    """Expected cost of a whole fit, of which usually few components are kept."""
+    most = (settings.components or settings.most_components) + 1
+    middle, last = (
+        feed.radius_of(0.5 * (settings.first_level + settings.last_level)),
+        feed.radius_of(settings.last_level),
+    )
+    early, late = round(PRUNED * settings.iterations), settings.iterations - round(PRUNED * settings.iterations)
+    return early * pass_cost(feed, most, middle) + (late + JOINT + 1) * pass_cost(feed, SPARE + 2, last)
 
 
 @dataclass(frozen=True)
@@ -470,10 +446,6 @@ class Population:
             (*self.contrast, *other.contrast),
             (*self.contrast_square, *other.contrast_square),
         )
-
-
-def _batches(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
 
 
 def _standardised(volumes: Tensor, population: Population) -> Tensor:
@@ -564,7 +536,7 @@ def _worth_keeping(evidence: Float[Tensor, "N Q"]) -> int:
     return kept
 
 
-def component_resolutions(state: SubspaceState, side_angstrom: float) -> list[float | None]:
+def component_resolutions(state: PCAState, side_angstrom: float) -> list[float | None]:
     """Angstrom at which each component's halves agree to 0.143, mean first; None where they never do."""
     out = []
     for curve in state.fsc:

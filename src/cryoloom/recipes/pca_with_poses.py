@@ -8,7 +8,8 @@ die out at low resolution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,99 +17,59 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.conformations.family_poses import Family, FamilyPoses
+from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.recipes.pca import SubspaceRecipe, SubspaceState
-from cryoloom.runs.loop import numpy_generator
+from cryoloom.recipes.methods.pca import PCASettings, PCAWithPosesSettings
+from cryoloom.recipes.pca import PCARecipe, PCAState, pass_cost
+from cryoloom.runs.seeds import numpy_generator
 
-STAGE_INDEX = 11
-
-
-@dataclass(frozen=True, slots=True)
-class TurnsSettings:
-    """Conformations and poses found in turns: `--poses search`.
-
-    Measured on adenylate kinase's path (10,000 images, SNR 0.1): three quarters of the poses found on one map are
-    right to 10 degrees and the latents' rank correlation with the state is 0.90; afterwards 98 % and 0.957.
-    """
-
-    components: int = 4
-    """Directions of the family that poses are found along with."""
-
-    iterations: int = 12
-    """Of EM over all images, in either half."""
-
-    held: int = 8
-    """Iterations at low resolution, where large motions are seen and searches are cheap."""
-
-    march: int = 3
-    """Iterations over which the radius then grows to `SubspaceSettings.last_level`."""
-
-    first_climb: int = 2
-    """Iteration from which poses climb along with the latents."""
-
-    climb_steps: int = 2
-    """Of every pose in an iteration."""
-
-    searches: tuple[int, ...] = (2, 5, 9)
-    """Iterations in which images are also searched globally."""
-
-    search_all: int = 2
-    """In so many of the first searches all images take part, then those whose pose is in doubt."""
-
-    points: int = 3
-    """Of the latent space whose maps images are searched against; 5 find no more."""
-
-    coarse_level: float = 6.0
-    """Radius of a search's coarse match, Fourier pixels of a box as large as the particle."""
-
-    level: float = 7.5
-    """Radius of its fine match and of the iterations at low resolution, likewise."""
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image and squared Fourier pixel
+CLIMB_COST, SEARCH_COST = 1e-6, 6e-6
+DOUBTFUL_SHARE = 0.3  # share of the images that a usual later search takes
 
 
-class TurnsRecipe(SubspaceRecipe):
+class PCAWithPosesRecipe(PCARecipe):
     """The stage `turns`: from poses found on one map to poses that know of conformations."""
 
     name = "turns"
 
     def __init__(
         self,
-        feed: ImageFeed,
-        settings: SubspaceSettings,
+        posed: PosedImages,
+        settings: PCASettings,
         seed: int,
-        poses: PosePosterior,
-        half: np.ndarray,
-        noise: Tensor,
-        sigma_angstrom: float,
-        turns: TurnsSettings,
+        turns: PCAWithPosesSettings,
         mask: Float[Tensor, "D D D"] | None = None,
     ) -> None:
-        """As `SubspaceRecipe`; of `poses` all candidates are tried. sigma_angstrom: of shifts."""
-        super().__init__(feed, settings, seed=seed, poses=poses, half=half, noise=noise, mask=mask)
+        """Start from posed images, of which all candidate poses are tried; see `PCARecipe`."""
+        super().__init__(posed, settings, seed, mask)
         self.turns = turns
         self.most = turns.components
-        self.seeker = FamilyPoses(feed, sigma_angstrom, coarse_level=turns.coarse_level, points=turns.points)
+        self.seeker = FamilyPoses(
+            posed.feed, posed.sigma_angstrom, coarse_level=turns.coarse_level, points=turns.points
+        )
         self.iterations = turns.iterations
         self.pruning = turns.held - 1
 
     def radius(self, iteration: int) -> int:
-        """Low for long, then growing to that of the settings."""
-        s, t = self.settings, self.turns
-        if iteration == 0:
-            return self.feed.radius_of(s.first_level)
-        part = min(1.0, max(0, iteration + 1 - t.held) / t.march)
-        return self.feed.radius_of(t.level + part * (s.last_level - t.level))
+        """Radius of an iteration: low for long, then growing to that of the settings."""
+        return turns_radius(self.feed, self.settings, self.turns, iteration)
 
-    def finished(self, state: SubspaceState) -> bool:
+    def finished(self, state: PCAState) -> bool:
         """Whether all turns are done, or nothing is to be seen at low resolution."""
         return state.iteration >= self.iterations or len(state.halves[0]) == 1
 
-    def end_early(self, state: SubspaceState) -> SubspaceState:
+    def end_early(self, state: PCAState) -> PCAState:
         """Any state is a result."""
         return replace(state, iteration=self.iterations)
 
-    def posed(self, state: SubspaceState) -> Refined | None:
+    def expected_costs(self, state: PCAState) -> Sequence[float]:
+        """Expected cost of the iterations ahead, those with searches costing more."""
+        return turns_costs(self.feed, self.settings, self.turns)[state.iteration :]
+
+    def result(self, state: PCAState) -> Refined | None:  # type: ignore[override]
         """Poses of all images with their covariances, and how well they fit, each under the family of its own half.
 
         None where nothing was seen: the poses that were given are as good. Images that were left out keep theirs.
@@ -117,7 +78,7 @@ class TurnsRecipe(SubspaceRecipe):
             return None
         poses, parts, rows = state.poses, [], []
         # those left out are no part of a half, but are to be judged as well
-        for h, mine in ((0, self.half < 1), (1, self.half == 1)):
+        for h, mine in ((0, self.posed.half < 1), (1, self.posed.half == 1)):
             rows.append(np.flatnonzero(mine))
             parts.append(
                 self.seeker.climbed(poses, rows[h], self._family(state, h, self.last_radius), self.last_radius, 0)
@@ -129,20 +90,20 @@ class TurnsRecipe(SubspaceRecipe):
             torch.cat([p.power for p in parts])[order],
         )
 
-    def _family(self, state: SubspaceState, half: int, radius: int) -> Family:
-        return Family(self._boxed(state.halves[half], radius), self.noise, state.contrast_sigma)
+    def _family(self, state: PCAState, half: int, radius: int) -> Family:
+        return Family(self._boxed(state.halves[half], radius), self.posed.noise, state.contrast_sigma)
 
     def _kept_on(self, worth: int) -> int:
         return worth and super()._kept_on(worth)
 
-    def _poses(self, state: SubspaceState, radius: int) -> PosePosterior:
+    def _poses(self, state: PCAState, radius: int) -> PosePosterior:
         """All poses after a climb, and perhaps a search, in the family of their own half."""
         t, i = self.turns, state.iteration
         if i < t.first_climb:
             return state.poses
         R, at, log_weight = (x.clone() for x in (state.poses.R, state.poses.t, state.poses.log_weight))
         for h in (0, 1):
-            rows, family = np.flatnonzero(self.half == h), self._family(state, h, radius)
+            rows, family = np.flatnonzero(self.posed.half == h), self._family(state, h, radius)
             refined = self.seeker.climbed(state.poses, rows, family, radius, t.climb_steps)
             index = torch.from_numpy(rows)
             R[index], at[index], log_weight[index] = (getattr(refined.posterior, n) for n in ("R", "t", "log_weight"))
@@ -153,9 +114,31 @@ class TurnsRecipe(SubspaceRecipe):
             if len(rows) == 0:
                 continue
             index = torch.from_numpy(rows)
-            generator = numpy_generator(self.seed, STAGE_INDEX, 1 + 2 * i + h)
+            generator = numpy_generator(self.seed, self.name, "search", i, h)
             found = self.seeker.searched(
                 PosePosterior(R, at, log_weight), rows, family=family, radius=radius, level=t.level, generator=generator
             )
             R[index], at[index], log_weight[index] = found.R, found.t, found.log_weight
         return PosePosterior(R, at, log_weight)
+
+
+def turns_radius(feed: ImageFeed, settings: PCASettings, turns: PCAWithPosesSettings, iteration: int) -> int:
+    """Radius of an iteration, Fourier pixels of the working box."""
+    if iteration == 0:
+        return feed.radius_of(settings.first_level)
+    part = min(1.0, max(0, iteration + 1 - turns.held) / turns.march)
+    return feed.radius_of(turns.level + part * (settings.last_level - turns.level))
+
+
+def turns_costs(feed: ImageFeed, settings: PCASettings, turns: PCAWithPosesSettings) -> list[float]:
+    """Expected cost of every iteration (see `runs.loop.Recipe.expected_costs`)."""
+    costs = []
+    for i in range(turns.iterations):
+        radius, share = turns_radius(feed, settings, turns, i), 0.0
+        if i in turns.searches:
+            share = 1.0 if turns.searches.index(i) < turns.search_all else DOUBTFUL_SHARE
+        climbs = turns.climb_steps * CLIMB_COST * (i >= turns.first_climb)
+        searches = share * turns.points * SEARCH_COST * feed.radius_of(turns.level) ** 2
+        own = pass_cost(feed, turns.components + 1, radius)
+        costs.append(own + len(feed) * (climbs * radius**2 + searches))
+    return costs

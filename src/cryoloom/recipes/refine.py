@@ -7,17 +7,19 @@ are inserted into the next map of that half. The radius follows the FSC of the h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cryoloom.inference.poses.global_search import References, candidates_of, references_of, search
+from cryoloom.inference.poses.posed import PosedImages, in_batches
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.inference.poses.refine import Refined, refine_poses
+from cryoloom.inference.poses.refine import Refined, misfit_sigmas, refine_poses
 from cryoloom.inference.poses.samples import posterior_samples
+from cryoloom.inference.poses.start import PoseStart
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.kernels.images import Images, Samples
@@ -37,10 +39,10 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import geodesic_degrees_modulo, symmetry_group
-from cryoloom.runs.loop import numpy_generator, torch_generator
+from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.runs.progress import StepInfo
+from cryoloom.runs.seeds import numpy_generator, torch_generator
 
-STAGE_INDEX = 1
 BATCH = 500  # images at once
 DOUBT_NATS = 5.0  # an image is searched again if its second candidate is closer than that
 MISFIT = 3.0  # ... or its best score so many s.d. below what its pose would give if it were right
@@ -49,31 +51,12 @@ FEW_DOUBTFUL = 0.005  # below this share a search is not worth its slices
 LOW_STEPS = 4  # of a climb at low radius, where there are more candidates than are kept
 STILL = 0.3  # poses that move by less than this share of their uncertainty stand still
 MANY_DOUBTFUL = 0.25  # from this share on all images are searched again,
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image and squared Fourier pixel: measured on a
+# ribosome and an antibody (5,000 images of 64 px)
+SEARCH_COST, CLIMB_COST, INSERTION_COST = 6e-6, 6e-8, 6e-7
+USUAL_ITERATIONS = 5
+SEARCHED_SHARES = (1.0, 0.6, 0.2)  # shares of the images that usual first, second and third searches take
 ALL_SEARCHED = 2  # ... in the first so many searches; what is certain at the second's radius is right
-
-
-@dataclass(frozen=True, slots=True)
-class RefineSettings:
-    """Refinement by Levenberg-Marquardt on every candidate, half sets apart."""
-
-    candidates: int = 4
-    """Starts kept for each image."""
-
-    coarse_level: float = 6.0
-    """Radius of the first, coarse match in Fourier pixels of a box as large as the particle."""
-
-    fine_levels: tuple[float, ...] = (7.5, 9.75, 12.0)
-    """Radius of the fine match of each global search (the first, the second, all later ones), likewise, as far as the
-    map's resolution allows."""
-
-    climb_steps: int = 5
-    """Of every candidate in an iteration; 0 weighs the poses that there are and leaves them in place."""
-
-    most_iterations: int = 10
-    """Iterations after which refinement ends in any case."""
-
-    least_iterations: int = 3
-    """Iterations before it may end."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +70,8 @@ class RefineState:
         half: [N] of 0 and 1.
         references: the two maps [m, m, m] that images are compared with next, one a half.
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
-        fsc: of the last half maps, by shell; shell: its 0.143 crossing; searches: global searches done so far.
+        fsc: of the last half maps, by shell; shell: its 0.143 crossing.
+        searches: global searches done so far; None where the first iteration climbs from given poses.
         statistics: of the two halves at full radius.
         settled: no gain in the last iteration.
         spread: images are inserted over the width of their posterior, not at its candidates alone.
@@ -105,7 +89,7 @@ class RefineState:
     sigma_angstrom: float
     fsc: Tensor
     shell: float
-    searches: int
+    searches: int | None
     statistics: tuple[Statistics, Statistics] | None
     settled: bool
     spread: bool
@@ -122,70 +106,107 @@ class RefineState:
     @property
     def misfit(self) -> Tensor:
         """How many standard deviations each best score lies below what a right pose would give, [N]."""
-        return (0.5 * self.power - self.score) / self.power.clamp(min=1.0).sqrt()
+        return misfit_sigmas(self.score, self.power)
+
+
+@dataclass(frozen=True)
+class RefineResult:
+    """What refinement has found.
+
+    Attributes:
+        posed: all images with their poses, half sets and noise.
+        covariance: [N, 5, 5] of the best pose of each image (rotation vector in radian, shift in angstrom).
+        score, power: [N], log p(image | pose) - log p(image | no particle) of the best pose in nats, and the power of
+            its prediction (see `inference.poses.refine.Refined`).
+        statistics: normal equations of both half maps as last summed, None where they are to be summed anew.
+        settled: whether refinement ended because nothing was gained any more.
+    """
+
+    posed: PosedImages
+    covariance: Tensor
+    score: Tensor
+    power: Tensor
+    statistics: tuple[Statistics, Statistics] | None
+    settled: bool
+
+    @property
+    def misfit(self) -> Tensor:
+        """How many standard deviations each best score lies below what a right pose would give, [N]."""
+        return misfit_sigmas(self.score, self.power)
+
+
+@dataclass(frozen=True, slots=True)
+class _Radii:
+    """Radii of an iteration, Fourier pixels: of searches, of the comparison, and of insertion."""
+
+    search: int
+    climb: int
+    insertion: int
+
+
+@dataclass(frozen=True)
+class _HalfPass:
+    """What a pass over the images of a half set gives.
+
+    Attributes:
+        rows: the images, [n]; poses: [n, K]; covariance: [n, 5, 5], score, power: [n] of the best pose.
+        statistics: of the map; residuals: their power by optics group and shell.
+    """
+
+    rows: np.ndarray
+    poses: PosePosterior
+    covariance: Tensor
+    score: Tensor
+    power: Tensor
+    statistics: Statistics
+    residuals: ResidualPower
 
 
 class RefineRecipe:
     """The stage `refine`: from a map (and perhaps poses) to two half maps and a posterior for every image."""
 
     name = "refine"
+    state_type = RefineState
 
     def __init__(
-        self,
-        feed: ImageFeed,
-        settings: RefineSettings,
-        seed: int,
-        start: Tensor | tuple[Tensor, Tensor],
-        noise: Tensor,
-        sigma_angstrom: float,
-        symmetry: str = "C1",
-        poses: PosePosterior | None = None,
-        half: np.ndarray | None = None,
-        spread: bool | None = None,
+        self, feed: ImageFeed, settings: RefineSettings, seed: int, start: PoseStart, symmetry: str = "C1"
     ) -> None:
-        """Start from a map (or one a half) [m, m, m] with the field of view of the working box, band-limited by its box
-        m = 2 (radius + 2); `poses` given means that the first iteration climbs from them instead of searching.
-
-        `spread`: see `RefineState`. Left out, given poses are inserted as they are: they may come from more than these
-        images tell (tilt series, neighbours), and the width of what the images tell would blur them.
-        """
+        """Refine all images of `feed` from a start's maps; where it has poses, the first iteration climbs from them
+        instead of searching."""
         self.feed, self.settings, self.seed = feed, settings, seed
-        self.start = start if isinstance(start, tuple) else (start, start)
-        self.noise, self.sigma = noise, sigma_angstrom
+        self.start = start
         self.group = symmetry_group(symmetry).float()
-        self.poses = poses
-        self.half = half
-        self.spread = poses is None if spread is None else spread
+        self.spread = start.poses is None if start.spread is None else start.spread
         self.limit = (feed.box - 1) // 2
 
+    @property
+    def first_radius(self) -> int:
+        """Radius of the start's maps, Fourier pixels."""
+        return Band.of_box(self.start.maps[0].shape[-1]).radius
+
     def init(self) -> RefineState:
-        """No poses yet (or the given ones), half sets drawn."""
-        N, K = len(self.feed), self.settings.candidates
-        half = self.half
+        """No poses yet, or those of the start; half sets drawn where the start has none."""
+        N, K, given = len(self.feed), self.settings.candidates, self.start.poses
+        half = self.start.half
         if half is None:
-            rng = numpy_generator(self.seed, STAGE_INDEX, 0)
-            half = rng.permutation(np.arange(N) % 2)
-        empty = PosePosterior(
+            half = numpy_generator(self.seed, self.name, "half sets").permutation(np.arange(N) % 2)
+        unknown = PosePosterior(
             torch.eye(3).expand(N, K, 3, 3).clone(), torch.zeros(N, K, 2), torch.full((N, K), -torch.inf)
         )
-        poses = empty
-        if self.poses is not None:
-            poses = _padded(self.poses, K)
-        radius = Band.of_box(self.start[0].shape[-1]).radius
         return RefineState(
             iteration=0,
-            radius=radius,
-            poses=poses,
+            radius=self.first_radius,
+            poses=unknown if given is None else _padded(given, K),
             covariance=torch.zeros(N, 5, 5),
             score=torch.zeros(N),
             power=torch.zeros(N),
             half=half,
-            references=self.start,
-            noise=self.noise,
-            sigma_angstrom=self.sigma,
+            references=self.start.maps,
+            noise=self.start.noise,
+            sigma_angstrom=self.start.sigma_angstrom,
             fsc=torch.ones(1),
-            shell=float(radius),
-            searches=0 if self.poses is None else -1,
+            shell=float(self.first_radius),
+            searches=0 if given is None else None,
             statistics=None,
             settled=False,
             spread=self.spread,
@@ -200,129 +221,124 @@ class RefineRecipe:
         """The state after the last whole iteration is a result as it is."""
         return state
 
+    def expected_costs(self, state: RefineState) -> Sequence[float]:
+        """Expected cost of the iterations ahead; their number is that of a usual run."""
+        return refinement_costs(self.feed, self.settings, state)
+
+    def result(self, state: RefineState) -> RefineResult:
+        """Images with refined poses, and how well they fit."""
+        posed = PosedImages(self.feed, state.posterior, state.half, state.noise, state.sigma_angstrom)
+        return RefineResult(
+            posed, state.covariance, state.score, power=state.power, statistics=state.statistics, settled=state.settled
+        )
+
     def step(self, state: RefineState) -> tuple[RefineState, StepInfo]:
         """One pass over all images."""
-        search_radius = self._search_radius(state)
         doubtful = self._doubtful(state)
-        radius = self._climb_radius(state)
-        insertion = self._insertion_radius(radius)
-        N, K = state.poses.log_weight.shape
-        R, t = state.poses.R.clone(), state.poses.t.clone()
-        weight = torch.full((N, K), -torch.inf)
-        covariance, score, power = torch.zeros(N, 5, 5), torch.zeros(N), torch.zeros(N)
-        side = Band(insertion).side
-        halves = []
-        residuals = None
-        for h in (0, 1):
-            grid = volume_to_half(rebox(state.references[h], Band(radius).box))
-            references = None  # the other half's slices go before these come
-            if doubtful[state.half == h].any():
-                references = references_of(self.feed, state.references[h], self.settings.coarse_level, search_radius)
-            statistics = None
-            mine = np.flatnonzero(state.half == h)
-            for start in range(0, len(mine), BATCH):
-                rows = mine[start : start + BATCH]
-                index = torch.from_numpy(rows)
-                images = self.feed.images(rows, insertion, state.noise)
-                candidates = self._candidates(state, images, rows, doubtful[rows], references)
-                refined = self._climb(grid, images, candidates, state.sigma_angstrom, radius)
-                best = refined.posterior.top(K)
-                R[index], t[index], weight[index] = best.R.cpu(), best.t.cpu(), best.log_weight.cpu()
-                assert best.covariance is not None
-                covariance[index] = best.covariance[:, 0].cpu()
-                score[index], power[index] = refined.score.cpu(), refined.power.cpu()
-                generator = torch_generator(self.seed, STAGE_INDEX, _draw(state.iteration, h, start))
-                samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.group))
-                newest = accumulate(images, symmetric_samples(samples, self.group), side)
-                statistics = newest if statistics is None else statistics + newest
-                residual = ResidualPower(*dispatch.residual_power(grid, images.prefix(radius), _first_only(best)))
-                residuals = residual if residuals is None else residuals + residual
-            assert statistics is not None
-            halves.append(statistics)
-        assert residuals is not None
-        poses = PosePosterior(R, t, weight)
-        return self._after(
+        climb = self._climb_radius(state)
+        radii = _Radii(self._search_radius(state), climb, self._insertion_radius(climb))
+        passes = [self._half_pass(state, h, doubtful, radii) for h in (0, 1)]
+        # rows back in the order of the feed
+        order = torch.argsort(torch.from_numpy(np.concatenate([p.rows for p in passes])))
+        found = replace(
             state,
-            poses,
-            covariance=covariance,
-            score=score,
-            power=power,
-            halves=(halves[0], halves[1]),
+            poses=PosePosterior.joined([p.poses for p in passes]).rows(order),
+            covariance=torch.cat([p.covariance for p in passes])[order],
+            score=torch.cat([p.score for p in passes])[order],
+            power=torch.cat([p.power for p in passes])[order],
+            statistics=(passes[0].statistics, passes[1].statistics),
+        )
+        return self._after(state, found, passes[0].residuals + passes[1].residuals, radii, doubtful)
+
+    def _half_pass(self, state: RefineState, half: int, doubtful: np.ndarray, radii: _Radii) -> _HalfPass:
+        """The images of a half set climbed, weighed and inserted."""
+        K = state.poses.log_weight.shape[1]
+        posed = PosedImages(self.feed, state.poses, state.half, state.noise, state.sigma_angstrom)
+        grid = volume_to_half(rebox(state.references[half], Band(radii.climb).box))
+        references = None  # the other half's slices go before these come
+        mine = posed.half_set(half)
+        if doubtful[mine].any():
+            references = references_of(self.feed, state.references[half], self.settings.coarse_level, radii.search)
+        statistics, residuals, parts = None, None, []
+        for number, rows in enumerate(in_batches(mine, BATCH)):
+            images = posed.images(rows, radii.insertion)
+            candidates = self._candidates(state, images, rows, doubtful[rows], references)
+            refined = self._climb(grid, images, candidates, state.sigma_angstrom, radii.climb)
+            best = refined.posterior.top(K)
+            assert best.covariance is not None
+            kept = (best.bare().to(torch.device("cpu")), best.covariance[:, 0].cpu())
+            parts.append((*kept, refined.score.cpu(), refined.power.cpu()))
+            generator = torch_generator(self.seed, self.name, "samples", state.iteration, half, number)
+            samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.group))
+            newest = accumulate(images, symmetric_samples(samples, self.group), Band(radii.insertion).side)
+            statistics = newest if statistics is None else statistics + newest
+            power = ResidualPower(*dispatch.residual_power(grid, images.prefix(radii.climb), _first_only(best)))
+            residuals = power if residuals is None else residuals + power
+        assert statistics is not None
+        assert residuals is not None
+        poses, covariances, scores, powers = zip(*parts, strict=True)
+        return _HalfPass(
+            mine,
+            PosePosterior.joined(poses),
+            torch.cat(covariances),
+            score=torch.cat(scores),
+            power=torch.cat(powers),
+            statistics=statistics,
             residuals=residuals,
-            radius=radius,
-            insertion=insertion,
-            doubtful=doubtful,
         )
 
     def _after(
         self,
-        state: RefineState,
-        poses: PosePosterior,
-        covariance: Tensor,
-        score: Tensor,
-        power: Tensor,
-        halves: tuple[Statistics, Statistics],
+        before: RefineState,
+        found: RefineState,
         residuals: ResidualPower,
-        radius: int,
-        insertion: int,
+        radii: _Radii,
         doubtful: np.ndarray,
     ) -> tuple[RefineState, StepInfo]:
         """New references, noise and radius from the pass's sums."""
-        mask, fsc = self._mask_and_fsc(halves, insertion)
-        references = tuple(solve(h, ssnr_of_half(fsc), insertion) * mask for h in halves)
+        halves, poses = found.statistics, found.poses
+        assert halves is not None
+        mask, fsc = self._mask_and_fsc(halves, radii.insertion)
+        one, two = (solve(h, ssnr_of_half(fsc), radii.insertion) * mask for h in halves)
         shell = resolved_shell(fsc)
-        noise = residuals.learnt(state.noise)
-        best_t = poses.t[:, 0]
-        sigma = float(best_t.square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size))
-        moved = geodesic_degrees_modulo(poses.R[:, 0], state.poses.R[:, 0], self.group)
-        median = float(moved.median())
-        searched = bool(doubtful.any())
-        gained = shell - state.shell if state.iteration > 0 else 1.0
-        at_rim = radius >= min(self.limit, int(shell) + 1)
-        uncertain = float(angular_error_degrees(covariance).median())
-        still = median < max(0.5, STILL * uncertain)
-        settled = gained < 0.3 and at_rim and still and (not searched or float(doubtful.mean()) < MANY_DOUBTFUL)
-        following = RefineState(
-            iteration=state.iteration + 1,
-            radius=radius,
-            poses=poses,
-            covariance=covariance,
-            score=score,
-            power=power,
-            half=state.half,
-            references=(references[0], references[1]),
-            noise=noise,
-            sigma_angstrom=sigma,
+        moved = float(geodesic_degrees_modulo(poses.R[:, 0], before.poses.R[:, 0], self.group).median())
+        uncertain = float(angular_error_degrees(found.covariance).median())
+        searched = float(doubtful.mean())
+        gained = shell - before.shell if before.iteration > 0 else 1.0
+        at_rim = radii.climb >= min(self.limit, int(shell) + 1)
+        still = moved < max(0.5, STILL * uncertain)
+        following = replace(
+            found,
+            iteration=before.iteration + 1,
+            radius=radii.climb,
+            references=(one, two),
+            noise=residuals.learnt(before.noise),
+            sigma_angstrom=float(poses.t[:, 0].square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size)),
             fsc=fsc,
             shell=shell,
-            searches=state.searches + 1 if searched or state.searches < 0 else state.searches,
-            statistics=halves,
-            settled=settled,
-            spread=state.spread,
+            searches=0 if before.searches is None else before.searches + (searched > 0),
+            settled=gained < 0.3 and at_rim and still and searched < MANY_DOUBTFUL,
         )
+        return following, self._info(following, searched, moved, uncertain)
+
+    def _info(self, state: RefineState, searched: float, moved: float, uncertain: float) -> StepInfo:
         side = self.feed.box * self.feed.pixel_size
-        info = StepInfo(
-            self.name,
-            state.iteration + 1,
-            None,
-            side / shell if shell > 0 else None,
-            (
-                ("radius", float(radius)),
-                ("shell", shell),
-                ("searched", float(doubtful.mean())),
-                ("moved_degrees", median),
-                ("certain", float((poses.log_weight[:, 0] > np.log(0.9)).float().mean())),
-                ("angular_error_degrees", uncertain),
-                ("shift_sigma_angstrom", sigma),
-                ("score", float(score.mean())),
-            ),
+        metrics = (
+            ("radius", float(state.radius)),
+            ("shell", state.shell),
+            ("searched", searched),
+            ("moved_degrees", moved),
+            ("certain", float((state.poses.log_weight[:, 0] > np.log(0.9)).float().mean())),
+            ("angular_error_degrees", uncertain),
+            ("shift_sigma_angstrom", state.sigma_angstrom),
+            ("score", float(state.score.mean())),
         )
-        return following, info
+        return StepInfo(self.name, state.iteration, side / state.shell if state.shell > 0 else None, metrics)
 
     def _search_radius(self, state: RefineState) -> int:
         """Of the next global search: as far as the maps are worth it."""
         levels = self.settings.fine_levels
-        level = self.feed.radius_of(levels[min(max(state.searches, 0), len(levels) - 1)])
+        level = self.feed.radius_of(levels[min(state.searches or 0, len(levels) - 1)])
         trusted = state.radius if state.iteration == 0 else max(5, int(crossing(state.fsc, 0.3)))
         return min(level, trusted)
 
@@ -340,7 +356,7 @@ class RefineRecipe:
     def _doubtful(self, state: RefineState) -> np.ndarray:
         """Images to be searched globally, bool [N]."""
         N = len(self.feed)
-        if state.searches < 0:
+        if state.searches is None:
             return np.zeros(N, bool)
         if state.iteration == 0:
             return np.ones(N, bool)
@@ -365,7 +381,7 @@ class RefineRecipe:
         mask = self.feed.mask(Band(insertion).box)
         fsc = half_map_fsc(*halves, insertion, mask)
         shell = resolved_shell(fsc)
-        if shell < TIGHT * Band.of_box(self.start[0].shape[-1]).radius:
+        if shell < TIGHT * (self.first_radius):
             return mask, fsc
         side = self.feed.box * self.feed.pixel_size
         joint = solve(halves[0] + halves[1], ssnr_of_sum(fsc), insertion) * mask
@@ -422,110 +438,34 @@ class RefineRecipe:
         steps = self.settings.climb_steps
         return refine_poses(grid, images.prefix(radius), start, sigma, steps, group=self.group)
 
-    def to_arrays(self, state: RefineState) -> Mapping[str, np.ndarray | Tensor]:
-        """Flat arrays."""
-        s = state
-        arrays: dict[str, np.ndarray | Tensor] = {
-            "R": s.poses.R,
-            "t": s.poses.t,
-            "log_weight": s.poses.log_weight,
-            "covariance": s.covariance,
-            "score": s.score,
-            "power": s.power,
-            "half": s.half,
-            "noise": s.noise,
-            "fsc": s.fsc,
-            "reference1": s.references[0].cpu(),
-            "reference2": s.references[1].cpu(),
-            "numbers": np.array(
-                [s.iteration, s.radius, s.sigma_angstrom, s.shell, s.searches, s.settled, s.spread], dtype=np.float64
-            ),
-        }
-        for i, h in enumerate(s.statistics or ()):
-            arrays[f"num{i + 1}"], arrays[f"den{i + 1}"] = h.num.cpu(), h.den.cpu()
-        return arrays
 
-    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> RefineState:
-        """The inverse of `to_arrays`."""
+def refinement_costs(feed: ImageFeed, settings: RefineSettings, state: RefineState | None = None) -> list[float]:
+    """Expected cost of every iteration of a usual refinement that is still ahead (see `runs.loop.Recipe`).
 
-        def tensor(name: str) -> Tensor:
-            return torch.as_tensor(arrays[name])
-
-        device = self.feed.device
-        n = [float(x) for x in np.asarray(arrays["numbers"])]
-        statistics = None
-        if "num1" in arrays:
-            one, two = (Statistics(tensor(f"num{i}").to(device), tensor(f"den{i}").to(device)) for i in (1, 2))
-            statistics = (one, two)
-        return RefineState(
-            iteration=int(n[0]),
-            radius=int(n[1]),
-            poses=PosePosterior(tensor("R"), tensor("t"), tensor("log_weight")),
-            covariance=tensor("covariance"),
-            score=tensor("score"),
-            power=tensor("power"),
-            half=np.asarray(arrays["half"]),
-            references=(tensor("reference1").to(device), tensor("reference2").to(device)),
-            noise=tensor("noise"),
-            sigma_angstrom=n[2],
-            fsc=tensor("fsc"),
-            shell=n[3],
-            searches=int(n[4]),
-            statistics=statistics,
-            settled=bool(n[5]),
-            spread=bool(n[6]),
-        )
-
-
-def _draw(iteration: int, half: int, start: int) -> int:
-    """Number of a batch of a half of an iteration, for its random generator."""
-    return 1 + (2 * iteration + half) * 1_000_000_000 + start
-
-
-def half_statistics(
-    feed: ImageFeed,
-    poses: PosePosterior,
-    half: np.ndarray,
-    noise: Tensor,
-    group: Tensor,
-    radius: int,
-    generator: torch.Generator,
-) -> tuple[Statistics, Statistics]:
-    """Both halves inserted at `radius`, over the width of the posteriors where it is known.
-
-    Raises:
-        ValueError: if a half has no particles.
+    Args:
+        state: where refinement stands; None before it has begun.
     """
-    halves = []
-    for h in (0, 1):
-        total = None
-        mine = np.flatnonzero(half == h)
-        for start in range(0, len(mine), BATCH):
-            rows = mine[start : start + BATCH]
-            mine_now = poses.rows(torch.from_numpy(rows)).to(feed.device)
-            samples = posterior_samples(mine_now, generator, len(group))
-            newest = accumulate(feed.images(rows, radius, noise), symmetric_samples(samples, group), Band(radius).side)
-            total = newest if total is None else total + newest
-        if total is None:
-            raise ValueError(f"half set {h + 1} has no particles; expected both halves to be filled")
-        halves.append(total)
-    return halves[0], halves[1]
+    limit = (feed.box - 1) // 2
+    done = 0 if state is None else state.iteration
+    radius = feed.radius_of(settings.fine_levels[0]) if state is None else state.radius
+    searches = 0 if state is None else state.searches or 0
+    last = min(settings.most_iterations, max(settings.least_iterations, USUAL_ITERATIONS, done + 1))
+    costs = []
+    for iteration in range(done, last):
+        radius = radius if iteration == 0 else min(limit, round(1.5 * radius))
+        fine = feed.radius_of(settings.fine_levels[min(searches, len(settings.fine_levels) - 1)])
+        share = SEARCHED_SHARES[searches] if searches < len(SEARCHED_SHARES) else 0.0
+        climbs = (settings.climb_steps + 1) * settings.candidates * CLIMB_COST + INSERTION_COST
+        costs.append(len(feed) * (share * SEARCH_COST * fine**2 + climbs * radius**2))
+        searches += 1
+    return costs
 
 
-def maps_of_poses(
-    feed: ImageFeed, poses: PosePosterior, half: np.ndarray, noise: Tensor, symmetry: str, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Half maps of given poses, each Wiener-filtered by their FSC and masked, band-limited to its 0.143 crossing."""
+def reference_maps(posed: PosedImages, symmetry: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half maps of posed images, each Wiener-filtered by their FSC and masked, band-limited to its 0.143 crossing."""
+    feed = posed.feed
     radius = (feed.box - 1) // 2
-    halves = half_statistics(
-        feed,
-        poses,
-        half=half,
-        noise=noise,
-        group=symmetry_group(symmetry).float().to(feed.device),
-        radius=radius,
-        generator=generator,
-    )
+    halves = posed.sums(radius, symmetry_group(symmetry).float().to(feed.device), generator)
     mask = feed.mask(Band(radius).box)
     fsc = half_map_fsc(halves[0], halves[1], radius, mask)
     last = min(radius, max(4, int(resolved_shell(fsc))))

@@ -7,7 +7,7 @@ drawn from it; both climb the evidence's lower bound. Poses and the mean map are
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -22,92 +22,29 @@ from cryoloom.inference.conformations.image_encoder import (
     ImageEncoder,
     MLPEncoder,
 )
+from cryoloom.inference.conformations.latent_volume import LatentVolume
 from cryoloom.inference.conformations.posterior import DiagonalGaussian, LatentPosterior
+from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.inference.training import Table, Trainer, Weights, from_arrays, to_arrays
+from cryoloom.inference.training import Table, Trainer, Weights
 from cryoloom.kernels.images import Images
 from cryoloom.maps.mask import radius_grid
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import fft3
 from cryoloom.physics.noise import ResidualPower, log_likelihood, spread_shells
 from cryoloom.physics.rotations import exponential
-from cryoloom.runs.loop import numpy_generator, torch_generator
+from cryoloom.recipes.methods.vae import NetworkSettings
 from cryoloom.runs.progress import StepInfo
+from cryoloom.runs.seeds import numpy_generator, torch_generator
 from cryoloom.volumes.positional_mlp import PositionalMLP
 
-STAGE_INDEX, ORDER_INDEX = 8, 9  # of what is drawn in a step, and of the order of images in an epoch
 STEP_IMAGES = 2000  # about so many images a step
 DEVIATION = 0.3  # unit of what the decoder learns, in r.m.s. amplitudes of the mean by shell
 FALLING = 0.5  # share of the updates over which the learning rate falls
 LAST_RATE = 0.03  # and to which part of itself
+# expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds a coefficient, layer and squared width
+COST = 1e-10
 READ = 500  # images at once when latents are read out
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkSettings:
-    """Conformations by a network in Fourier space: `--method vae` and `--method autodecoder`."""
-
-    latent: int = 8
-    """Z: coordinates of a conformation."""
-
-    encoder: Literal["mlp", "cnn"] = "mlp"
-    """Of images to latents (vae)."""
-
-    encoder_width: int = 256
-    """Of its layers (1024 in `paper`)."""
-
-    encoder_layers: int = 3
-    """Their number."""
-
-    encoder_level: float = 8.0
-    """Radius of what it sees, Fourier pixels of a box as large as the particle."""
-
-    decoder_width: int = 128
-    """Of the decoder's residual layers (1024 in `paper`)."""
-
-    decoder_layers: int = 3
-    """Their number."""
-
-    frequencies: Literal["gaussian", "geometric"] = "gaussian"
-    """Of the positional encoding: random, normally distributed; or those of cryoDRGN's equation."""
-
-    reach: float = 0.25
-    """S.d. along each axis of the points whose plane waves the random frequencies are, in radii of the particle; from
-    farther out (0.4, 0.7) conformations are learnt more slowly. cryoDRGN has a quarter of the box."""
-
-    level: float = 16.0
-    """Radius to which images are compared, Fourier pixels of a box as large as the particle. Latents are told from 10
-    on; beyond this radius maps of conformations hold the mean's details."""
-
-    coefficients: int = 300
-    """Of an image in an update, drawn anew each time, oftener where the mean is strong (all where there are fewer)."""
-
-    epochs: int = 20
-    """Passes over the images."""
-
-    batch: int = 32
-    """Images an update."""
-
-    rate: float = 2e-3
-    """Learning rate of Adam (1e-4 in `paper`), which falls over the second half of the updates."""
-
-    table_rate: float = 0.3
-    """Of the latents of single images (autodecoder)."""
-
-    pose_rate: float = 0.05
-    """Of poses where they are learnt along, pixels at the particle's rim."""
-
-    noise_rate: float = 0.1
-    """Of the noise spectrum, learnt from the residuals of 2000 images at a time; 0: it stays as it is given."""
-
-    beta: float = 1.0
-    """Weight of the divergence from the prior; 1 is the evidence's lower bound."""
-
-    warm_up: float = 0.1
-    """Share of the epochs over which beta grows from 0."""
-
-    refine_poses: bool = False
-    """Whether poses are learnt along, image by image."""
 
 
 @dataclass(frozen=True)
@@ -148,33 +85,33 @@ class Tally:
 class VariationalRecipe:
     """The stage `vae` or `autodecoder`: from posed images to latents and a decoder."""
 
+    state_type = VariationalState
+
     def __init__(
         self,
-        feed: ImageFeed,
+        posed: PosedImages,
         settings: NetworkSettings,
         seed: int,
-        poses: PosePosterior,
         mean: Tensor,
-        noise: Tensor,
         method: Literal["vae", "autodecoder"] = "vae",
     ) -> None:
-        """Args:
-        poses: of all images in the feed; of several candidates the best is taken.
-        mean: map [D, D, D] of the working box, scaled as the images are; where its spectrum ends, what is learnt does.
-        noise: E|n|^2 by shell of each optics group, [G, S], to begin with.
+        """Learn from posed images; of several candidate poses the likeliest is taken.
+
+        Args:
+            mean: map [D, D, D] of the working box, scaled as the images are; what is learnt ends where its spectrum
+                does.
         """
-        if len(poses) != len(feed):
-            raise ValueError(f"poses of {len(poses)} images for a feed of {len(feed)}: they must be the same images")
+        feed = posed.feed
         if tuple(mean.shape) != (feed.box,) * 3:
             raise ValueError(f"mean map of shape {tuple(mean.shape)}: expected the working box, {feed.box} a side")
         if not float(mean.abs().max()) > 0:
             raise ValueError("the mean map is empty: give the map that the images' poses lead to")
         self.name = method
         self.feed, self.settings, self.seed = feed, settings, seed
-        self.first_noise = noise.float()
-        self.R, self.t = (x.float().to(feed.device) for x in poses.best())
+        self.first_noise = posed.noise.float()
+        self.R, self.t = (x.float().to(feed.device) for x in posed.poses.best())
         self.radius = feed.radius_of(settings.level)
-        generator = numpy_generator(seed, STAGE_INDEX, 0)
+        generator = numpy_generator(seed, method, "weights")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator.integers(2**62)))
             self.decoder = self._make_decoder(mean.cpu()).to(feed.device)
@@ -244,10 +181,10 @@ class VariationalRecipe:
             corrections=None if state.corrections is None else state.corrections.copy(),
         )
         epoch, part = divmod(state.step, self.parts)
-        order = numpy_generator(self.seed, ORDER_INDEX, epoch).permutation(len(self.feed))
+        order = numpy_generator(self.seed, self.name, "order", epoch).permutation(len(self.feed))
         mine = np.array_split(order, self.parts)[part]
         batches = np.array_split(mine, max(1, round(len(mine) / s.batch)))
-        generator = torch_generator(self.seed, STAGE_INDEX, state.step + 1)
+        generator = torch_generator(self.seed, self.name, "step", state.step + 1)
         residuals = None
         tally = Tally()
         total = s.epochs * self.parts
@@ -260,7 +197,7 @@ class VariationalRecipe:
         following = replace(following, weights=self.trainer.weights(), noise=noise)
         resolution = self.feed.box * self.feed.pixel_size / self.radius
         seen = ("images_seen", float(following.step * len(self.feed) / self.parts))
-        return following, StepInfo(self.name, following.step, total, resolution, (*tally.means(), seen))
+        return following, StepInfo(self.name, following.step, resolution, (*tally.means(), seen))
 
     def _update(
         self,
@@ -322,6 +259,15 @@ class VariationalRecipe:
             expected = predicted_mean(self.decoder, seen, R, t)
         return self.encoder(seen, expected, R, t)
 
+    def expected_costs(self, state: VariationalState) -> Sequence[float]:
+        """Expected cost of the steps ahead: all cost the same."""
+        steps = self.settings.epochs * self.parts
+        return [training_cost(self.feed, self.settings) / steps] * (steps - state.step)
+
+    def result(self, state: VariationalState) -> LatentVolume:
+        """Latents of all images, and the decoder."""
+        return LatentVolume(self.latents(state), self.volume(state))
+
     @torch.no_grad()
     def latents(self, state: VariationalState) -> LatentPosterior:
         """q(z|X) of all images, on the CPU."""
@@ -351,23 +297,9 @@ class VariationalRecipe:
         self.trainer.restore(state.weights)
         return copy.deepcopy(self.decoder).requires_grad_(False).eval()
 
-    def to_arrays(self, state: VariationalState) -> Mapping[str, np.ndarray | Tensor]:
-        """Flat arrays."""
-        out = {"step": np.array(state.step), "noise": state.noise, **to_arrays(state.weights, "weights.")}
-        for name, table in (("latents.", state.latents), ("corrections.", state.corrections)):
-            out |= {} if table is None else table.to_arrays(name)
-        return out
 
-    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> VariationalState:
-        """The inverse of `to_arrays`."""
-        latents, corrections = (
-            Table.from_arrays(arrays, name, self.feed.device) if f"{name}values" in arrays else None
-            for name in ("latents.", "corrections.")
-        )
-        return VariationalState(
-            int(np.asarray(arrays["step"])),
-            from_arrays(arrays, "weights."),
-            torch.as_tensor(arrays["noise"]),
-            latents,
-            corrections,
-        )
+def training_cost(feed: ImageFeed, settings: NetworkSettings) -> float:
+    """Expected cost of the whole training (see `runs.loop.Recipe.expected_costs`)."""
+    disc = feed.disc.prefix(feed.radius_of(settings.level))
+    coefficients = min(settings.coefficients, len(disc.weight))
+    return settings.epochs * len(feed) * coefficients * settings.decoder_width**2 * settings.decoder_layers * COST

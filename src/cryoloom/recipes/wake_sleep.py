@@ -8,7 +8,7 @@ images, these are weighed by their likelihood, and their statistics are blended 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,10 @@ from cryoloom.inference.poses.encoder import PoseEncoder, best_of_candidates_deg
 from cryoloom.inference.poses.encoder_file import TrainedEncoder
 from cryoloom.inference.poses.polar_encoder import PolarEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.inference.poses.proposals import propose
+from cryoloom.inference.poses.proposals import Proposed, propose
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.inference.poses.samples import posterior_samples
-from cryoloom.inference.training import Trainer, Weights, from_arrays, to_arrays
+from cryoloom.inference.training import Trainer, Weights
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.backprojection import Statistics, accumulate, running_map
@@ -31,56 +31,13 @@ from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import shell_means
 from cryoloom.physics.rotations import random_rotations
-from cryoloom.runs.loop import numpy_generator, torch_generator
+from cryoloom.recipes.methods.hybrid import WakeSleepSettings
 from cryoloom.runs.progress import StepInfo
+from cryoloom.runs.seeds import numpy_generator, torch_generator
 
-STAGE_INDEX = 4
+# expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds an image
+IMAGE_COST = 8e-4
 JUDGED = 512  # dreams that no update saw, by which the encoder is judged
-
-
-@dataclass(frozen=True, slots=True)
-class WakeSleepSettings:
-    """An encoder learnt from dreams of ab initio's map: `--poses hybrid`."""
-
-    rounds: int = 100
-    """Of training; the learning rate falls to zero over them."""
-
-    updates: int = 20
-    """Steps of the optimiser a round."""
-
-    batch: int = 128
-    """Dreams a step: 256,000 images with rounds and updates as they are."""
-
-    learning_rate: float = 2e-3
-    """Of Adam, at its highest."""
-
-    wake_every: int = 5
-    """Rounds between two waking steps, in which the volume learns from real images."""
-
-    wake_batch: int = 500
-    """Real images a waking step."""
-
-    wake_rate: float = 0.4
-    """Weight of the newest images in the volume's statistics."""
-
-    candidates: int = 8
-    """Poses proposed for an image. Measured on a 70S ribosome (SNR 0.1) after 150 CPU-s: the best of 1, 2, 4, 8 lies
-    within 15 degrees for 72, 81, 86, 88 % of the images."""
-
-    nside: int = 4
-    """HEALPix grid of viewing directions (4 is 15 degrees); offsets within cells are learnt."""
-
-    rings: int = 16
-    """Radii at which images are read."""
-
-    angles: int = 48
-    """In-plane angles."""
-
-    channels: int = 128
-    """Width of the network."""
-
-    layers: int = 4
-    """Its depth."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +61,7 @@ class WakeSleepRecipe:
     """The stage `encoder`: from a volume to an encoder that knows it."""
 
     name = "encoder"
+    state_type = WakeSleepState
 
     def __init__(
         self,
@@ -139,8 +97,8 @@ class WakeSleepRecipe:
         """One round asleep and, in turn, one batch awake."""
         s = self.settings
         self.trainer.restore(state.weights)
-        generator = torch_generator(self.seed, STAGE_INDEX, state.round + 1)
-        rng = numpy_generator(self.seed, STAGE_INDEX, state.round + 1)
+        generator = torch_generator(self.seed, self.name, "round", state.round + 1)
+        rng = numpy_generator(self.seed, self.name, "round", state.round + 1)
         grid = volume_to_half(state.volume)
         loss, norm = 0.0, 0.0
         self.encoder.train()
@@ -160,7 +118,6 @@ class WakeSleepRecipe:
         info = StepInfo(
             self.name,
             state.round + 1,
-            s.rounds,
             self.feed.box * self.feed.pixel_size / self.radius,
             (
                 ("loss", loss),
@@ -203,41 +160,22 @@ class WakeSleepRecipe:
             volume = running_map(first, second, self.radius, self.feed.mask(Band(self.radius).box))[0]
         return WakeSleepState(state.round, state.weights, first, second, volume)
 
-    def to_arrays(self, state: WakeSleepState) -> Mapping[str, np.ndarray | Tensor]:
-        """Flat arrays."""
-        arrays: dict[str, np.ndarray | Tensor] = {
-            "round": np.array(state.round),
-            "volume": state.volume.cpu(),
-            **to_arrays(state.weights, "weights."),
-        }
-        for name, value in (("first", state.first), ("second", state.second)):
-            if value is not None:
-                arrays[f"{name}.num"], arrays[f"{name}.den"] = value.num.cpu(), value.den.cpu()
-        return arrays
+    def expected_costs(self, state: WakeSleepState) -> Sequence[float]:
+        """Expected cost of the rounds ahead: all cost the same."""
+        s = self.settings
+        return [training_cost(s) / s.rounds] * (s.rounds - state.round)
 
-    def from_arrays(self, arrays: Mapping[str, np.ndarray | Tensor]) -> WakeSleepState:
-        """The inverse of `to_arrays`."""
-        device = self.feed.device
-
-        def statistics(name: str) -> Statistics | None:
-            if f"{name}.num" not in arrays:
-                return None
-            num, den = (torch.as_tensor(arrays[f"{name}.{x}"]).to(device) for x in ("num", "den"))
-            return Statistics(num, den)
-
-        return WakeSleepState(
-            int(np.asarray(arrays["round"])),
-            from_arrays(arrays, "weights."),
-            statistics("first"),
-            statistics("second"),
-            torch.as_tensor(arrays["volume"]).to(device),
-        )
-
-    def proposals(self, state: WakeSleepState) -> PosePosterior:
-        """The trained encoder's candidates for all images, on the CPU."""
+    def result(self, state: WakeSleepState) -> Proposed:
+        """The trained encoder with its candidates for all images, and the volume that has learnt from real images."""
         self.trainer.restore(state.weights)
         self.encoder.eval()
-        return propose(self.encode, self.feed, self.encoder.radius, self.noise)
+        poses = propose(self.encode, self.feed, self.encoder.radius, self.noise)
+        return Proposed(self.encode, poses, state.volume, self.noise)
+
+
+def training_cost(settings: WakeSleepSettings) -> float:
+    """Expected cost of the whole training (see `runs.loop.Recipe.expected_costs`)."""
+    return IMAGE_COST * settings.rounds * settings.updates * settings.batch
 
 
 def make_encoder(
@@ -246,10 +184,10 @@ def make_encoder(
     """A fresh encoder for particles like those of a map; its weights depend on the seed alone."""
     radius = Band.of_box(volume.shape[-1]).radius
     disc = feed.prefix(radius)
-    views = random_rotations(300, torch_generator(seed, STAGE_INDEX, 0)).float().to(volume.device)
+    views = random_rotations(300, torch_generator(seed, WakeSleepRecipe.name, "views")).float().to(volume.device)
     power = dispatch.slices(volume_to_half(volume), views, disc).abs().square().mean(0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(numpy_generator(seed, STAGE_INDEX, 0).integers(2**62)))
+        torch.manual_seed(int(numpy_generator(seed, WakeSleepRecipe.name, "weights").integers(2**62)))
         encoder = PolarEncoder(
             disc=disc,
             diameter_angstrom=feed.source.preprocessing.particle_diameter_angstrom,

@@ -26,7 +26,7 @@ from cryoloom.files.durable import remove_leftovers, write_durably
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 _HEADER_LIMIT = 100_000_000
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -72,7 +72,7 @@ class Checkpoint:
         fingerprint: of the input particles.
         settings_hash: of the settings.
         wall_s, cpu_s: spent on the stage up to here.
-        arrays: the state; NumPy arrays or CPU tensors, as they were given.
+        arrays: the state; NumPy arrays or tensors, as they were given.
         version: of the program that wrote it.
     """
 
@@ -135,7 +135,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if document["format"] != FORMAT:
             raise BadCheckpoint(
                 f"{path}: written in checkpoint format {document['format']} by cryoloom {document['version']}; "
-                f"this is cryoloom {cryoloom.__version__}, which reads format {FORMAT}: use the version that wrote it"
+                f"this is cryoloom {cryoloom.__version__}, which reads format {FORMAT}\n"
+                "  what to do: use the version that wrote it, or start the run anew with --overwrite"
             )
         kinds = document["kinds"]
         if kinds.keys() != plain.keys():
@@ -286,7 +287,9 @@ def _to_plain(name: str, array: np.ndarray | torch.Tensor) -> tuple[np.ndarray, 
 
         if not isinstance(array, torch.Tensor):
             raise ValueError(f"checkpoint array {name!r}: expected an array or tensor, found {type(array).__name__}")
-        library, dtype = "torch", str(array.dtype).removeprefix("torch.")
+        # a tensor comes back on the device that it was on
+        library = "torch" if array.device.type == "cpu" else f"torch@{array.device.type}"
+        dtype = str(array.dtype).removeprefix("torch.")
         tensor = array.detach().resolve_conj().resolve_neg().cpu()
         plain = (tensor.view(torch.int16) if dtype == "bfloat16" else tensor).numpy()
     if dtype not in _STORED:
@@ -308,4 +311,6 @@ def _from_plain(plain: np.ndarray, kind: str) -> np.ndarray | torch.Tensor:
     import torch
 
     tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+    if dtype == "bfloat16":
+        tensor = tensor.view(torch.bfloat16)
+    return tensor.to(library.partition("@")[2] or "cpu")

@@ -15,26 +15,29 @@ class StepInfo:
     Attributes:
         stage: name of the recipe.
         step: steps done in this stage, this one included (the first is 1).
-        total: steps expected in this stage, None where that is not known.
         resolution_angstrom: of the present map, by the stage's own estimate.
         metrics: names and values, logged to metrics.jsonl.
         message: something a person should read, shown and logged once.
+        total: steps expected in this stage; cost, cost_ahead: expected cost of this step, and of the stage's steps
+            that are still ahead, in the unit of `Recipe.expected_costs`. The loop fills them in.
     """
 
     stage: str
     step: int
-    total: int | None = None
     resolution_angstrom: float | None = None
     metrics: tuple[tuple[str, float], ...] = ()
     message: str | None = None
+    total: int | None = None
+    cost: float = 0.0
+    cost_ahead: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """A stage ahead: the expected cost of each of its steps, in any unit that all stages share (FLOP, CPU-seconds)."""
+    """A stage of the run and its expected cost, in the unit of `Recipe.expected_costs`."""
 
     stage: str
-    step_weights: tuple[float, ...]
+    cost: float
 
 
 class Progress(Protocol):
@@ -81,56 +84,43 @@ class SilentProgress:
 
 
 class RemainingTime:
-    """Estimate of the time left: seconds per unit of weight, measured in the present stage, times the weight ahead.
+    """Estimate of the time left in a run.
 
-    Without a plan all steps of a stage weigh the same and later stages are unknown, so the estimate is the stage's.
+    The speed, seconds per unit of expected cost, is measured on the steps that were done, the last ones counting most;
+    times the cost still ahead, in the present stage and in later ones, it gives the time left.
     """
+
+    # weight of a step relative to the next one: stages differ in how well their costs are known
+    _MEMORY = 0.8
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._plan: dict[str, tuple[float, ...]] = {}
+        self._plan: dict[str, float] = {}
         self._stage = ""
-        self._began = 0.0
-        self._first = self._step = 0
-        self._total: int | None = None
-        self._seconds_per_weight: float | None = None
+        self._last = clock()
+        self._spent = self._cost = 0.0
+        self._ahead: float | None = None
 
     def plan(self, stages: Sequence[StagePlan]) -> None:
-        """The stages of the run, in order."""
-        self._plan = {s.stage: s.step_weights for s in stages}
+        """Take the stages of the run, in order."""
+        self._plan = {s.stage: s.cost for s in stages}
 
     def begin(self, stage: str, step: int) -> None:
-        """A stage starts after `step` steps."""
-        self._stage, self._first, self._step, self._total = stage, step, step, None
-        self._began = self._clock()
-        if stage not in self._plan:
-            self._seconds_per_weight = None
+        """Note that a stage starts."""
+        self._stage, self._last = stage, self._clock()
+        self._ahead = self._plan.get(stage)
 
     def update(self, info: StepInfo) -> None:
-        """A step is done."""
-        self._step, self._total = info.step, info.total
-        weights = self._weights()
-        done = sum(weights[self._first : self._step])
-        if done > 0:
-            self._seconds_per_weight = (self._clock() - self._began) / done
+        """Note that a step is done."""
+        now = self._clock()
+        self._spent = self._MEMORY * self._spent + now - self._last
+        self._cost = self._MEMORY * self._cost + info.cost
+        self._last, self._ahead = now, info.cost_ahead
 
     def seconds(self) -> float | None:
-        """Expected time from the last step to the end of the run, or None while it can't be told."""
-        weights = self._weights()
-        if self._seconds_per_weight is None or not weights:
+        """Expected seconds from the last step to the end of the run; None while nothing has been measured."""
+        if self._cost <= 0 or self._ahead is None:
             return None
-        ahead = sum(weights[self._step :])
         names = list(self._plan)
-        if self._stage in self._plan:
-            ahead += sum(sum(self._plan[name]) for name in names[names.index(self._stage) + 1 :])
-        return self._seconds_per_weight * ahead
-
-    def _weights(self) -> tuple[float, ...]:
-        planned = self._plan.get(self._stage)
-        if planned is not None and self._total in (None, len(planned)):
-            return planned
-        if self._total is None:
-            return ()
-        # the stage turned out longer or shorter than planned: keep its mean weight, so that later stages still count
-        mean = sum(planned) / len(planned) if planned else 1.0
-        return (mean,) * self._total
+        later = names[names.index(self._stage) + 1 :] if self._stage in self._plan else []
+        return self._spent / self._cost * (self._ahead + sum(self._plan[name] for name in later))

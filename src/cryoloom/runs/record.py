@@ -28,7 +28,7 @@ import numpy as np
 import cryoloom
 from cryoloom.files.durable import write_durably
 
-FORMAT = 1
+FORMAT = 2
 RECORD = "run.json"
 T = TypeVar("T")
 RunStatus = Literal["running", "finished", "interrupted", "failed"]
@@ -136,7 +136,10 @@ def read_record(folder: Path) -> RunRecord:
     except (ValueError, RecursionError) as error:
         raise BadRunFolder(f"{path}: not readable as JSON ({error}): not a run of cryoloom") from error
     if isinstance(document, dict) and document.get("format", FORMAT) != FORMAT:
-        raise BadRunFolder(f"{path}: format {document['format']}, this version of cryoloom reads format {FORMAT}")
+        raise BadRunFolder(
+            f"{path}: format {document['format']}, this version of cryoloom reads format {FORMAT}\n"
+            "  what to do: use the version of cryoloom that made the run, or start it anew with --overwrite"
+        )
     return from_json(RunRecord, document, str(path))
 
 
@@ -213,6 +216,11 @@ def from_json(hint: Any, value: Any, where: str) -> Any:
         BadRunFolder: where the value is not of that type; `where` and the field are named.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(hint, "from_tables") and isinstance(value, dict):
+        try:
+            return hint.from_tables(value, lambda kind, plain, table: from_json(kind, plain, f"{where}.{table}"))
+        except ValueError as error:
+            raise BadRunFolder(str(error) if isinstance(error, BadRunFolder) else f"{where}: {error}") from error
     if dataclasses.is_dataclass(hint):
         return _dataclass_from_json(typing.cast(type, hint), value, where)
     if origin in (typing.Union, types.UnionType):

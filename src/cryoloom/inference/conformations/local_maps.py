@@ -16,13 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.conformations.posterior import LatentPosterior
-from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.posed import PosedImages, in_batches
 from cryoloom.kernels import dispatch
 from cryoloom.maps.backprojection import ssnr_of_sum
 from cryoloom.maps.band import Band
 from cryoloom.maps.coupled_backprojection import Moments, fsc_of_pairs, solve_coupled
 from cryoloom.maps.fsc import resolution_angstrom, resolved_shell
-from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 
 BATCH = 1000  # images at once
@@ -73,32 +72,23 @@ def latent_distance(latents: LatentPosterior, z: Float[Tensor, " Z"]) -> Float[T
 
 
 def state_map(
-    feed: ImageFeed,
-    poses: PosePosterior,
-    half: np.ndarray,
-    noise: Float[Tensor, "G S"],
-    mask: Float[Tensor, "D D D"],
-    latents: LatentPosterior,
-    z: Float[Tensor, " Z"],
+    posed: PosedImages, mask: Float[Tensor, "D D D"], latents: LatentPosterior, z: Float[Tensor, " Z"]
 ) -> StateMap:
     """Map at a point z of the latent space.
 
     Args:
-        poses: poses of all N images, K = 1.
+        posed: N posed images, K = 1.
         latents: posterior of their latent coordinates.
-        half: half set (0 or 1) of each image, [N].
         mask: mask in [0, 1] in the working box.
     """
     distance = latent_distance(latents, z)
-    order = torch.argsort(distance, stable=True)[: max(LEAST_IMAGES, round(PART * len(feed)))]
+    order = torch.argsort(distance, stable=True)[: max(LEAST_IMAGES, round(PART * len(posed)))]
     near = distance[order]
     weight = (near[-1] - near) / (near[-1] - near[0]).clamp(min=1e-12)
     # images at equal distances at the edge get equal weights
     weight = weight.clamp(min=1e-3) if float(weight.max()) > 0 else torch.ones_like(weight)
     offset = _told_apart(latents.mean[order].double() - z.double(), usual_precision(latents), weight)
-    return _regressed(
-        feed, poses, half=half, noise=noise, mask=mask, rows=order.numpy(), weight=weight.float(), offset=offset.float()
-    )
+    return _regressed(posed, mask, order.numpy(), weight=weight.float(), offset=offset.float())
 
 
 def _told_apart(
@@ -113,76 +103,40 @@ def _told_apart(
     return whitened @ axes[:, kept] / size[kept].sqrt()
 
 
-def map_of_rows(
-    feed: ImageFeed,
-    poses: PosePosterior,
-    half: np.ndarray,
-    noise: Float[Tensor, "G S"],
-    mask: Float[Tensor, "D D D"],
-    rows: np.ndarray,
-) -> StateMap:
-    """Map of the given images with equal weights; arguments as for `state_map`."""
+def map_of_rows(posed: PosedImages, mask: Float[Tensor, "D D D"], rows: np.ndarray) -> StateMap:
+    """Map of the images `rows` with equal weights; arguments as for `state_map`."""
     n = len(rows)
-    return _regressed(
-        feed, poses, half=half, noise=noise, mask=mask, rows=rows, weight=torch.ones(n), offset=torch.zeros(n, 0)
-    )
+    return _regressed(posed, mask, rows, weight=torch.ones(n), offset=torch.zeros(n, 0))
 
 
 def _regressed(
-    feed: ImageFeed,
-    poses: PosePosterior,
-    half: np.ndarray,
-    noise: Tensor,
-    mask: Tensor,
-    rows: np.ndarray,
-    weight: Float[Tensor, " n"],
-    offset: Float[Tensor, "n Q"],
+    posed: PosedImages, mask: Tensor, rows: np.ndarray, weight: Float[Tensor, " n"], offset: Float[Tensor, "n Q"]
 ) -> StateMap:
     """V_0 of V_0 + sum_q offset_q V_q by weighted least squares over the given images, for each half set."""
+    feed = posed.feed
     radius = (feed.box - 1) // 2
     mask = mask.to(feed.device)
-    sums = [
-        _moments(
-            feed, poses, rows=rows, mine=np.flatnonzero(half[rows] == h), noise=noise, weight=weight, offset=offset
-        )
-        for h in (0, 1)
-    ]
+    members = [np.flatnonzero(posed.half[rows] == h) for h in (0, 1)]
+    sums = [_moments(posed, rows[mine], weight=weight[mine], offset=offset[mine]) for mine in members]
     halves = [torch.stack([rebox(v, feed.box) for v in solve_coupled(m, None, radius)]) * mask for m in sums]
     fsc = fsc_of_pairs(halves[0], halves[1], radius).clamp(min=0)
     combined = rebox(solve_coupled(sums[0] + sums[1], ssnr_of_sum(fsc), radius)[0], feed.box)
     return StateMap(combined.cpu(), (halves[0][0].cpu(), halves[1][0].cpu()), fsc[0], rows)
 
 
-def _moments(
-    feed: ImageFeed,
-    poses: PosePosterior,
-    rows: np.ndarray,
-    mine: np.ndarray,
-    noise: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-) -> Moments:
-    """Normal equations of the images rows[mine]."""
-    radius, total = (feed.box - 1) // 2, None
+def _moments(posed: PosedImages, rows: np.ndarray, weight: Tensor, offset: Tensor) -> Moments:
+    """Normal equations of the images `rows` with their weights and offsets."""
+    radius, device, total = (posed.feed.box - 1) // 2, posed.feed.device, None
     i, j = torch.triu_indices(offset.shape[1] + 1, offset.shape[1] + 1)
-    mine = mine[np.argsort(rows[mine])]  # in the order of the file
-    for start in range(0, len(mine), BATCH):
-        some = torch.from_numpy(mine[start : start + BATCH])
-        R, t = poses.rows(torch.from_numpy(rows)[some]).to(feed.device).best()
+    order = np.argsort(rows)  # in the order of the file
+    for some in in_batches(order, BATCH):
+        images, (R, t) = posed.images(rows[some], radius), posed.best(rows[some])
         x = torch.cat([torch.ones(len(some), 1), offset[some]], 1)
-        first, second = x * weight[some, None], x[:, i] * x[:, j] * weight[some, None]
-        images = feed.images(rows[some.numpy()], radius, noise)
-        newest = Moments(
-            *dispatch.insert_moments(
-                images,
-                R.float().contiguous(),
-                t.float().contiguous(),
-                first=first.to(feed.device).contiguous(),
-                second=second.to(feed.device).contiguous(),
-                side=Band(radius).side,
-            )
+        first, second = (x * weight[some, None]).to(device), (x[:, i] * x[:, j] * weight[some, None]).to(device)
+        sums = dispatch.insert_moments(
+            images, R, t, first=first.contiguous(), second=second.contiguous(), side=Band(radius).side
         )
-        total = newest if total is None else total + newest
+        total = Moments(*sums) if total is None else total + Moments(*sums)
     if total is None:
         raise ValueError("a half set has no images near this conformation; expected both halves to be mixed")
     return total

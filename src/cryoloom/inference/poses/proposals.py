@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.inference.poses.encoder_file import TrainedEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.images import Images
 from cryoloom.particles.feed import ImageFeed
 
 AT_ONCE = 500  # images at once
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What a recipe that trains an encoder has found.
+
+    Attributes:
+        encode: the trained encoder; poses: its candidates for all images, on the CPU.
+        volume: [m, m, m], band-limited box of the map that was learnt along; noise: [G, S], E|n|^2 by shell.
+    """
+
+    encode: TrainedEncoder
+    poses: PosePosterior
+    volume: Tensor
+    noise: Tensor
 
 
 @torch.no_grad()

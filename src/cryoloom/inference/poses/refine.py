@@ -49,7 +49,12 @@ class Refined:
     @property
     def misfit(self) -> Float[Tensor, " B"]:
         """Standard deviations by which the best score lies below the score expected of a correct pose."""
-        return (0.5 * self.power - self.score) / self.power.clamp(min=1.0).sqrt()
+        return misfit_sigmas(self.score, self.power)
+
+
+def misfit_sigmas(score: Float[Tensor, " B"], power: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Standard deviations by which scores lie below those expected of correct poses, power / 2 +- sqrt(power)."""
+    return (0.5 * power - score) / power.clamp(min=1.0).sqrt()
 
 
 @dataclass(slots=True)

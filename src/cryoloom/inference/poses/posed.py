@@ -1,0 +1,115 @@
+"""Images with their poses: what maps and conformations are learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.samples import posterior_samples
+from cryoloom.kernels.images import Images
+from cryoloom.maps.backprojection import Statistics, accumulate, symmetric_samples
+from cryoloom.maps.band import Band
+from cryoloom.particles.feed import ImageFeed
+
+BATCH = 500  # images at once
+
+
+@dataclass(frozen=True)
+class PosedImages:
+    """N images and what is known of their poses.
+
+    Attributes:
+        feed: the images.
+        poses: candidate poses of all N images, on the CPU; where they have covariances, images are inserted over the
+            width of their posterior.
+        half: [N] int, half set of each image, 0 or 1; -1 for images that are left out.
+        noise: [G, S], E|n|^2 by optics group and shell.
+        sigma_angstrom: standard deviation of shifts.
+    """
+
+    feed: ImageFeed
+    poses: PosePosterior
+    half: np.ndarray
+    noise: Tensor
+    sigma_angstrom: float
+
+    def __post_init__(self) -> None:
+        if not len(self.poses) == len(self.half) == len(self.feed):
+            raise ValueError(
+                f"poses of {len(self.poses)} images and half sets of {len(self.half)} for a feed of {len(self.feed)}: "
+                "they must be the same images"
+            )
+
+    def __len__(self) -> int:
+        return len(self.feed)
+
+    def __repr__(self) -> str:
+        N, K = self.poses.log_weight.shape
+        sizes = ", ".join(f"{len(self.half_set(h)):,}" for h in (0, 1))
+        return f"PosedImages({N:,} images of {self.feed.box} px, K = {K} candidate poses, half sets of {sizes})"
+
+    def half_set(self, half: int) -> np.ndarray:
+        """Rows of the images of half set 0 or 1.
+
+        Raises:
+            ValueError: if a half set has no images.
+        """
+        rows = np.flatnonzero(self.half == half)
+        if len(rows) == 0:
+            raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")
+        return rows
+
+    def with_poses(self, poses: PosePosterior) -> PosedImages:
+        """The same images at other poses."""
+        return replace(self, poses=poses)
+
+    def only(self, rows: np.ndarray) -> PosedImages:
+        """The same images, of which all but `rows` are left out."""
+        half = np.full(len(self), -1, dtype=self.half.dtype)
+        half[rows] = self.half[rows]
+        return replace(self, half=half)
+
+    def images(self, rows: np.ndarray, radius: float) -> Images:
+        """Images of `rows` on the disc of `radius`."""
+        return self.feed.images(rows, radius, self.noise)
+
+    def best(self, rows: np.ndarray) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 2"]]:
+        """The likeliest pose of each image of `rows`, on the device."""
+        R, t = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device).best()
+        return R.float().contiguous(), t.float().contiguous()
+
+    def sums(
+        self, radius: int, group: Float[Tensor, "G 3 3"], generator: torch.Generator
+    ) -> tuple[Statistics, Statistics]:
+        """Normal equations of the map of either half set, at `radius` Fourier pixels.
+
+        Args:
+            group: symmetry of the particle; generator: of the samples that stand for the width of posteriors.
+
+        Raises:
+            ValueError: if a half set has no images.
+        """
+        one, two = (self._half_sum(h, radius, group, generator) for h in (0, 1))
+        return one, two
+
+    def _half_sum(self, half: int, radius: int, group: Tensor, generator: torch.Generator) -> Statistics:
+        total = None
+        for rows in in_batches(self.half_set(half), BATCH):
+            poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
+            samples = symmetric_samples(posterior_samples(poses, generator, len(group)), group)
+            newest = accumulate(self.images(rows, radius), samples, Band(radius).side)
+            total = newest if total is None else total + newest
+        assert total is not None
+        return total
+
+
+def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """The rows in runs of `size`, the last one shorter."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

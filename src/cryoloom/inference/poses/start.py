@@ -1,0 +1,56 @@
+"""What a pose method hands to refinement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from cryoloom.inference.poses.encoder_file import TrainedEncoder
+from cryoloom.inference.poses.posterior import PosePosterior
+
+
+@dataclass(frozen=True, slots=True)
+class StartAgreement:
+    """How independent random starts compare.
+
+    Attributes:
+        starts: number of starts made; agreeing: number that agree with the best, itself included.
+        likeness: of the best start's map to the most similar other, None where there was one start only.
+    """
+
+    starts: int
+    agreeing: int
+    likeness: float | None
+
+
+@dataclass(frozen=True)
+class PoseStart:
+    """Where refinement starts: maps, and perhaps poses.
+
+    Attributes:
+        maps: [m, m, m], one for each half set, with the field of view of the working box and band-limited by their
+            box m = 2 (radius + 2).
+        noise: [G, S], E|n|^2 by shell; sigma_angstrom: standard deviation of shifts.
+        poses: candidates of all images, from which the first iteration climbs; None: they are searched first.
+        half: [N] of 0 and 1; None: half sets are drawn.
+        spread: whether images are inserted over the width of their posterior; None: where no poses are given. Given
+            poses may rest on more than these images (tilt series, neighbours): the width that follows from the images
+            alone would blur them.
+        polish: whether the poses are refined; otherwise they are weighed and inserted as they are.
+        agreement: of random starts, None without them; symmetry_score: agreement of the map with its symmetry copies
+            before symmetry was imposed, None in C1.
+        encoder: the network that proposed the poses, None without one.
+    """
+
+    maps: tuple[Tensor, Tensor]
+    noise: Tensor
+    sigma_angstrom: float
+    poses: PosePosterior | None = None
+    half: np.ndarray | None = None
+    spread: bool | None = None
+    polish: bool = True
+    agreement: StartAgreement | None = None
+    symmetry_score: float | None = None
+    encoder: TrainedEncoder | None = None

@@ -1,0 +1,39 @@
+"""From settings to images on their way to the kernels."""
+
+from __future__ import annotations
+
+import torch
+
+from cryoloom.jobs.settings import Common, InputSettings
+from cryoloom.particles.batches import ParticleSource
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.particles.particle_set import ParticleSet, open_particles
+from cryoloom.particles.preprocess import Preprocessing, measure
+from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.runs.seeds import torch_generator
+
+
+def open_input(settings: InputSettings) -> ParticleSet:
+    """The particles of a run.
+
+    Raises:
+        BadInput: see `open_particles`.
+    """
+    return open_particles(settings.particles, settings.stated)
+
+
+def prepare(particles: ParticleSet, settings: Common) -> Preprocessing:
+    """Contrast, diameter and noise of the set, measured on a sample of its images."""
+    return measure(
+        particles,
+        particle_diameter_angstrom=settings.particle_diameter_angstrom,
+        box=settings.box,
+        generator=torch_generator(settings.seed, "preprocessing"),
+    )
+
+
+def make_feed(particles: ParticleSet, preprocessing: Preprocessing, settings: Common) -> ImageFeed:
+    """The images on their way to the kernels, on the device of the run."""
+    disc = FourierDisc.create(preprocessing.box, preprocessing.pixel_size)
+    source = ParticleSource(particles, preprocessing, disc, settings.cache_bytes)
+    return ImageFeed(source, torch.device(settings.device))

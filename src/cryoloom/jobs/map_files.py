@@ -1,0 +1,55 @@
+"""The maps and curves that a run leaves in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from cryoloom.files.durable import write_durably
+from cryoloom.jobs import layout
+from cryoloom.jobs.chimerax import write_chimerax_script
+from cryoloom.jobs.final_maps import FinalMaps
+from cryoloom.maps.align import mirrored
+from cryoloom.maps.fsc import GoldStandard
+from cryoloom.maps.io import DensityMap, write_map
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.physics.fourier import rebox
+
+
+def write_maps(folder: Path, maps: FinalMaps, pixel_size: float, flip: bool) -> None:
+    """Maps, mask, local resolution, FSC curves and the script that shows them; mirrored with `flip`."""
+    for file, volume in (
+        (layout.MAP, maps.combined),
+        (layout.SHARP_MAP, maps.sharp),
+        (layout.HALF1, maps.halves[0]),
+        (layout.HALF2, maps.halves[1]),
+        (layout.MASK, maps.mask),
+        (layout.LOCAL_RESOLUTION, maps.local),
+    ):
+        shown = mirrored(volume) if flip else volume
+        write_map(file.path(folder), DensityMap(shown.float().cpu().contiguous(), pixel_size))
+    write_durably(layout.FSC.path(folder), fsc_table(maps.gold, len(maps.combined) * pixel_size).encode())
+    write_chimerax_script(folder, *(_contour(v, maps.mask) for v in (maps.combined, maps.sharp)))
+
+
+def fsc_table(gold: GoldStandard, side_angstrom: float) -> str:
+    """fsc.csv: the FSC curves by shell."""
+    lines = ["shell,frequency_per_angstrom,resolution_angstrom,unmasked,masked,randomised,corrected"]
+    for s in range(len(gold.corrected)):
+        curves = ",".join(f"{float(c[s]):.5f}" for c in (gold.unmasked, gold.masked, gold.randomised, gold.corrected))
+        lines.append(f"{s},{s / side_angstrom:.6f},{side_angstrom / s if s else float('inf'):.3f},{curves}")
+    return "\n".join(lines) + "\n"
+
+
+def write_first_map(path: Path, volume: Tensor, feed: ImageFeed, flip: bool) -> None:
+    """A map of a start, in the box of the images, to be looked at while the run goes on."""
+    volume = rebox(volume, feed.box)
+    volume = mirrored(volume) if flip else volume
+    write_map(path, DensityMap(volume.float().cpu().contiguous(), feed.pixel_size))
+
+
+def _contour(volume: Tensor, mask: Tensor) -> float | None:
+    """A contour level for a map: a standard deviation above the mean inside the mask; None where the mask is empty."""
+    inside = volume[mask > 0.5]
+    return float(inside.mean() + inside.std()) if len(inside) else None

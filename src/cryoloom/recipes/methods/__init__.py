@@ -1,0 +1,1 @@
+"""Pose methods and conformation methods, one file each."""
