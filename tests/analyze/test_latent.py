@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cryoloom.analyze.clusters import k_means, nearest_rows
-from cryoloom.analyze.density import bandwidth, density_map, log_density
+from cryoloom.analyze.density import count_modes, density_map
 from cryoloom.analyze.embedding import umap_embedding
 from cryoloom.analyze.latent import check_latent, principal_axes, uncertainty
 
@@ -129,38 +129,6 @@ def test_nearest_rows(rng: np.random.Generator) -> None:
     assert (nearest_rows(z, z[[7, 3]] + 1e-9) == [7, 3]).all()
 
 
-def test_log_density_of_a_gaussian(rng: np.random.Generator) -> None:
-    """Kernels of width h turn N(0, S) into N(0, S + h^2): the expected estimate in closed form, at every image."""
-    z = rng.normal(size=(4000, 2)) * [3.0, 0.5]
-    h = bandwidth(z)
-    var = np.array([9.0, 0.25]) + h**2
-    exact = -0.5 * (z**2 / var).sum(1) - 0.5 * np.log(var).sum() - math.log(2 * math.pi)
-    found = log_density(z, seed=1)
-    middle = (z**2 / [9.0, 0.25]).sum(1) < 4
-    # chance alone gives 0.8 / sqrt(n f 4 pi h1 h2): 0.036 in the middle, 0.1 two s.d. out
-    assert np.abs(found - exact)[middle].mean() < 0.07
-    assert np.corrcoef(found[middle], exact[middle])[0, 1] > 0.98  # measured 0.987
-
-
-def test_log_density_leaves_an_image_out_of_its_own_estimate() -> None:
-    """Three images on a line: each sees the two others alone."""
-    x = np.array([[0.0], [1.0], [3.0]])
-    h = float(bandwidth(x)[0])
-
-    def kernel(d: float) -> float:
-        return math.exp(-0.5 * (d / h) ** 2) / (h * math.sqrt(2 * math.pi))
-
-    wanted = [(kernel(1) + kernel(3)) / 2, (kernel(1) + kernel(2)) / 2, (kernel(3) + kernel(2)) / 2]
-    np.testing.assert_allclose(log_density(x, seed=0), np.log(wanted), rtol=1e-10)
-
-
-def test_log_density_from_a_sample(rng: np.random.Generator) -> None:
-    z = rng.normal(size=(9000, 1))
-    found = log_density(z, seed=2)
-    exact = -0.5 * z[:, 0] ** 2 - 0.5 * math.log(2 * math.pi)
-    assert np.abs(found - exact)[np.abs(z[:, 0]) < 1.5].mean() < 0.1
-
-
 def test_density_of_two_states_and_their_shares(rng: np.random.Generator) -> None:
     z = blobs(rng, (2100, 900), np.array([[-4.0, 0.0], [4.0, 1.0]]), 1.0)
     covariance = np.broadcast_to(np.diag([0.25, 0.09]), (3000, 2, 2))
@@ -196,6 +164,39 @@ def test_a_bend_is_no_state(count: int) -> None:
     found = density_map(principal_axes(z).coordinates)
     assert len(found.modes) == 2
     assert abs(found.modes[0].place[0] - found.modes[1].place[0]) > 2
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("dims", [1, 2, 5])
+@pytest.mark.parametrize("sizes", [(1500,), (1400, 600), (900, 400, 300)])
+def test_modes_of_separated_states_are_counted(sizes: tuple[int, ...], dims: int, seed: int) -> None:
+    """States 8 s.d. apart: as many modes as states, in a space of any number of coordinates."""
+    rng = np.random.default_rng(seed)
+    centres = np.zeros((len(sizes), dims))
+    centres[:, 0] = 8.0 * np.arange(len(sizes))
+    if dims > 1 and len(sizes) > 2:
+        centres[2, :2] = (4.0, 7.0)
+    z = blobs(rng, sizes, centres, 1.0) @ rotation(rng, dims).T
+    assert count_modes(principal_axes(z.astype(np.float32))) == len(sizes)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("count", [500, 3000, 20_000])
+@pytest.mark.parametrize("bend", [0.0, 1.5])
+def test_a_uniform_path_has_one_mode(count: int, bend: float, seed: int) -> None:
+    """A continuous motion, straight or along an arc, with latents known to a tenth of its length."""
+    rng = np.random.default_rng(seed)
+    t = rng.uniform(-1, 1, count)
+    z = np.stack([10 * t, bend * 5 * t**2, np.zeros(count)], 1) + rng.normal(size=(count, 3)) * [1.0, 1.0, 0.5]
+    assert count_modes(principal_axes(z)) == 1
+    assert count_modes(principal_axes(z[:, :1])) == 1
+
+
+def test_modes_where_images_do_not_vary(rng: np.random.Generator) -> None:
+    assert count_modes(principal_axes(np.ones((50, 2)))) == 1
+    assert count_modes(principal_axes(rng.normal(size=(5, 2)))) == 1
+    flat = np.stack([np.concatenate([rng.normal(size=300), 20 + rng.normal(size=300)]), np.zeros(600)], 1)
+    assert count_modes(principal_axes(flat)) == 2
 
 
 def test_a_far_outlier_does_not_spoil_the_density(rng: np.random.Generator) -> None:

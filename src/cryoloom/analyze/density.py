@@ -9,18 +9,22 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from cryoloom.analyze.latent import PrincipalAxes
+
 BINS = 64, 400  # a side, fewest and most
 BIN = 0.5  # bandwidths
 FAINTEST = 1e-4  # of the highest density: what is below belongs to no mode
 MARGIN = 4.0  # bandwidths beyond the outermost images
-MOST_REFERENCES = 4000  # images whose kernels make up the estimate at every image
 JUDGES = 1500  # images by whose likelihood the kernels' width is chosen
 FACTORS = (0.25, 0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2)  # of Scott's rule
 OUTLIERS = 0.02  # share of the least likely images that have no say in it
-AT_ONCE = 1 << 22  # kernel values held at a time
+FLAT = 1e-9  # share of the variance below which images do not vary along an axis
+FEWEST = 10  # images without which there is no density to speak of
 # s.d. of the estimate by which a mode rises above the pass to a higher one: both heights are uncertain, and there are
 # many places at which chance could make a peak
 SIGNIFICANCE = 5.0
+# on a line, where no way leads around a gap made by chance: of 300 uniform samples none has two modes, with 5.0 two have
+SIGNIFICANCE_ON_A_LINE = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,37 +101,26 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clip(min=0)
 
 
-def log_density(coordinates: Float[np.ndarray, "N C"], seed: int) -> Float[np.ndarray, " N"]:
-    """Natural log of the density at every image, by Gaussian kernels of `bandwidth` about the other images.
+def count_modes(axes: PrincipalAxes) -> int:
+    """Number of modes of the latent density that stand out beyond chance, at least 1; see `density_map`.
 
-    Kernels of at most 4000 images, drawn at random, stand for all; an image's own kernel is left out, so that lonely
-    images are seen to be lonely. Density in more than about four coordinates says little with any number of images.
-
-    Raises:
-        ValueError: for fewer than 3 images, and see `bandwidth`.
+    The density is that over the first two principal coordinates, or over the first where images vary along no other.
     """
-    n, dims = coordinates.shape
-    if n < 3:
-        raise ValueError(f"the density of {n} images; expected at least 3")
-    widths = bandwidth(coordinates)
-    scaled = coordinates / widths
-    chosen = np.arange(n)
-    if n > MOST_REFERENCES:
-        chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_REFERENCES, replace=False))
-    reference = scaled[chosen]
-    place = np.full(n, -1)
-    place[chosen] = np.arange(len(chosen))
-    out = np.empty(n)
-    step = max(1, AT_ONCE // len(reference))
-    for start in range(0, n, step):
-        rows = np.arange(start, min(n, start + step))
-        squared = _squared_distances(scaled[rows], reference)
-        own = place[rows]
-        squared[own >= 0, own[own >= 0]] = np.inf
-        nearest = squared.min(1)
-        total = np.log(np.exp(-0.5 * (squared - nearest[:, None])).sum(1)) - 0.5 * nearest
-        out[rows] = total - np.log(len(reference) - (own >= 0))
-    return out - 0.5 * dims * math.log(2 * math.pi) - float(np.log(widths).sum())
+    coordinates = axes.coordinates[:, :2][:, axes.share[:2] > FLAT]
+    if coordinates.shape[1] == 0 or len(coordinates) < FEWEST:
+        return 1
+    if coordinates.shape[1] == 2:
+        return max(1, len(density_map(coordinates).modes))
+    values, width = coordinates[:, 0], float(bandwidth(coordinates)[0])
+    edges = _edges(values, width)
+    counts, _ = np.histogram(values, edges)
+    step = float(edges[1] - edges[0])
+    density = ndimage.gaussian_filter(counts.astype(float), width / step, mode="constant", truncate=6.0)
+    density /= len(values) * step
+    middles, line = (edges[1:] + edges[:-1]) / 2, np.zeros(1)
+    kernel = 2 * math.sqrt(math.pi) * width
+    found = _modes(middles, line, density[None], counts[None], len(values) * kernel, SIGNIFICANCE_ON_A_LINE)
+    return max(1, len(found))
 
 
 def density_map(
@@ -169,11 +162,18 @@ def _edges(values: np.ndarray, width: float) -> np.ndarray:
     return np.linspace(low, high, int(np.clip(math.ceil((high - low) / (BIN * width)), *BINS)) + 1)
 
 
-def _modes(x: np.ndarray, y: np.ndarray, density: np.ndarray, counts: np.ndarray, scale: float) -> tuple[Mode, ...]:
+def _modes(
+    x: np.ndarray,
+    y: np.ndarray,
+    density: np.ndarray,
+    counts: np.ndarray,
+    scale: float,
+    significance: float = SIGNIFICANCE,
+) -> tuple[Mode, ...]:
     """Maxima that rise above the pass to a higher one by more than chance.
 
     Bins are taken from the densest down and joined to the summit that they touch. Where two summits meet, the lower is
-    given up unless it is higher than the pass by SIGNIFICANCE times sqrt(f / (n 4 pi h1 h2)), the s.d. of the estimate.
+    given up unless it is higher than the pass by `significance` times sqrt(f / (n 4 pi h1 h2)), the estimate's s.d.
     """
     owner = np.full(density.shape, -1)
     parent: list[int] = []
@@ -198,12 +198,12 @@ def _modes(x: np.ndarray, y: np.ndarray, density: np.ndarray, counts: np.ndarray
         owner[at] = around[0]
         for other in around[1:]:
             summit = float(density[peak[other]])
-            if summit - float(density[at]) <= SIGNIFICANCE * math.sqrt(summit / scale):
+            if summit - float(density[at]) <= significance * math.sqrt(summit / scale):
                 parent[other] = around[0]
     roots = np.array([top(i) for i in range(len(peak))])
     inside = owner >= 0
     weight = np.bincount(roots[owner[inside]], counts[inside], minlength=len(peak)) / max(1.0, counts.sum())
-    kept = [i for i in range(len(peak)) if roots[i] == i and density[peak[i]] > SIGNIFICANCE**2 / scale]
+    kept = [i for i in range(len(peak)) if roots[i] == i and density[peak[i]] > significance**2 / scale]
     found = [
         Mode((float(x[peak[i][1]]), float(y[peak[i][0]])), float(density[peak[i]]), float(weight[i])) for i in kept
     ]
