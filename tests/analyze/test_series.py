@@ -82,31 +82,31 @@ def particles(tmp_path_factory: pytest.TempPathFactory) -> ParticleSet:
 
 
 def test_cluster_files_are_complete_and_disjoint(particles: ParticleSet, tmp_path: Path) -> None:
-    labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 3, -1], [10, 20, 25, 5]))
+    labels = np.random.default_rng(1).permutation(np.repeat([1, 2, 4, 0], [10, 20, 25, 5]))
     number = np.arange(60)
     found = write_cluster_particles(tmp_path / "clusters", particles, labels, 4, columns={"myNumber": number})
-    assert [p.name for p in found] == ["cluster_01.star", "cluster_02.star", "cluster_04.star"]
+    assert [p.name for p in found] == ["cluster_001.star", "cluster_002.star", "cluster_004.star"]
     seen = []
-    for path, label in zip(found, (0, 1, 3), strict=True):
+    for path, label in zip(found, (1, 2, 4), strict=True):
         table = starfile.read(path)["particles"]
-        assert (table["rlnClassNumber"] == label + 1).all()
+        assert (table["rlnClassNumber"] == label).all()
         assert (table["myNumber"].to_numpy() == np.flatnonzero(labels == label)).all()
         seen += table["myNumber"].tolist()
         again = open_particles(path, scan=False)
         rows = np.flatnonzero(labels == label)
         np.testing.assert_array_equal(again.read(np.array([0])), particles.read(rows[:1]))
         assert set(particles.table.columns) <= set(again.table.columns)
-    assert sorted(seen) == np.flatnonzero(labels >= 0).tolist()
+    assert sorted(seen) == np.flatnonzero(labels > 0).tolist()
 
 
 def test_an_empty_cluster_leaves_no_old_file(particles: ParticleSet, tmp_path: Path) -> None:
-    write_cluster_particles(tmp_path, particles, np.repeat([0, 1], 30), 2)
-    write_cluster_particles(tmp_path, particles, np.zeros(60, dtype=int), 2)
-    assert [p.name for p in tmp_path.iterdir()] == ["cluster_01.star"]
+    write_cluster_particles(tmp_path, particles, np.repeat([1, 2], 30), 2)
+    write_cluster_particles(tmp_path, particles, np.ones(60, dtype=int), 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["cluster_001.star"]
 
 
 def test_labels_that_do_not_fit_are_refused(particles: ParticleSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one a particle"):
         write_cluster_particles(tmp_path, particles, np.zeros(59, dtype=int), 2)
-    with pytest.raises(ValueError, match="labels from 0 to 2"):
-        write_cluster_particles(tmp_path, particles, np.arange(60) % 3, 2)
+    with pytest.raises(ValueError, match="labels from 1 to 3"):
+        write_cluster_particles(tmp_path, particles, 1 + np.arange(60) % 3, 2)

@@ -10,6 +10,7 @@ import pytest
 import starfile
 import torch
 
+from cryoloom.jobs.class_table import read_class_table
 from cryoloom.maps.io import read_map
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
@@ -70,16 +71,31 @@ def test_analysis_and_single_maps(run, tmp_path):
     one = 1 + np.flatnonzero(starfile.read(run / "particles.star")["particles"]["rlnClassNumber"] == 1)[:2]
     cryoloom(f"analyze {run} -k 3 --points 3 --axes 1 --through={one[0]},{one[1]} -j 1 -q")
     inner = run / "analysis"
-    for name, count in (("cluster", 3), ("pc1", 3), ("way", 3)):
+    for name, count in (("pc1", 3), ("way", 3)):
         assert len(list(inner.glob(f"{name}_[0-9][0-9][0-9].mrc"))) == count
         assert np.load(inner / f"{name}.npy").shape == (count, 2)
     shown = int((np.load(run / "contrast.npy") >= 0.5).sum())
     assert shown >= 0.99 * COUNT
-    assert sum(len(starfile.read(p)["particles"]) for p in inner.glob("cluster_*.star")) == shown
+    labels = np.load(inner / "labels.npy")
+    assert (labels > 0).sum() == shown
+    table = {row.name: row for row in read_class_table(inner / "clusters.csv")}
+    assert set(table) == {"cluster_001", "cluster_002", "cluster_003"}
+    for k in (1, 2, 3):
+        own = starfile.read(inner / f"cluster_{k:03d}.star")["particles"]
+        assert len(own) == (labels == k).sum() == table[f"cluster_{k:03d}"].particles
+        assert read_map(inner / f"cluster_{k:03d}.mrc").data.shape == (24, 24, 24)
+        assert table[f"cluster_{k:03d}"].resolution_angstrom is not None
+    assert np.load(inner / "cluster.npy").shape == (3, 2)
     assert "pc1_[0-9][0-9][0-9].mrc" in (inner / "open.cxc").read_text()
-    assert "cluster_01" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    # the classes that were found stay beside the clusters
+    assert "cluster_003" in page
+    assert "class_003" in page
+    cryoloom(f"analyze {run} --points 3 --axes 0 -j 1 -q")
+    names = [row.name for row in read_class_table(inner / "clusters.csv")]
+    assert names == ["cluster_001", "cluster_002", "cluster_003"]
     said = cryoloom(f"volume {run} --particle 5 -o {tmp_path}/one.mrc -j 1")
-    assert "images nearest to it" in said
+    assert "nearest images" in said
     z = np.load(run / "z.npy")[4]
     cryoloom(f"volume {run} --z={z[0]},{z[1]} -o {tmp_path}/same.mrc -j 1 -q")
     torch.testing.assert_close(read_map(tmp_path / "one.mrc").data, read_map(tmp_path / "same.mrc").data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,7 +196,8 @@ def test_infer_gives_poses_of_new_images(finished, particles, tmp_path):
     assert "--overwrite" in again.output + str(again.exception)
 
 
-def test_a_run_without_an_encoder_says_what_to_do(tmp_path):
+def test_a_run_without_an_encoder_says_what_to_do(finished, tmp_path):
+    shutil.copy(finished.path / "run.json", tmp_path)
     with pytest.raises(ValueError, match="--poses hybrid"):
         TrainedRun(tmp_path, torch.device("cpu"))
 

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
+from cryoloom.jobs.fsc_table import FSCTable
 from cryoloom.report.charts import Axis, Band, Chart, Dot, Line, Rule, draw, histogram, legend, nice_ticks
-from cryoloom.report.figures import fsc_chart, time_chart
-from cryoloom.report.results import FSCCurves
+from cryoloom.report.panels.fsc import fsc_chart
+from cryoloom.report.panels.progress import time_chart
 from cryoloom.runs.metrics_log import LoggedStep
 from cryoloom.runs.progress import StepInfo
 
@@ -105,7 +106,7 @@ def test_histogram_of_nothing_is_refused() -> None:
 
 def test_fsc_chart_names_nyquist_and_thresholds() -> None:
     f = np.linspace(0, 0.125, 17)
-    curves = FSCCurves(f, *(np.linspace(1, 0, 17) for _ in range(4)))
+    curves = FSCTable(f, *(np.linspace(1, 0, 17) for _ in range(4)))
     svg = fsc_chart(curves, None)
     for words in ("Nyquist 8 Å", "0.143", ">0.5<", "shell 16: 8.00\u202fÅ"):
         assert words in svg, words

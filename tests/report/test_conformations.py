@@ -14,15 +14,17 @@ import pytest
 import torch
 
 from cryoloom.analyze.series import write_series
+from cryoloom.jobs import layout
 from cryoloom.jobs.class_table import ClassRow, write_class_table
+from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.report.charts import plot_area
-from cryoloom.report.conformations import Conformations, Series, of_latent, read_conformations
+from cryoloom.report.conformations import Conformations, Labelling, Series, of_latent, read_conformations
 from cryoloom.report.filmstrip import MOST_FRAMES, filmstrip
-from cryoloom.report.latent_panels import HEX_RADIUS, MOST_POINTS, STEPS, page_data, panels, shown_rows, swatches
+from cryoloom.report.latent_scatter import HEX_RADIUS, MOST_POINTS, STEPS, page_data, scatters, shown_rows, swatches
 from cryoloom.report.page import render, write_report
 from cryoloom.report.png import hex_colour
-from cryoloom.runs.record import read_record
+from cryoloom.report.shown_run import ShownRun
 
 from .fake_run import COUNT
 from .test_page import EVIL, Page
@@ -43,18 +45,26 @@ def moving(folder: Path, name: str, count: int) -> tuple[Path, ...]:
     return write_series(folder, name, made).paths
 
 
+def html_of(folder: Path, found: Conformations | None = None) -> str:
+    report = render(ShownRun(FinishedRun(folder), found))
+    assert report.failures == ()
+    return report.html
+
+
 def unpack(text: str, kind: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), kind)
 
 
 def whole(folder: Path, count: int = COUNT) -> Conformations:
     z, covariance = latent(count)
-    labels = np.arange(count) % 3
-    classes = tuple(ClassRow(f"state {i + 1}", count // 3, 1 / 3, r) for i, r in enumerate((7.5, 12.0, None)))
+    rows = tuple(ClassRow(f"state {i + 1}", count // 3, 1 / 3, r) for i, r in enumerate((7.5, 12.0, None)))
+    write_class_table(layout.CLASSES.path(folder), rows)
+    labellings = (Labelling("class", np.arange(count) % 3 + 1, rows),)
     paths = moving(folder / "analysis", "pc1", 4)
     series = (Series("pc1", paths, tuple(f"point {i}" for i in range(4)), z[:4]),)
     names = np.array([f"{i + 1:06d}@particles.mrcs" for i in range(count)], dtype=object)
-    return of_latent(z, covariance, embedding=z[:, :2] * 2, labels=labels, classes=classes, series=series, names=names)
+    embedding = z[:, :2] * 2
+    return of_latent(z, covariance=covariance, embedding=embedding, labellings=labellings, series=series, names=names)
 
 
 @pytest.fixture
@@ -69,7 +79,7 @@ def parsed(html: str) -> dict[str, Any]:
 
 
 def test_a_page_with_everything(run: Path) -> None:
-    html = render(run, read_record(run), whole(run))
+    html = html_of(run, whole(run))
     found = Page(html)
     for words in (
         "Conformations",
@@ -77,10 +87,10 @@ def test_a_page_with_everything(run: Path) -> None:
         "33.3 %",
         "7.50 Å",
         "12.0 Å",
-        "Where the particles lie",
-        "Maps: pc1",
+        "Latent space",
+        "Trajectory pc1",
         "point 3",
-        "How surely is each particle's conformation known?",
+        "Uncertainty of the latent coordinates",
     ):
         assert words in found.text, words
     charts = {a["aria-label"] for a in found.all("svg") if a.get("role") == "img"}
@@ -96,7 +106,7 @@ def test_a_page_with_everything(run: Path) -> None:
     run_scripts = [s for s, a in zip(found.scripts, found.all("script"), strict=True) if a.get("type") is None]
     digests = {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in run_scripts}
     assert set(re.findall(r"'sha256-([^']+)'", policy)) == digests
-    assert len(digests) == 3
+    assert len(digests) == 5  # of the page, viewer, surface, scatter and series
     for tag, attributes in found.elements:
         target = attributes.get("src") or attributes.get("href")
         assert (
@@ -105,8 +115,8 @@ def test_a_page_with_everything(run: Path) -> None:
 
 
 def test_a_homogeneous_run_has_no_such_part(finished_run: Path) -> None:
-    html = render(finished_run, read_record(finished_run))
-    assert read_conformations(finished_run) is None
+    html = html_of(finished_run)
+    assert read_conformations(FinishedRun(finished_run)) is None
     for trace in ("onformation", "<canvas", "brush-count", ".panels", "frames figure"):
         assert trace not in html, trace
 
@@ -114,12 +124,14 @@ def test_a_homogeneous_run_has_no_such_part(finished_run: Path) -> None:
 def test_names_never_become_markup(run: Path) -> None:
     """Names of classes, series, maps and images; also where they stand in the script's data."""
     found = whole(run)
-    clean = Page(render(run, read_record(run), found))
+    clean = Page(html_of(run, found))
     series = (replace(found.series[0], name=EVIL, labels=(EVIL,) * 4),)
     names = np.array([f"{EVIL}</script>{i}" for i in range(COUNT)], dtype=object)
-    classes = tuple(replace(row, name=EVIL) for row in found.classes)
-    evil = replace(found, series=series, names=names, classes=classes, embedding_name=EVIL)
-    html = render(run, read_record(run), evil)
+    rows = tuple(replace(row, name=EVIL) for row in found.labellings[0].rows)
+    write_class_table(layout.CLASSES.path(run), rows)
+    labellings = (replace(found.labellings[0], rows=rows),)
+    evil = replace(found, series=series, names=names, labellings=labellings, embedding_name=EVIL)
+    html = html_of(run, evil)
     bad = Page(html)
     assert [tag for tag, _ in bad.elements].count("script") == len(clean.all("script"))
     programs = [
@@ -132,10 +144,10 @@ def test_names_never_become_markup(run: Path) -> None:
 
 def test_the_scripts_data_are_the_images(tmp_path: Path) -> None:
     found = whole(tmp_path)
-    drawn = panels(found)
+    drawn = scatters(found)
     data = json.loads(page_data(found, drawn, found.series))
     assert (data["count"], data["shown"], data.get("rows")) == (COUNT, COUNT, None)
-    assert unpack(data["labels"], "<u2").tolist() == [i % 3 for i in range(COUNT)]
+    assert unpack(data["labellings"]["class"]["labels"], "<u2").tolist() == [i % 3 + 1 for i in range(COUNT)]
     index, stack = unpack(data["names"]["index"], "<u4"), unpack(data["names"]["stack"], "<u2")
     assert index.tolist() == list(range(1, COUNT + 1))
     assert {data["names"]["stacks"][i] for i in stack} == {"particles.mrcs"}
@@ -148,14 +160,14 @@ def test_the_scripts_data_are_the_images(tmp_path: Path) -> None:
     y = unpack(first["y"], "<u2") / STEPS
     assert np.corrcoef(y, found.axes.coordinates[:, 1])[0, 1] == pytest.approx(-1, abs=1e-4), "the axis points up"
     # the series passes through images 1 to 4
-    np.testing.assert_allclose(first["paths"][0], np.stack([x, y], 1)[:4], atol=0.07)
-    assert data["panels"][1]["paths"] == [None], "a place in the latent has none in the embedding"
+    np.testing.assert_allclose(first["paths"]["pc1"]["places"], np.stack([x, y], 1)[:4], atol=0.07)
+    assert data["panels"][1]["paths"] == {}, "a place in the latent has none in the embedding"
 
 
 def test_hexagons_count_every_image() -> None:
     """Three heaps far apart: three hexagons, whose shades say 1, 9 and the most; each lies around its heap."""
     z = np.repeat([[0.0, 0.0], [10.0, 0.0], [0.0, 5.0]], [90, 9, 1], axis=0)
-    panel = panels(of_latent(z))[0]
+    panel = scatters(of_latent(z))[0]
     assert panel.densest == 90
     paths = re.findall(r'<path class="hex" fill="(#\w+)" d="([^"]*)"/>', panel.svg)
     assert [fill for fill, _ in paths] == ["#440154", hex_colour(5 / 11), "#fde725"]
@@ -177,25 +189,24 @@ def test_many_images_make_no_large_page(run: Path) -> None:
         Series(name, moving(run / "analysis", name, 10), tuple(f"{name} {i}" for i in range(10)), z[:10])
         for name in ("pc1", "pc2")
     )
-    found = of_latent(
-        z, covariance, embedding=z[:, :2], labels=np.arange(count) % 7, classes=(), series=series, names=names
-    )
-    html = render(run, read_record(run), found)
+    labellings = (Labelling("cluster", np.arange(count) % 7 + 1),)
+    found = of_latent(z, covariance=covariance, embedding=z[:, :2], labellings=labellings, series=series, names=names)
+    html = html_of(run, found)
     assert len(html.encode()) < 3e6
-    assert "15\u202f000 of them drawn at random" in html
+    assert "15\u202f000 particles drawn at random" in html
     data = parsed(html)
     rows = unpack(data["rows"], "<u4")
     assert (data["shown"], len(rows)) == (MOST_POINTS, MOST_POINTS)
     assert (np.diff(rows.astype(int)) > 0).all()
     assert (rows == shown_rows(count)).all()
-    assert (unpack(data["labels"], "<u2") == rows % 7).all()
+    assert (unpack(data["labellings"]["cluster"]["labels"], "<u2") == rows % 7 + 1).all()
     assert (unpack(data["names"]["index"], "<u4") == rows % 300 + 1).all()
 
 
 @pytest.mark.parametrize(
     ("dims", "covariance", "names"),
     [
-        (1, False, ["PC1 along the file"]),
+        (1, False, ["PC1 by row"]),
         (1, True, ["PC1 and uncertainty"]),
         (2, False, ["PC1 and PC2"]),
         (3, True, ["PC1 and PC2", "PC1 and PC3", "PC1 and uncertainty"]),
@@ -204,15 +215,15 @@ def test_many_images_make_no_large_page(run: Path) -> None:
 )
 def test_panels_of_spaces_of_any_size(run: Path, dims: int, covariance: bool, names: list[str]) -> None:
     z, C = latent(COUNT, dims)
-    found = of_latent(z, C if covariance else None)
-    assert [p.name for p in panels(found)] == names
-    assert "Where the particles lie" in render(run, read_record(run), found)
+    found = of_latent(z, covariance=C if covariance else None)
+    assert [p.name for p in scatters(found)] == names
+    assert "Latent space</h3>" in html_of(run, found)
 
 
 def test_far_outliers_are_drawn_at_the_rim() -> None:
     z, _ = latent(5000, 2)
     z[0] = (0, 1e6)
-    panel = panels(of_latent(z))[0]
+    panel = scatters(of_latent(z))[0]
     assert panel.beyond == 1
     data = json.loads(page_data(of_latent(z), [panel], ()))
     x = unpack(data["panels"][0]["x"], "<u2") / STEPS
@@ -222,10 +233,10 @@ def test_far_outliers_are_drawn_at_the_rim() -> None:
 
 def test_images_without_a_class() -> None:
     z, _ = latent(30)
-    found = of_latent(z, labels=np.repeat([-1, 0, 1], 10))
-    assert [s.count for s in swatches(found)] == [10, 10]
-    data = json.loads(page_data(found, panels(found), ()))
-    assert set(unpack(data["labels"], "<u2")[:10]) == {65535}
+    found = of_latent(z, labellings=(Labelling("class", np.repeat([0, 1, 2], 10)),))
+    assert [s.count for s in swatches(found.labellings[0])] == [10, 10]
+    data = json.loads(page_data(found, scatters(found), ()))
+    assert set(unpack(data["labellings"]["class"]["labels"], "<u2")[:10]) == {0}
 
 
 def test_filmstrip_shows_what_moves(tmp_path: Path) -> None:
@@ -273,10 +284,17 @@ def test_what_a_run_left_is_read(run: Path) -> None:
     inner = run / "analysis"
     paths = moving(inner, "pc1", 3)
     np.save(inner / "pc1.npy", z[:3])
-    np.save(inner / "labels.npy", np.arange(COUNT) % 2)
+    # the third cluster has too few images for a map
+    moving(inner, "cluster", 3)[0].unlink()
+    np.save(inner / "cluster.npy", z[10:13])
+    np.save(inner / "labels.npy", np.arange(COUNT) % 4)
     np.save(inner / "umap.npy", z[:, :2])
-    write_class_table(inner / "classes.csv", (ClassRow("one", 30, 0.5, 8.0), ClassRow("two", 30, 0.5, None)))
-    found = read_conformations(run)
+    star = run / "particles.star"
+    star.write_text(star.read_text().replace("rlnRandomSubset", "rlnClassNumber"))
+    write_class_table(run / "classes.csv", (ClassRow("class_001", 30, 0.5, 8.0), ClassRow("class_002", 30, 0.5, 9.0)))
+    rows = tuple(ClassRow(f"cluster_{k:03d}", 15, 0.25, r) for k, r in ((1, 8.5), (2, 9.5), (3, None)))
+    write_class_table(inner / "clusters.csv", rows)
+    found = read_conformations(FinishedRun(run))
     assert found is not None
     assert found.count == COUNT
     assert found.axes is not None
@@ -284,31 +302,39 @@ def test_what_a_run_left_is_read(run: Path) -> None:
     assert found.uncertainty is not None
     assert found.density is not None
     assert found.embedding is not None
-    assert found.labels is not None
-    assert found.labels.tolist() == [i % 2 for i in range(COUNT)]
-    assert [row.name for row in found.classes] == ["one", "two"]
-    assert [(s.name, s.maps) for s in found.series] == [("pc1", paths)]
-    np.testing.assert_allclose(found.series[0].points, z[:3])
+    assert [one.kind for one in found.labellings] == ["class", "cluster"]
+    assert found.labellings[0].labels.tolist() == [1 + i % 2 for i in range(COUNT)]
+    assert found.labellings[1].labels.tolist() == [i % 4 for i in range(COUNT)]
+    assert [row.name for row in found.labellings[1].rows] == ["cluster_001", "cluster_002", "cluster_003"]
+    assert [s.name for s in found.series] == ["clusters", "pc1"]
+    assert found.series[0].labels == ("cluster_001", "cluster_002")
+    np.testing.assert_allclose(found.series[0].points, z[10:12])
+    assert found.series[1].maps == paths
+    np.testing.assert_allclose(found.series[1].points, z[:3])
     assert found.names is not None
     assert found.names[6] == "000007@particles.mrcs"
-    text = write_report(run).read_text(encoding="utf-8")
-    assert "Maps: pc1" in text
-    assert "z.npy" in text
+    assert write_report(run) == ()
+    page = Page((run / "report.html").read_text(encoding="utf-8")).text
+    # clusters stand beside the classes and do not replace them
+    for words in ("Trajectory pc1", "z.npy", "class_001", "class_002", "cluster_001", "cluster_003", "9.50 Å"):
+        assert words in page, words
 
 
 def test_classes_alone_are_read(run: Path) -> None:
     for i in (1, 2):
         write_map(run / f"class_{i:03d}.mrc", DensityMap(blobs(16, (i, 0, 0)), 4.0))
-    write_class_table(run / "classes.csv", (ClassRow("class 1", 40, 2 / 3, 8.0), ClassRow("class 2", 20, 1 / 3, 9.0)))
+    write_class_table(
+        run / "classes.csv", (ClassRow("class_001", 40, 2 / 3, 8.0), ClassRow("class_002", 20, 1 / 3, 9.0))
+    )
     star = run / "particles.star"
     star.write_text(star.read_text().replace("rlnRandomSubset", "rlnClassNumber"))
-    found = read_conformations(run)
+    found = read_conformations(FinishedRun(run))
     assert found is not None
     assert (found.count, found.axes) == (COUNT, None)
-    assert found.labels is not None
-    assert found.labels.tolist() == [i % 2 for i in range(COUNT)]
+    assert [one.kind for one in found.labellings] == ["class"]
+    assert found.labellings[0].labels.tolist() == [1 + i % 2 for i in range(COUNT)]
     assert [len(s.maps) for s in found.series] == [2]
-    html = Page(render(run, read_record(run), found))
+    html = Page(html_of(run, found))
     assert "66.7 %" in html.text
     assert not html.all("canvas")
     assert sum(a.get("data-frame") is not None for a in html.all("figure")) == 2
@@ -345,4 +371,4 @@ def _short_points(run: Path) -> None:
 def test_damage_is_refused_by_name(run: Path, spoil: Any, words: str) -> None:
     spoil(run)
     with pytest.raises(ValueError, match=re.escape(words)):
-        read_conformations(run)
+        read_conformations(FinishedRun(run))

@@ -14,8 +14,8 @@ import torch
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.physics.fourier import resize_real
 from cryoloom.physics.rotations import random_rotations, to_euler
-from cryoloom.report.figures import local_resolution_row
 from cryoloom.report.map_views import MapView, resample, view_map
+from cryoloom.report.panels.local_resolution import local_resolution_row
 from cryoloom.report.png import VIRIDIS, colourise, hex_colour, png_bytes, shaded_png_bytes, window
 from cryoloom.report.spheres import FINE_TO_COARSE, direction_map
 from cryoloom.report.spheres import view_map as view_directions

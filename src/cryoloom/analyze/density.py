@@ -23,7 +23,7 @@ FEWEST = 10  # images without which there is no density to speak of
 # s.d. of the estimate by which a mode rises above the pass to a higher one: both heights are uncertain, and there are
 # many places at which chance could make a peak
 SIGNIFICANCE = 5.0
-# on a line, where no way leads around a gap made by chance: of 300 uniform samples none has two modes, with 5.0 two have
+# on a line, where no way leads around a gap made by chance; of 300 uniform samples none had two modes (with 5.0: two)
 SIGNIFICANCE_ON_A_LINE = 7.0
 
 

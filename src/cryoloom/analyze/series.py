@@ -122,12 +122,13 @@ def write_cluster_particles(
     name: str = "cluster",
     columns: dict[str, np.ndarray] | None = None,
 ) -> tuple[Path, ...]:
-    """Write the particles of each of K clusters as NAME_01.star and so on, all columns and the order kept.
+    """Write the particles of each of K clusters as NAME_001.star and so on, with all columns, in their order.
 
-    Each file has rlnClassNumber, the cluster's number from 1. Clusters without particles get no file; numbers stay.
+    Each file has rlnClassNumber, the number of the cluster. Clusters without particles get no file, and files of an
+    earlier division are removed.
 
     Args:
-        labels: 0 to K - 1, one a particle; -1 leaves it out.
+        labels: 1 to K, one for each particle; 0 leaves a particle out.
         columns: more values for all N particles, such as poses (see `write_particles`).
 
     Raises:
@@ -136,19 +137,18 @@ def write_cluster_particles(
     """
     if labels.shape != (len(particles),):
         raise ValueError(f"labels of shape {labels.shape} for {len(particles)} particles; expected one a particle")
-    if len(labels) and not (labels.min() >= -1 and labels.max() < count):
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}; expected 0 to {count - 1}, or -1 for none")
+    if len(labels) and not (labels.min() >= 0 and labels.max() <= count):
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}; expected 1 to {count}, or 0 for none")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    digits = max(2, len(str(count)))
     paths = []
-    for cluster in range(count):
+    for cluster in range(1, count + 1):
         rows = np.flatnonzero(labels == cluster)
-        path = folder / f"{name}_{cluster + 1:0{digits}d}.star"
         if len(rows) == 0:
-            path.unlink(missing_ok=True)
             continue
+        paths.append(folder / f"{name}_{cluster:03d}.star")
         own = {key: values[rows] for key, values in (columns or {}).items()}
-        write_particles(path, particles, own | {"rlnClassNumber": np.full(len(rows), cluster + 1)}, rows)
-        paths.append(path)
+        write_particles(paths[-1], particles, own | {"rlnClassNumber": np.full(len(rows), cluster)}, rows)
+    for stale in set(folder.glob(f"{name}_[0-9][0-9][0-9].star")) - set(paths):
+        stale.unlink()
     return tuple(paths)

@@ -125,7 +125,9 @@ def _work(
     folder.finish(verdict)
     if verdict is not None:
         with folder.timing("report"):
-            write_report(folder.path)
+            failures = write_report(folder.path)
+        for failure in failures:
+            session.say(f"a part of the report could not be drawn: {failure}", warning=True)
         for line in lines(verdict):
             session.say(line)
     session.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))

@@ -1,4 +1,4 @@
-"""cryoloom demo: the main job on a simulated set of an embedded structure, and its result beside the truth."""
+"""cryoloom demo: reconstruct a simulated set of an embedded structure and compare the result with the truth."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Gets the images (particles/) and the run (run/).")
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the images (particles/) and the run (run/)."),
     ] = FOLDER,
-    n: Annotated[int, typer.Option("--n", "-n", min=100, help="Images.")] = 3000,
+    n: Annotated[int, typer.Option("--n", "-n", min=100, help="Number of images.")] = 3000,
     seed: Seed = 1,
     threads: Threads = None,
     device: Device = DeviceName.AUTO,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in FOLDER.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """An antibody, from simulated images to map and verdict in a minute, and how that compares with the truth.
+    """Simulate images of an antibody, reconstruct it in about a minute, and compare the result with the truth.
 
-    Needs no file. The run sees nothing but the images, as any run; the truth is looked at when it has ended.
+    Needs no input file. The run uses the images alone; the truth is used only for the comparison at the end.
     """
     import time
 
@@ -56,7 +57,7 @@ def demo(
     if not quiet:
         tell(
             f"simulated {made.count} images of an antibody ({made.box} px of {made.pixel_size:g} Å, "
-            f"SNR {made.snr_measured:.2g}), to be solved from these alone"
+            f"SNR {made.snr_measured:.2g}); the reconstruction uses these images alone"
         )
     settings = ReconstructSettings(input=InputSettings(str((particles / "particles.star").absolute())), seed=seed)
     options = RunningOptions(threads=threads, device=device, overwrite=overwrite, quiet=quiet)

@@ -1,8 +1,7 @@
-"""cryoloom infer: poses of new images from a finished run's encoder, without training."""
+"""cryoloom infer: poses of new images from the encoder and map of a finished run, without training."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +21,7 @@ def infer(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT.star", help="Particles with poses.", show_default=False)
     ],
-    polish: Annotated[int, typer.Option(min=0, help="Steps by which poses climb on the run's map; 0: none.")] = 5,
+    polish: Annotated[int, typer.Option(min=0, help="Optimisation steps of the poses against the map; 0: none.")] = 5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.star.")] = False,
     threads: Threads = None,
     device: Device = DeviceName.AUTO,
@@ -30,9 +29,9 @@ def infer(
     *,
     options: InputOptions,
 ) -> None:
-    """Poses of images that a run has never seen: nothing is trained, the cost of an image is constant.
+    """Find the poses of new images with the encoder of a finished run; nothing is trained, each image costs the same.
 
-    The run's encoder proposes candidates, its map weighs them, and a few steps polish the likeliest.
+    The encoder proposes candidate poses, the map weighs them, and a few steps optimise the most likely ones.
     """
     from cryoloom.cli.errors import tell
     from cryoloom.environment import set_threads
@@ -47,28 +46,16 @@ def infer(
 
         from cryoloom.jobs.infer import TrainedRun, columns
         from cryoloom.jobs.infer import infer as find_poses
-        from cryoloom.jobs.inputs import make_feed, open_input, prepare
-        from cryoloom.jobs.settings import ReconstructSettings
+        from cryoloom.jobs.inputs import open_input
         from cryoloom.particles.particle_set import write_particles
-        from cryoloom.runs.folder import read_settings
         from cryoloom.runs.progress import StepInfo
 
         torch.set_num_threads(count)
         chosen = choose_device(device.value, progress.say)
         trained = TrainedRun(run, chosen)
-        settings = read_settings(run, ReconstructSettings)
         given = options.input(particles)
         new = open_input(given)
-        settings = replace(
-            settings,
-            input=given,
-            box=trained.check(new),
-            device=chosen.type,
-            threads=count,
-            cache_bytes=0,
-            particle_diameter_angstrom=trained.encode.particle_diameter_angstrom,
-        )
-        feed = make_feed(new, prepare(new, settings), settings)
+        feed = trained.feed(new, given, chosen, count)
         progress.begin("infer", 0)
         total, seen = len(feed), 0
 
@@ -91,6 +78,6 @@ def infer(
         write_particles(output, new, columns(found))
     seconds = found.encode_s + found.polish_s
     tell(
-        f"{total:,} images: encoder {total / found.encode_s:,.0f} images/s, with weighing and polishing "
+        f"{total:,} images: encoder {total / found.encode_s:,.0f} images/s; with weighing and optimisation "
         f"{total / seconds:,.0f} images/s; first batch after {found.latency_s:.2f} s. Poses in {output}"
     )

@@ -16,25 +16,33 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN", show_default=False)],
     tensorboard: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Metrics as TensorBoard events, too (needs cryoloom[tensorboard])."),
+        typer.Option(
+            metavar="FOLDER", help="Also write the metrics as TensorBoard events (needs cryoloom[tensorboard])."
+        ),
     ] = None,
     threads: Threads = None,
 ) -> None:
-    """Write report.html into a run's folder: verdict, curves, maps and particles on one page that needs no network.
+    """Write report.html into a run folder: verdict, curves, maps and particles on one page that needs no network.
 
-    'cryoloom reconstruct' does so by itself; repeat it after a file of the run was replaced.
+    Every run writes its report at the end. Repeat it after you have replaced a file of the run.
     """
     from cryoloom.environment import set_threads
 
     set_threads(threads)
 
+    from cryoloom.jobs import layout
     from cryoloom.report.page import write_report
 
-    typer.echo(str(write_report(run)))
+    failures = write_report(run)
+    typer.echo(str(layout.REPORT.path(run)))
+    for failure in failures:
+        typer.echo(f"a part of the page could not be drawn: {failure}", err=True)
     if tensorboard is not None:
         from cryoloom.report.tensorboard import write_events
 
         typer.echo(f"{write_events(run, tensorboard)} values in {tensorboard}")
+    if failures:
+        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""cryoloom volume: the map at a point of a run's latent space."""
+"""cryoloom volume: the map at a point of the latent space of a run."""
 
 from __future__ import annotations
 
@@ -21,21 +21,26 @@ def volume(
     z: Annotated[
         str, typer.Option(metavar="Z1,Z2,...", help="Latent coordinates, as in z.npy.", show_default=False)
     ] = "",
-    particle: Annotated[int | None, typer.Option(min=1, help="In place of --z: those of this row.")] = None,
+    particle: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Use the latent coordinates of this particle (row of particles.star, from 1) instead of --z."
+        ),
+    ] = None,
     model: Annotated[
-        bool, typer.Option("--model", help="What the fitted family itself has there, not the images nearest to it.")
+        bool, typer.Option("--model", help="Decode the fitted model instead of reconstructing from the nearest images.")
     ] = False,
     threads: Threads = None,
     device: Device = DeviceName.AUTO,
     quiet: Quiet = False,
 ) -> None:
-    """The map of one conformation, from the images whose latents lie nearest; half maps beside it."""
+    """Make the map of one conformation from the images with the nearest latent coordinates, with its half maps."""
     from cryoloom.cli.errors import tell
     from cryoloom.environment import set_threads
     from cryoloom.runs.machine import choose_device
 
     if (z == "") == (particle is None):
-        raise ValueError("where? Give either --z or --particle")
+        raise ValueError("give either --z or --particle: they say where in the latent space the map is made")
     count = set_threads(threads)
     import torch
 
@@ -49,7 +54,7 @@ def volume(
     point = opened.latents.mean[particle - 1] if particle is not None else torch.tensor(_numbers(z))
     if model:
         write_map(output, opened.decoded(point))
-        said = "as the fitted family has it"
+        said = "decoded from the fitted model"
     else:
         found = opened.map_at(point)
         pixel = opened.posed.feed.pixel_size
@@ -58,8 +63,8 @@ def volume(
             beside = output.with_name(f"{output.stem}_half{h + 1}.mrc")
             write_map(beside, DensityMap(found.halves[h].contiguous(), pixel))
         resolution = found.resolution_angstrom(pixel)
-        said = f"from the {len(found.nearest):,} images nearest to it, "
-        said += "no resolution" if resolution is None else f"{resolution:.1f} Å"
+        said = f"from the {len(found.nearest):,} nearest images, "
+        said += "half maps do not correlate" if resolution is None else f"{resolution:.1f} Å"
     if not quiet:
         tell(f"{output}: {said}")
 
@@ -68,4 +73,4 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--z {text}: expected numbers with commas between them, as 0.5,-1.2") from None
+        raise ValueError(f"--z {text}: expected numbers separated by commas, as in 0.5,-1.2") from None

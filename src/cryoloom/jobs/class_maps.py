@@ -1,17 +1,25 @@
-"""The map of a cluster's own images, with the gold-standard FSC of its half sets."""
+"""Maps of classes and clusters: each from its own images, with the gold-standard FSC of its half maps."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoloom.inference.poses.posed import PosedImages
+from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.jobs.class_table import ClassRow, write_class_table
 from cryoloom.jobs.final_maps import ScoredMaps, scored_maps
+from cryoloom.jobs.layout import RunFile
+from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.runs.seeds import torch_generator
 
-FEWEST_PER_HALF = 10  # images without which there is no map to speak of
+FEWEST_PER_HALF = 10  # images in each half set below which no map is made
 
 
 def cluster_map(
@@ -51,3 +59,45 @@ def cluster_map(
     generators = [torch_generator(seed, "class maps", part) for part in ("samples", "rough", "final")]
     statistics = own.sums(radius, group, generators[0])
     return scored_maps(feed, statistics, generators[1], generators[2], mask)
+
+
+def write_class_maps(
+    run: Path,
+    posed: PosedImages,
+    labels: Int[np.ndarray, " N"],
+    *,
+    maps: RunFile,
+    table: RunFile,
+    mask: Float[Tensor, "D D D"],
+    seed: int,
+    shares: tuple[float, ...],
+    say: Callable[[int, ClassRow], None] = lambda number, row: None,
+) -> tuple[ClassRow, ...]:
+    """Write map and table row of each class or cluster into the folder of a run; earlier ones are removed.
+
+    A class with fewer than FEWEST_PER_HALF images in a half set gets no map and no resolution.
+
+    Args:
+        posed: all N images; those with half set -1 have no part in the maps.
+        labels: number of each image's class, 1 to K; 0 for none.
+        maps, table: which files are written; a class has the name of its map.
+        mask: within which the half maps are compared.
+        shares: estimated proportion of each class.
+        say: is told of each class when its map is made.
+    """
+    certain = replace(posed, poses=PosePosterior.certain(*posed.poses.best()), noise=posed.noise.float())
+    pixel_size = posed.feed.pixel_size
+    for stale in run.glob(maps.pattern):
+        stale.unlink()
+    rows = []
+    for number, share in enumerate(shares, start=1):
+        path, resolution = maps.path(run, number=number), None
+        mine = np.flatnonzero((labels == number) & (posed.half >= 0))
+        if min(int((posed.half[mine] == h).sum()) for h in (0, 1)) >= FEWEST_PER_HALF:
+            scored = cluster_map(certain, mine, seed, mask)
+            write_map(path, DensityMap(scored.combined.contiguous(), pixel_size))
+            resolution = scored.gold.resolution_angstrom
+        rows.append(ClassRow(path.stem, int((labels == number).sum()), share, resolution))
+        say(number, rows[-1])
+    write_class_table(table.path(run), tuple(rows))
+    return tuple(rows)

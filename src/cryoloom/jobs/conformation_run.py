@@ -1,11 +1,10 @@
-"""A finished run of conformations, opened again: its latents, its images, and maps at any place of the latent space."""
+"""A finished run of conformations with its images and latents, from which maps at any latent point can be made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,13 +13,14 @@ from cryoloom.inference.conformations.local_maps import StateMap, state_map
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.jobs import layout
+from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.hetero import consensus_settings
 from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import HeteroSettings
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet
-from cryoloom.runs.folder import read_record, read_settings
 from cryoloom.volumes.conformation_file import read_conformations
 from cryoloom.volumes.interface import ConformationVolume
 
@@ -30,10 +30,12 @@ class ConformationRun:
     """What a run of `cryoloom hetero` offers afterwards.
 
     Attributes:
+        folder: of the run.
         particles: with the run's poses; posed: their images at these poses (K = 1).
         latents: of all images; mask: [D, D, D]; volume: the family that was fitted.
     """
 
+    folder: Path
     particles: ParticleSet
     posed: PosedImages
     latents: LatentPosterior
@@ -62,28 +64,27 @@ def open_conformations(folder: Path, device: torch.device, threads: int) -> Conf
     Raises:
         BadInput: where it has no latents: it found no heterogeneity, is not finished, or is of another kind.
     """
-    record = read_record(folder)
-    if record.command != "hetero" or record.status != "finished":
+    run = FinishedRun(folder)
+    settings = run.settings
+    if not isinstance(settings, HeteroSettings) or run.record.status != "finished":
         raise BadInput(
-            f"{folder}: a run of cryoloom {record.command}, {record.status}\n"
+            f"{folder}: a run of cryoloom {run.record.command}, {run.record.status}\n"
             "  expected: a finished run of cryoloom hetero"
         )
-    if not (folder / "z.npy").is_file():
+    latents = run.latents
+    if latents is None:
         raise BadInput(f"{folder}: this run found no heterogeneity: there are no latents (see its report.html)")
-    settings = read_settings(folder, HeteroSettings)
-    given = replace(settings.input, particles=str(folder / "particles.star"))
+    given = replace(settings.input, particles=str(run.require(layout.PARTICLES)))
     base = replace(consensus_settings(settings), input=given, device=device.type, threads=threads)
     particles = open_input(given)
     feed = make_feed(particles, prepare(particles, base), base)
     poses, half = particles.input_poses(), particles.half_sets()
     assert half is not None  # a run writes them
-    mean, covariance, contrast = (
-        torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False))
-        for name in ("z", "z_covariance", "contrast")
-    )
-    if len(mean) != len(particles):
-        raise BadInput(f"{folder}: latents of {len(mean)} images, particles.star has {len(particles)}: was it edited?")
+    if len(latents) != len(particles):
+        count = len(latents)
+        raise BadInput(f"{folder}: latents of {count} images, particles.star has {len(particles)}: was it edited?")
     return ConformationRun(
+        folder=run.folder,
         particles=particles,
         posed=PosedImages(
             feed,
@@ -92,7 +93,7 @@ def open_conformations(folder: Path, device: torch.device, threads: int) -> Conf
             noise=feed.source.preprocessing.noise.float(),
             sigma_angstrom=max(float(poses.t.square().mean().sqrt()), feed.pixel_size),
         ),
-        latents=LatentPosterior(mean, covariance, contrast),
-        mask=read_map(folder / "mask.mrc").data.float(),
-        volume=read_conformations(folder / "conformations.safetensors"),
+        latents=latents,
+        mask=read_map(run.require(layout.MASK)).data.float(),
+        volume=read_conformations(run.require(layout.CONFORMATIONS)),
     )

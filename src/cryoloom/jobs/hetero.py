@@ -12,13 +12,11 @@ from torch import Tensor
 from cryoloom.files.durable import write_durably
 from cryoloom.inference.conformations.classes import Classes
 from cryoloom.inference.conformations.evidence import ConformationEvidence
-from cryoloom.inference.conformations.local_maps import StateMap, map_of_rows
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posed import PosedImages
-from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined
 from cryoloom.jobs import layout
-from cryoloom.jobs.class_table import ClassRow, write_class_table
+from cryoloom.jobs.class_maps import write_class_maps
 from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.reconstruct import (
     Reconstruction,
@@ -32,7 +30,7 @@ from cryoloom.jobs.reconstruct import (
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Verdict, with_conformations
 from cryoloom.maps.coupled_backprojection import mask_in_box
-from cryoloom.maps.io import DensityMap, read_map, write_map
+from cryoloom.maps.io import read_map
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.preprocess import Preprocessing
@@ -81,7 +79,7 @@ def run_hetero(
         # poses found along with conformations that held-out images do not confirm are not kept
         consensus = conclude(base, first.start, first.refined, session)
     with session.timing("conformations"):
-        _write(found, consensus, folder_of(session))
+        _write(found, consensus, folder_of(session), settings.seed)
     return with_conformations(consensus.verdict, _counted(found))
 
 
@@ -148,7 +146,7 @@ def reposed(refined: RefineResult, found: Refined) -> RefineResult:
     )
 
 
-def _write(result: Conformations, consensus: Reconstruction, folder: Path) -> None:
+def _write(result: Conformations, consensus: Reconstruction, folder: Path, seed: int) -> None:
     feed = consensus.refined.posed.feed
     if result.found is not None:
         latents = result.found.latents
@@ -166,30 +164,25 @@ def _write(result: Conformations, consensus: Reconstruction, folder: Path) -> No
         columns["rlnMaxValueProbDistribution"] = result.classes.posterior.log_weight.amax(1).exp().double().numpy()
     write_particles(layout.PARTICLES.path(folder), feed.source.particles, columns)
     if result.classes is not None and result.found is not None:
-        _write_classes(result.classes, result.found.latents, consensus, folder)
+        _write_classes(result.classes, result.found.latents, consensus, folder, seed)
 
 
-def _write_classes(classes: Classes, latents: LatentPosterior, consensus: Reconstruction, folder: Path) -> None:
-    """A map for each class, and their table."""
+def _write_classes(
+    classes: Classes, latents: LatentPosterior, consensus: Reconstruction, folder: Path, seed: int
+) -> None:
+    """A map for each class, and their table; images that do not show the particle have no part in the maps."""
     posed = consensus.refined.posed
-    labels = classes.posterior.best().numpy()
-    rows = []
-    for k, share in enumerate(classes.shares.tolist()):
-        mine = np.flatnonzero((labels == k) & (latents.contrast.numpy() >= JUNK_CONTRAST))
-        file, resolution = layout.CLASS_MAP.path(folder, number=k + 1), None
-        if min(int((posed.half[mine] == h).sum()) for h in (0, 1)) > 0:
-            drawn = class_map(consensus, mine)
-            write_map(file, DensityMap(drawn.combined.contiguous(), posed.feed.pixel_size))
-            resolution = drawn.resolution_angstrom(posed.feed.pixel_size)
-        rows.append(ClassRow(file.stem, int((labels == k).sum()), share, resolution))
-    write_class_table(layout.CLASSES.path(folder), tuple(rows))
-
-
-def class_map(consensus: Reconstruction, rows: np.ndarray) -> StateMap:
-    """The map of some images at the consensus' poses, half sets apart."""
-    posed = consensus.refined.posed
-    certain = PosePosterior.certain(*posed.poses.best())
-    return map_of_rows(replace(posed, poses=certain, noise=posed.noise.float()), consensus.maps.mask, rows)
+    half = np.where(latents.contrast.numpy() >= JUNK_CONTRAST, posed.half, -1)
+    write_class_maps(
+        folder,
+        replace(posed, half=half),
+        classes.posterior.best().numpy() + 1,
+        maps=layout.CLASS_MAP,
+        table=layout.CLASSES,
+        mask=consensus.maps.mask,
+        seed=seed,
+        shares=tuple(classes.shares.tolist()),
+    )
 
 
 def npy_bytes(values: np.ndarray) -> bytes:

@@ -1,10 +1,10 @@
-"""Poses of images that a run has never seen: its encoder proposes, its map weighs, nothing is trained."""
+"""Poses of new images from a finished run: its encoder proposes candidates, its map weighs them; nothing is trained."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,10 @@ from torch import Tensor
 from cryoloom.inference.poses.encoder_file import read_encoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
+from cryoloom.jobs import layout
+from cryoloom.jobs.finished_run import FinishedRun
+from cryoloom.jobs.inputs import make_feed, prepare
+from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation, resolved_shell
@@ -56,23 +60,22 @@ class TrainedRun:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         """Raises:
-        BadInput: where the run has no encoder or no map.
-        BadEncoderFile: where the encoder can't be read.
+        BadRunFolder: if the folder holds no run.
+        BadInput: if the run has no encoder or no maps.
+        BadEncoderFile: if the encoder can't be read.
         """
-        path = folder / "encoder.safetensors"
-        if not path.exists():
-            raise BadInput(
-                f"{folder}: this run has no encoder\n  what to do: run cryoloom reconstruct with --poses hybrid (or "
-                "amortized); poses of new images from a map alone are found by cryoloom refine --from map.mrc"
-            )
-        if not (folder / "map.mrc").exists():
-            raise BadInput(f"{folder}: this run has no map.mrc: has it been interrupted? (cryoloom resume {folder})")
-        self.encode = read_encoder(path)
+        run = FinishedRun(folder)
+        advice = (
+            "make a run with cryoloom reconstruct --poses hybrid (or amortized); cryoloom refine --from map.mrc finds "
+            "the poses of new images from a map alone"
+        )
+        self.encode = read_encoder(run.require(layout.ENCODER, advice))
         self.encode.encoder.to(device)
-        halves = [read_map(folder / name) for name in ("half1.mrc", "half2.mrc")]
-        given = read_map(folder / "map.mrc")
+        given, mask = read_map(run.require(layout.MAP)), read_map(run.require(layout.MASK))
+        halves = [read_map(run.require(file)) for file in (layout.HALF1, layout.HALF2)]
+        self._run = run
         # noise around the molecule costs accuracy of the poses
-        self.map, self.pixel_size = given.data.float() * read_map(folder / "mask.mrc").data.float(), given.pixel_size
+        self.map, self.pixel_size = given.data.float() * mask.data.float(), given.pixel_size
         self.box = self.map.shape[-1]
         self.radius = _resolved(*(h.data.float() for h in halves))
 
@@ -92,9 +95,28 @@ class TrainedRun:
             )
         return self.box
 
+    def feed(self, new: ParticleSet, given: InputSettings, device: torch.device, threads: int) -> ImageFeed:
+        """New images, prepared as those of the run were.
+
+        Raises:
+            BadInput: if they have another field of view.
+        """
+        settings = self._run.settings
+        assert isinstance(settings, ReconstructSettings)  # no other run writes an encoder
+        settings = replace(
+            settings,
+            input=given,
+            box=self.check(new),
+            device="cuda" if device.type == "cuda" else "cpu",
+            threads=threads,
+            cache_bytes=0,
+            particle_diameter_angstrom=self.encode.particle_diameter_angstrom,
+        )
+        return make_feed(new, prepare(new, settings), settings)
+
 
 def _resolved(first: Tensor, second: Tensor) -> int:
-    """Shell to which the run's half maps agree: images are compared with its map up to there."""
+    """Shell to which the half maps of the run agree: images are compared with its map up to there."""
     fsc = fourier_shell_correlation(first, second)
     limit = (first.shape[-1] - 1) // 2
     return min(limit, max(4, int(resolved_shell(fsc[: limit + 1]))))
@@ -104,10 +126,10 @@ def _resolved(first: Tensor, second: Tensor) -> int:
 def infer(
     run: TrainedRun, feed: ImageFeed, polish: int, say: Callable[[int, float], None] = lambda done, rate: None
 ) -> Inferred:
-    """Poses of all images of a feed, batch by batch, at a cost and in a memory that do not depend on their number.
+    """Poses of all images of a feed, batch by batch; time per image and memory do not depend on their number.
 
     Args:
-        polish: steps of each climb, up to the map's resolution; with 0 candidates are weighed where they are.
+        polish: optimisation steps at each radius, up to the map's resolution; 0 weighs the candidates as they are.
         say: told after each batch how many images are done, and images a second.
     """
     noise = feed.source.preprocessing.noise.float()
@@ -149,7 +171,7 @@ def march(low: int, high: int) -> list[int]:
 
 
 def columns(found: Inferred) -> dict[str, np.ndarray]:
-    """Of the particle file that is written."""
+    """Columns of the particle file that is written."""
     return {
         **pose_columns(found.R, found.t),
         "rlnLogLikeliContribution": found.score.double().numpy(),

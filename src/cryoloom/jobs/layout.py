@@ -8,7 +8,7 @@ from pathlib import Path
 from cryoloom.runs.folder import CHECKPOINTS, LOCK, LOG, METRICS
 from cryoloom.runs.record import RECORD
 
-_FIELDS = {"{number:03d}": "[0-9][0-9][0-9]", "{number:02d}": "[0-9][0-9]", "{series}": "*"}
+_FIELDS = {"{number:03d}": "[0-9][0-9][0-9]", "{series}": "*"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ LOCAL_RESOLUTION = RunFile(
 )
 PARTICLES = RunFile(
     "particles.star",
-    "rows and columns of the input in their order, with the columns below; opens in RELION",
+    "rows and columns of the input in their order, with poses, half sets and uncertainties; opens in RELION",
     _ALL,
 )
 FSC = RunFile(
@@ -107,20 +107,20 @@ STEPS = RunFile(
 RUN_LOG = RunFile(LOG, "log, with the traceback of a failure", f"{_ALL}; abinit")
 
 CLUSTERS = RunFile(
-    "analysis/classes.csv", "particles, share and resolution of each k-means cluster, as in classes.csv", "analyze"
+    "analysis/clusters.csv", "particles, share and resolution of each k-means cluster, as in classes.csv", "analyze"
 )
-CLUSTER_LABELS = RunFile("analysis/labels.npy", "cluster of each particle from 0, -1 for none; [N]", "analyze")
+CLUSTER_LABELS = RunFile("analysis/labels.npy", "cluster of each particle from 1, 0 for none; [N]", "analyze")
 CLUSTER_PARTICLES = RunFile(
-    "analysis/cluster_{number:02d}.star",
+    "analysis/cluster_{number:03d}.star",
     "particles of each cluster, with all columns",
     "analyze",
-    shown="analysis/cluster_01.star ...",
+    shown="analysis/cluster_001.star ...",
 )
 CLUSTER_MAP = RunFile(
     "analysis/cluster_{number:03d}.mrc",
-    "map of the conformation at the centre of each cluster",
+    "map of the particles of each cluster",
     "analyze",
-    shown="analysis/cluster_000.mrc ...",
+    shown="analysis/cluster_001.mrc ...",
 )
 CLUSTER_CENTRES = RunFile(
     "analysis/cluster.npy", "latent coordinates of the particle nearest to the centre of each cluster [K, Z]", "analyze"
@@ -184,6 +184,15 @@ _OF_THE_RUN_ITSELF = (RECORD, METRICS, LOG, LOCK, f"{CHECKPOINTS}/")
 
 # patterns of the files that an earlier run may have left, other than those which `runs` writes itself
 RESULTS = tuple(file.pattern for file in FILES if file.name not in _OF_THE_RUN_ITSELF)
+
+
+def series_maps(run: Path) -> dict[str, tuple[Path, ...]]:
+    """The maps of each trajectory in the folder of a run, by its name; the maps of clusters are none."""
+    found: dict[str, list[Path]] = {}
+    clusters = set(Path(run).glob(CLUSTER_MAP.pattern))
+    for path in sorted(set(Path(run).glob(SERIES_MAP.pattern)) - clusters):
+        found.setdefault(path.stem[:-4], []).append(path)
+    return {name: tuple(paths) for name, paths in found.items()}
 
 
 def table() -> str:

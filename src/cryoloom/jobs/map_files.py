@@ -6,12 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cryoloom.files.durable import write_durably
 from cryoloom.jobs import layout
 from cryoloom.jobs.chimerax import write_chimerax_script
 from cryoloom.jobs.final_maps import FinalMaps
+from cryoloom.jobs.fsc_table import write_fsc_table
 from cryoloom.maps.align import mirrored
-from cryoloom.maps.fsc import GoldStandard
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
@@ -29,17 +28,8 @@ def write_maps(folder: Path, maps: FinalMaps, pixel_size: float, flip: bool) -> 
     ):
         shown = mirrored(volume) if flip else volume
         write_map(file.path(folder), DensityMap(shown.float().cpu().contiguous(), pixel_size))
-    write_durably(layout.FSC.path(folder), fsc_table(maps.gold, len(maps.combined) * pixel_size).encode())
+    write_fsc_table(layout.FSC.path(folder), maps.gold, len(maps.combined) * pixel_size)
     write_chimerax_script(folder, *(_contour(v, maps.mask) for v in (maps.combined, maps.sharp)))
-
-
-def fsc_table(gold: GoldStandard, side_angstrom: float) -> str:
-    """fsc.csv: the FSC curves by shell."""
-    lines = ["shell,frequency_per_angstrom,resolution_angstrom,unmasked,masked,randomised,corrected"]
-    for s in range(len(gold.corrected)):
-        curves = ",".join(f"{float(c[s]):.5f}" for c in (gold.unmasked, gold.masked, gold.randomised, gold.corrected))
-        lines.append(f"{s},{s / side_angstrom:.6f},{side_angstrom / s if s else float('inf'):.3f},{curves}")
-    return "\n".join(lines) + "\n"
 
 
 def write_first_map(path: Path, volume: Tensor, feed: ImageFeed, flip: bool) -> None:

@@ -1,37 +1,48 @@
-"""What a run left of its conformations, read for the report."""
+"""What a run found of conformations, prepared for the page."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from cryoloom.analyze.density import DensityMap2D, density_map
+from cryoloom.analyze.density import FLAT, DensityMap2D, density_map
 from cryoloom.analyze.latent import PrincipalAxes, Uncertainty, check_latent, principal_axes, uncertainty
-from cryoloom.jobs.class_table import ClassRow, read_class_table
-from cryoloom.particles.star import read_star
-
-ANALYSIS = "analysis"  # folder of a run in which its analysis lies
-_MAP = re.compile(r"(.+)_(\d{3})\.mrc")
-_FLAT = 1e-9  # share of the variance below which an axis is none
+from cryoloom.jobs import layout
+from cryoloom.jobs.class_table import ClassRow
+from cryoloom.jobs.finished_run import FinishedRun
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Maps in order: along a trajectory, or one a class.
+    """Maps in order: along a trajectory, or one a class or cluster.
 
     Attributes:
-        maps: their files; labels: one a map.
-        points: [T, Z], where they lie in the latent space, None where there is none.
+        name: of the series; maps: their files; labels: one a map.
+        points: [T, Z], where they lie in the latent space, None if unknown.
+        joined: whether the points are those of one path.
     """
 
     name: str
     maps: tuple[Path, ...]
     labels: tuple[str, ...]
     points: np.ndarray | None = None
+    joined: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """A division of the images into classes or clusters.
+
+    Attributes:
+        kind: "class" or "cluster"; labels: [N], number of each image's class from 1, 0 for none; rows: of its table.
+    """
+
+    kind: str
+    labels: np.ndarray
+    rows: tuple[ClassRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +51,9 @@ class Conformations:
 
     Attributes:
         count: N.
-        axes, uncertainty, density: of the latent (see `analyze`), None where there is none.
+        axes, uncertainty, density: of the latent coordinates (see `analyze`), None where there are none.
         embedding: [N, 2]; embedding_name: of the method.
-        labels: [N], class or cluster from 0; -1: none.
-        classes: what is known of each; series: of maps; names: [N] of images.
+        labellings: classes, clusters; series: of maps; names: [N] of images.
     """
 
     count: int
@@ -52,113 +62,111 @@ class Conformations:
     density: DensityMap2D | None = None
     embedding: np.ndarray | None = None
     embedding_name: str = "UMAP"
-    labels: np.ndarray | None = None
-    classes: tuple[ClassRow, ...] = ()
+    labellings: tuple[Labelling, ...] = ()
     series: tuple[Series, ...] = ()
     names: np.ndarray | None = None
 
 
 def of_latent(
     z: Float[np.ndarray, "N Z"],
+    *,
     covariance: Float[np.ndarray, "N Z Z"] | None = None,
     embedding: Float[np.ndarray, "N 2"] | None = None,
-    labels: Int[np.ndarray, " N"] | None = None,
-    classes: tuple[ClassRow, ...] = (),
+    labellings: tuple[Labelling, ...] = (),
     series: tuple[Series, ...] = (),
     names: np.ndarray | None = None,
+    rejected: np.ndarray | None = None,
 ) -> Conformations:
     """Axes, density and uncertainties of latent coordinates, with what else is known.
+
+    Args:
+        rejected: [N] bool, images that do not show the particle: they have no part in the density.
 
     Raises:
         ValueError: see `check_latent`; for labels, names or an embedding of another number of images.
     """
     check_latent(z, covariance)
-    for what, values in (("embedding", embedding), ("labels", labels), ("names", names)):
+    given = [("embedding", embedding), ("names", names), *((one.kind, one.labels) for one in labellings)]
+    for what, values in given:
         if values is not None and len(values) != len(z):
             raise ValueError(f"{what} of {len(values)} images, latent coordinates of {len(z)}; expected one number")
     axes = principal_axes(z)
     density = None
-    if len(axes.share) > 1 and axes.share[1] > _FLAT:
-        blur = None if covariance is None else axes.covariance(covariance, 2)
-        density = density_map(axes.coordinates[:, :2], blur)
-    sure = None if covariance is None else uncertainty(z, covariance)
+    if len(axes.share) > 1 and axes.share[1] > FLAT:
+        kept = np.ones(len(z), bool) if rejected is None else ~rejected
+        blur = None if covariance is None else axes.covariance(covariance[kept], 2)
+        density = density_map(axes.coordinates[kept, :2], blur)
     return Conformations(
-        len(z), axes, sure, density, embedding, labels=labels, classes=classes, series=series, names=names
+        count=len(z),
+        axes=axes,
+        uncertainty=None if covariance is None else uncertainty(z, covariance),
+        density=density,
+        embedding=embedding,
+        labellings=labellings,
+        series=series,
+        names=names,
     )
 
 
-def read_conformations(folder: Path) -> Conformations | None:
-    """The conformations of a run, None for a run without any (no z.npy, no classes).
-
-    Read are z.npy, z_covariance.npy, class_001.mrc ..., classes.csv and the names and rlnClassNumber of
-    particles.star; and from the folder `analysis`: umap.npy, labels.npy, classes.csv (in place of the run's), series
-    of maps NAME_000.mrc ... and NAME.npy, their latent points.
+def read_conformations(run: FinishedRun) -> Conformations | None:
+    """The conformations of a run; None for a run that has neither latent coordinates nor classes.
 
     Raises:
         ValueError: for a file that is there but damaged, or of another number of images, with its name.
     """
-    inner = folder / ANALYSIS
-    z = _array(folder / "z.npy", 2)
-    series = (*_series(folder, "class"), *_series(inner, None))
-    classes = read_class_table(inner / "classes.csv") or read_class_table(folder / "classes.csv")
-    if z is None and not classes and not any(s.name == "class" for s in series):
+    z = run.array(layout.LATENTS, 2)
+    classes = _class_series(run)
+    if z is None and not run.classes and classes is None:
         return None
-    names, given = _particles(folder / "particles.star")
-    clusters = _array(inner / "labels.npy", 1)
-    labels = None if clusters is None else clusters.astype(np.int64)
+    series = tuple(s for s in (classes, _cluster_series(run), *_trajectories(run)) if s is not None)
+    names = None if run.particles is None else run.particles.names
+    labellings = _labellings(run)
     if z is None:
-        # beside a latent, classes in the file are what another program left there
-        labels = given if labels is None else labels
-        count = len(names) if names is not None else sum(row.particles for row in classes)
-        return Conformations(count, labels=labels, classes=classes, series=series, names=names)
+        count = len(names) if names is not None else sum(row.particles for row in run.classes)
+        return Conformations(count, labellings=labellings, series=series, names=names)
+    contrast = run.array(layout.CONTRAST, 1)
     try:
-        covariance, embedding = _array(folder / "z_covariance.npy", 3), _array(inner / "umap.npy", 2)
-        return of_latent(z, covariance, embedding=embedding, labels=labels, classes=classes, series=series, names=names)
+        return of_latent(
+            z,
+            covariance=run.array(layout.LATENT_COVARIANCES, 3),
+            embedding=run.array(layout.UMAP, 2),
+            labellings=labellings,
+            series=series,
+            names=names,
+            # images that the method left out have the prior and no contrast
+            rejected=None if contrast is None or len(contrast) != len(z) else contrast == 0,
+        )
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise ValueError(f"{run.folder}: {error}") from None
 
 
-def _array(path: Path, dims: int) -> np.ndarray | None:
-    if not path.is_file():
-        return None
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not an array ({error}); expected one of {dims} dimensions: copy it again") from None
-    if array.ndim != dims or array.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: {array.dtype} of shape {array.shape}; expected numbers in {dims} dimensions")
-    return array
-
-
-def _series(folder: Path, only: str | None) -> tuple[Series, ...]:
-    """Files NAME_000.mrc ... of a folder, by name; of one name alone if it is given."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*_[0-9][0-9][0-9].mrc")):
-        match = _MAP.fullmatch(path.name)
-        if match is not None and only in (None, match[1]):
-            found.setdefault(match[1], []).append(path)
+def _labellings(run: FinishedRun) -> tuple[Labelling, ...]:
     out = []
-    for name, paths in found.items():
-        points = _array(folder / f"{name}.npy", 2)
-        if points is not None and len(points) != len(paths):
-            raise ValueError(f"{folder / name}.npy: {len(points)} points for {len(paths)} maps; expected one a map")
-        out.append(Series(name, tuple(paths), tuple(path.stem for path in paths), points))
+    particles, clusters = run.particles, run.array(layout.CLUSTER_LABELS, 1)
+    if run.classes and particles is not None and particles.classes is not None:
+        out.append(Labelling("class", particles.classes, run.classes))
+    if clusters is not None:
+        out.append(Labelling("cluster", clusters.astype(np.int64), run.clusters))
     return tuple(out)
 
 
-def _particles(path: Path) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Image names and classes from 0 of a particle file, each None where it has none."""
-    if not path.is_file():
-        return None, None
-    block = read_star(path).block("particles")
-    if block is None:
-        return None, None
-    table = block.table
-    names = table["rlnImageName"].to_numpy() if "rlnImageName" in table else None
-    labels = None
-    if "rlnClassNumber" in table:
-        try:
-            labels = np.asarray(table["rlnClassNumber"], dtype=np.float64).astype(np.int64) - 1
-        except ValueError as error:
-            raise ValueError(f"{path}: column rlnClassNumber holds no numbers ({error})") from None
-    return names, labels
+def _class_series(run: FinishedRun) -> Series | None:
+    maps = tuple(sorted(run.folder.glob(layout.CLASS_MAP.pattern)))
+    return Series("classes", maps, tuple(path.stem for path in maps), joined=False) if maps else None
+
+
+def _cluster_series(run: FinishedRun) -> Series | None:
+    maps = tuple(sorted(run.folder.glob(layout.CLUSTER_MAP.pattern)))
+    if not maps:
+        return None
+    centres = run.array(layout.CLUSTER_CENTRES, 2)
+    numbers = [int(path.stem[-3:]) for path in maps]
+    if centres is not None and max(numbers) > len(centres):
+        path = run.path(layout.CLUSTER_CENTRES)
+        raise ValueError(f"{path}: {len(centres)} points, but there is {maps[-1].name}; expected one a cluster")
+    points = None if centres is None else centres[[number - 1 for number in numbers]]
+    return Series("clusters", maps, tuple(path.stem for path in maps), points, joined=False)
+
+
+def _trajectories(run: FinishedRun) -> list[Series]:
+    return [Series(t.name, t.maps, tuple(path.stem for path in t.maps), t.points) for t in run.trajectories]

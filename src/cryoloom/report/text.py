@@ -68,3 +68,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_shown(v) for v in value)
     return str(value)
+
+
+def day(stamp: str) -> str:
+    """An ISO 8601 time to the minute."""
+    return stamp.replace("T", " ")[:16]

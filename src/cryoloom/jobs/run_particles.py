@@ -1,47 +1,25 @@
-"""What a run left in its folder, read for the report: nothing here computes, and what is absent is named."""
+"""The particles of a finished run: what particles.star says of each, with the images where they can still be opened."""
 
 from __future__ import annotations
 
-import csv
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cryoloom.jobs.verdict import Verdict
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.particles.star import read_star
 from cryoloom.particles.stated import StatedInput
-from cryoloom.runs.metrics_log import LoggedStep, read_metrics
-from cryoloom.runs.record import RunRecord, from_json
-
-FSC_COLUMNS = ("frequency_per_angstrom", "unmasked", "masked", "randomised", "corrected")
 
 
 @dataclass(frozen=True, slots=True)
-class FSCCurves:
-    """Columns of fsc.csv, float64 [S], shell 0 first; `nyquist` is the largest frequency in the file, 1/angstrom."""
-
-    frequency: np.ndarray
-    unmasked: np.ndarray
-    masked: np.ndarray
-    randomised: np.ndarray
-    corrected: np.ndarray
-
-    @property
-    def nyquist(self) -> float:
-        """1/angstrom."""
-        return float(self.frequency[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class ParticleResults:
+class RunParticles:
     """Columns of particles.star, float64 [N] each; None where the file has no such column.
 
     Attributes:
-        particles: the set with its images, None where they can't be opened; `why_no_images` then says why.
+        count: N; names: of the images, [N]; classes: rlnClassNumber, int64 [N], from 1.
+        particles: the set with its images, None if they can't be opened; `why_no_images` then says why.
         rot_degrees, tilt_degrees: viewing direction.
         shift_angstrom: length of the shift.
         angular_error_degrees, shift_error_angstrom: estimated for each particle.
@@ -49,6 +27,8 @@ class ParticleResults:
     """
 
     count: int
+    names: np.ndarray | None
+    classes: np.ndarray | None
     particles: ParticleSet | None
     why_no_images: str | None
     rot_degrees: np.ndarray | None
@@ -60,41 +40,8 @@ class ParticleResults:
     best_weight: np.ndarray | None
 
 
-def read_verdict(record: RunRecord, where: str) -> Verdict | None:
-    """The verdict of a run, None while there is none.
-
-    Raises:
-        BadRunFolder: for a field that is missing, unknown or of another type.
-    """
-    return None if record.verdict is None else from_json(Verdict, dict(record.verdict), f"{where}, verdict")
-
-
-def read_fsc(path: Path) -> FSCCurves | None:
-    """fsc.csv of a run, None where there is none.
-
-    Raises:
-        ValueError: for a file without the expected columns or with values that are not numbers.
-    """
-    if not path.is_file():
-        return None
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        columns = [np.array([float(row[name]) for row in rows]) for name in FSC_COLUMNS]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not an FSC table ({error}); expected columns {', '.join(FSC_COLUMNS)}") from None
-    if len(rows) < 3 or not (math.isfinite(columns[0][-1]) and columns[0][-1] > 0):
-        raise ValueError(f"{path}: {len(rows)} shells; expected 3 or more, and frequencies that rise from 0")
-    return FSCCurves(*columns)
-
-
-def read_steps(path: Path) -> tuple[LoggedStep, ...]:
-    """metrics.jsonl of a run; empty where there is none."""
-    return read_metrics(path) if path.is_file() else ()
-
-
-def read_particles(path: Path, no_ctf: bool) -> ParticleResults | None:
-    """particles.star of a run, None where there is none. Images need not be there any more; costs a parse of the file.
+def read_run_particles(path: Path, no_ctf: bool) -> RunParticles | None:
+    """particles.star of a run, None if there is none. The images need not exist any more; costs a parse of the file.
 
     Raises:
         BadInput: for a file that is no STAR file with a particle table, or a column with values that are no numbers.
@@ -124,8 +71,11 @@ def read_particles(path: Path, no_ctf: bool) -> ParticleResults | None:
             ) from None
 
     x, y = column("rlnOriginXAngst"), column("rlnOriginYAngst")
-    return ParticleResults(
+    classes = column("rlnClassNumber")
+    return RunParticles(
         count=len(table),
+        names=table["rlnImageName"].to_numpy() if "rlnImageName" in table else None,
+        classes=None if classes is None else classes.astype(np.int64),
         particles=particles,
         why_no_images=why,
         rot_degrees=column("rlnAngleRot"),

@@ -21,17 +21,14 @@
   function colourOf(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
   const latent = document.getElementById("latent");
-  const strips = Array.from(document.querySelectorAll(".strip[data-series]"));
-  const now = strips.map(function () { return 0; });
-  let redraw = function () {};
-  let follow = function () {};
+  const now = {};  // map of each series that its player shows
   if (latent && data.panels) scatter();
-  strips.forEach(player);
 
   function scatter() {
     // all of them where no rows are given
     const rows = data.rows ? numbers(data.rows, 4) : Uint32Array.from({ length: data.shown }, function (_, i) { return i; });
-    const labels = data.labels ? numbers(data.labels, 2) : null;
+    const labels = {};
+    for (const kind of Object.keys(data.labellings)) labels[kind] = numbers(data.labellings[kind].labels, 2);
     const unsure = data.uncertainty ? numbers(data.uncertainty, 1) : null;
     const names = data.names ? { stack: numbers(data.names.stack, 2), index: numbers(data.names.index, 4) } : null;
     const figures = Array.from(latent.querySelectorAll("figure.panel"));
@@ -47,18 +44,19 @@
     let chosen = null, brush = null, text = "", pending = false;
 
     latent.querySelector(".brushed").hidden = false;
-    colour.value = data.count > 5000 ? "density" : labels && data.colours.length ? "class" : "plain";
+    const kinds = Object.keys(labels);
+    colour.value = data.count > 5000 ? "density" : kinds.length ? kinds[0] : "plain";
     if (way) {
-      way.add(new Option("none", "-1"));
-      strips.forEach(function (strip, i) {
-        if (panels.some(function (p) { return p.paths[i]; })) way.add(new Option(strip.dataset.name, String(i)));
+      way.add(new Option("none", ""));
+      data.series.forEach(function (name) {
+        if (panels.some(function (p) { return p.paths[name]; })) way.add(new Option(name, name));
       });
       way.parentElement.hidden = way.options.length === 1;
       if (way.options.length > 1) way.selectedIndex = 1;
     }
 
     function shade(i) {
-      if (colour.value === "class") return labels[i] < data.colours.length ? data.colours[labels[i]] : colourOf("--c1");
+      if (labels[colour.value]) return data.labellings[colour.value].colours[labels[colour.value][i] - 1] || colourOf("--c1");
       if (colour.value === "uncertainty") return viridis[Math.min(viridis.length - 1, Math.floor(unsure[i] / 256 * viridis.length))];
       return colourOf("--c2");
     }
@@ -66,7 +64,7 @@
     function groups() {
       const out = new Map();
       for (let i = 0; i < rows.length; i++) {
-        const key = colour.value === "class" ? labels[i] : colour.value === "uncertainty" ? Math.floor(unsure[i] / 256 * viridis.length) : 0;
+        const key = labels[colour.value] ? labels[colour.value][i] : colour.value === "uncertainty" ? Math.floor(unsure[i] / 256 * viridis.length) : 0;
         if (!out.has(key)) out.set(key, { colour: shade(i), members: [] });
         out.get(key).members.push(i);
       }
@@ -103,10 +101,11 @@
       }
     }
     function path(panel, c, s) {
-      const which = way ? Number(way.value) : -1;
-      const places = which >= 0 ? panel.paths[which] : null;
-      if (!places) return;
-      for (const [stroke, wide] of [[colourOf("--card"), 4.5], [colourOf("--ink"), 1.8]]) {
+      const which = way ? way.value : "";
+      const found = which ? panel.paths[which] : null;
+      if (!found) return;
+      const places = found.places;
+      if (found.joined) for (const [stroke, wide] of [[colourOf("--card"), 4.5], [colourOf("--ink"), 1.8]]) {
         c.strokeStyle = stroke;
         c.lineWidth = wide * s;
         c.lineJoin = "round";
@@ -116,7 +115,7 @@
         c.stroke();
       }
       places.forEach(function (p, i) {
-        const here = i === now[which];
+        const here = i === (now[which] || 0);
         c.beginPath();
         c.arc(p[0] * s, p[1] * s, (here ? 7 : 4) * s, 0, 2 * Math.PI);
         c.fillStyle = here ? colourOf("--mark") : colourOf("--card");
@@ -126,18 +125,20 @@
         c.stroke();
       });
     }
-    redraw = function () {
+    const redraw = function () {
       if (pending) return;
       pending = true;
       requestAnimationFrame(function () { pending = false; panels.forEach(draw); });
     };
-    follow = function (series) {
-      if (way && Array.from(way.options).some(function (o) { return o.value === String(series); })) way.value = String(series);
+    document.addEventListener("cryoloom:frame", function (event) {
+      now[event.detail.series] = event.detail.frame;
+      const known = way && Array.from(way.options).some(function (o) { return o.value === event.detail.series; });
+      if (known && event.detail.chosen) way.value = event.detail.series;
       redraw();
-    };
+    });
     function recolour() {
       latent.classList.toggle("points", colour.value !== "density");
-      for (const kind of ["class", "uncertainty"]) {
+      for (const kind of Object.keys(labels).concat("uncertainty")) {
         for (const item of latent.querySelectorAll(".of-" + kind)) item.hidden = colour.value !== kind;
       }
       grouped = groups();
@@ -218,45 +219,5 @@
     window.addEventListener("resize", redraw);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
     recolour();
-  }
-
-  function player(strip) {
-    const frames = Array.from(strip.querySelectorAll(".frames figure"));
-    if (frames.length < 2) return;
-    const box = strip.querySelector(".player"), slider = box.querySelector("input"), label = box.querySelector("output");
-    const big = box.querySelectorAll(".big img"), play = box.querySelector(".play");
-    const series = Number(strip.dataset.series);
-    let timer = null, step = 1;
-    function show(i) {
-      frames.forEach(function (f, j) { f.classList.toggle("now", i === j); });
-      const images = frames[i].querySelectorAll("img");
-      big.forEach(function (b, j) { b.src = images[j].src; b.alt = images[j].alt; });
-      label.textContent = frames[i].querySelector("figcaption").textContent;
-      slider.value = String(i);
-      now[series] = Number(frames[i].dataset.frame);
-    }
-    function stop() {
-      clearInterval(timer);
-      timer = null;
-      play.setAttribute("aria-pressed", "false");
-      play.textContent = "play";
-    }
-    box.hidden = false;
-    strip.classList.add("live");
-    slider.addEventListener("input", function () { stop(); show(Number(slider.value)); follow(series); });
-    frames.forEach(function (f, i) { f.addEventListener("click", function () { stop(); show(i); follow(series); }); });
-    play.addEventListener("click", function () {
-      if (timer !== null) { stop(); return; }
-      play.setAttribute("aria-pressed", "true");
-      play.textContent = "stop";
-      timer = setInterval(function () {
-        const at = Number(slider.value);
-        // back and forth
-        if (at + step < 0 || at + step >= frames.length) step = -step;
-        show(at + step);
-        follow(series);
-      }, 250);
-    });
-    show(0);
   }
 })();

@@ -11,7 +11,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from cryoloom.report.charts import HEIGHT, WIDTH, Axis, Chart, Dot, draw_marks, nice_ticks, plot_area
-from cryoloom.report.conformations import Conformations, Series
+from cryoloom.report.class_rows import class_colour
+from cryoloom.report.conformations import Conformations, Labelling, Series
 from cryoloom.report.figures import Scale
 from cryoloom.report.png import VIRIDIS, gradient, hex_colour
 from cryoloom.report.text import number, plain
@@ -22,12 +23,10 @@ SHADES = 12
 STEPS = 64  # of coordinates, to a unit of the drawing
 MOST_NAME_BYTES = 400_000
 _OUTLIERS = (0.1, 99.9)  # percentiles; what lies farther out than a quarter of their span is drawn at the rim
-# told apart by people with any kind of colour vision, on white and on black (after Okabe and Ito, 2008)
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c7a00", "#8a8f98")
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class Scatter:
     """One scatter: its name, axes and chart, what is said of it; `x`, `y` [N]; `pcs`: which axes it shows, if any."""
 
     name: str
@@ -54,25 +53,25 @@ class Swatch:
     count: int
 
 
-def panels(found: Conformations) -> list[Panel]:
+def scatters(found: Conformations) -> list[Scatter]:
     """Up to four scatters of a latent space; empty without one."""
     axes = found.axes
     if axes is None:
         return []
     c = axes.coordinates
     shares = [f"PC{i + 1} ({100 * s:.0f}\u202f%)" for i, s in enumerate(axes.share)]
-    out: list[Panel] = []
+    out: list[Scatter] = []
     count = c.shape[1]
     if count > 1:
         modes = found.density.modes if found.density is not None and len(found.density.modes) > 1 else ()
         dots = tuple(Dot(*mode.place, f"{100 * mode.share:.0f}\u202f%") for mode in modes)
         out.append(
-            _panel("PC1 and PC2", c[:, 0], y=c[:, 1], x_label=shares[0], y_label=shares[1], pcs=(0, 1), dots=dots)
+            _scatter("PC1 and PC2", c[:, 0], y=c[:, 1], x_label=shares[0], y_label=shares[1], pcs=(0, 1), dots=dots)
         )
     if found.embedding is not None:
         name = found.embedding_name
         out.append(
-            _panel(
+            _scatter(
                 name, found.embedding[:, 0], y=found.embedding[:, 1], x_label=f"{name} 1", y_label=f"{name} 2", pcs=None
             )
         )
@@ -80,12 +79,12 @@ def panels(found: Conformations) -> list[Panel]:
         pair = (2, 3) if count > 3 else (0, 2)
         name = f"PC{pair[0] + 1} and PC{pair[1] + 1}"
         out.append(
-            _panel(name, c[:, pair[0]], y=c[:, pair[1]], x_label=shares[pair[0]], y_label=shares[pair[1]], pcs=pair)
+            _scatter(name, c[:, pair[0]], y=c[:, pair[1]], x_label=shares[pair[0]], y_label=shares[pair[1]], pcs=pair)
         )
     if found.uncertainty is not None:
         sd = found.uncertainty.relative
         out.append(
-            _panel(
+            _scatter(
                 "PC1 and uncertainty",
                 c[:, 0],
                 y=sd,
@@ -96,13 +95,11 @@ def panels(found: Conformations) -> list[Panel]:
         )
     if not out:
         row = np.arange(len(c)) + 1.0
-        out.append(
-            _panel("PC1 along the file", row, y=c[:, 0], x_label="row of particles.star", y_label=shares[0], pcs=None)
-        )
+        out.append(_scatter("PC1 by row", row, y=c[:, 0], x_label="row of particles.star", y_label=shares[0], pcs=None))
     return out
 
 
-def _panel(
+def _scatter(
     name: str,
     x: np.ndarray,
     y: np.ndarray,
@@ -110,7 +107,7 @@ def _panel(
     y_label: str,
     pcs: tuple[int, int] | None,
     dots: tuple[Dot, ...] = (),
-) -> Panel:
+) -> Scatter:
     axes = []
     beyond = np.zeros(len(x), dtype=bool)
     for values, label in ((x, x_label), (y, y_label)):
@@ -119,7 +116,7 @@ def _panel(
         axes.append(Axis(low, high, nice_ticks(low, high), label))
     chart = Chart(f"Particles by {name}", axes[0], axes[1], dots=dots)
     hexagons, densest = _hexagons(*_drawn(chart, x, y))
-    return Panel(
+    return Scatter(
         name=name,
         x=x,
         y=y,
@@ -172,18 +169,13 @@ def _hexagons(px: np.ndarray, py: np.ndarray) -> tuple[list[str], int]:
     return out, densest
 
 
-def class_colour(index: int, count: int) -> str:
-    """Colour of a class: its own of a few, a place on a scale of many (clusters are in order)."""
-    return PALETTE[index] if count <= len(PALETTE) else hex_colour(index / max(1, count - 1))
-
-
-def swatches(found: Conformations) -> list[Swatch]:
-    """Classes in their colours; empty without labels."""
-    if found.labels is None or found.labels.max(initial=-1) < 0:
-        return []
-    count = max(int(found.labels.max()) + 1, len(found.classes))
-    sizes = np.bincount(found.labels[found.labels >= 0], minlength=count)
-    names = [plain(row.name) for row in found.classes] + [f"class {i + 1}" for i in range(len(found.classes), count)]
+def swatches(labelling: Labelling) -> list[Swatch]:
+    """Classes or clusters in their colours."""
+    labels, rows = labelling.labels, labelling.rows
+    count = max(int(labels.max(initial=0)), len(rows))
+    sizes = np.bincount(labels, minlength=count + 1)[1:]
+    names = [plain(row.name) for row in rows]
+    names += [f"{labelling.kind} {i + 1}" for i in range(len(rows), count)]
     return [Swatch(class_colour(i, count), names[i], int(sizes[i])) for i in range(count)]
 
 
@@ -194,7 +186,7 @@ def shown_rows(count: int, seed: int = 1) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(count, MOST_POINTS, replace=False))
 
 
-def page_data(found: Conformations, drawn: list[Panel], series: tuple[Series, ...]) -> Markup:
+def page_data(found: Conformations, drawn: list[Scatter], series: tuple[Series, ...]) -> Markup:
     """JSON of what the page's script draws: coordinates of the points shown, in units of the drawing, and their names.
 
     It stands in a script element that is not run; `<` is written as an escape, so that no name can end it.
@@ -208,13 +200,14 @@ def page_data(found: Conformations, drawn: list[Panel], series: tuple[Series, ..
         "area": plot_area(),
         "steps": STEPS,
         "panels": [_points(p, rows, series, found) for p in drawn],
-        "colours": [s.colour for s in swatches(found)],
+        "series": [plain(s.name) for s in series],
+        "labellings": {
+            one.kind: {"labels": _packed(one.labels[rows], "<u2"), "colours": [s.colour for s in swatches(one)]}
+            for one in found.labellings
+        },
     }
     if len(rows) < found.count:
         data["rows"] = _packed(rows, "<u4")
-    if found.labels is not None:
-        # the last number stands for none
-        data["labels"] = _packed(np.where(found.labels < 0, 65535, found.labels)[rows], "<u2")
     if found.uncertainty is not None:
         sd = found.uncertainty.relative
         low, high = _colour_range(sd)
@@ -238,16 +231,15 @@ def _colour_range(values: np.ndarray) -> tuple[float, float]:
     return low, high
 
 
-def _points(panel: Panel, rows: np.ndarray, series: tuple[Series, ...], found: Conformations) -> dict[str, object]:
+def _points(panel: Scatter, rows: np.ndarray, series: tuple[Series, ...], found: Conformations) -> dict[str, object]:
     px, py = _drawn(panel.chart, panel.x[rows], panel.y[rows])
-    paths: list[object] = []
+    paths: dict[str, object] = {}
     for one in series:
         if panel.pcs is None or one.points is None or found.axes is None:
-            paths.append(None)
             continue
         place = found.axes.project(one.points)[:, list(panel.pcs)]
         x, y = _drawn(panel.chart, place[:, 0], place[:, 1])
-        paths.append(np.stack([x, y], 1).round(1).tolist())
+        paths[plain(one.name)] = {"joined": one.joined, "places": np.stack([x, y], 1).round(1).tolist()}
     return {
         "name": panel.name,
         "paths": paths,

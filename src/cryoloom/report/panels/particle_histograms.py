@@ -1,0 +1,100 @@
+"""Histograms of what is known of each particle: uncertainties, shifts, posterior and likelihood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from cryoloom.jobs import layout
+from cryoloom.jobs.run_particles import RunParticles
+from cryoloom.report.charts import histogram
+from cryoloom.report.panel import Absent, Panel, from_template
+from cryoloom.report.shown_run import ShownRun
+from cryoloom.report.text import number
+
+
+@dataclass(frozen=True, slots=True)
+class _Histogram:
+    title: str
+    attribute: str  # of RunParticles
+    label: str
+    unit: str
+    caption: str
+    column: str
+    limits: tuple[float, float] | None = None
+
+
+_HISTOGRAMS = (
+    _Histogram(
+        "Orientation uncertainty",
+        "angular_error_degrees",
+        "angular uncertainty (°)",
+        "°",
+        "Posterior standard deviation of the orientation of each particle, given the map.",
+        "cryoloomAngularErrorDegrees",
+    ),
+    _Histogram(
+        "Shift uncertainty",
+        "shift_error_angstrom",
+        "shift uncertainty (Å)",
+        " Å",
+        "Posterior standard deviation of the shift of each particle, given the map.",
+        "cryoloomShiftErrorAngst",
+    ),
+    _Histogram(
+        "Shifts",
+        "shift_angstrom",
+        "shift (Å)",
+        " Å",
+        "Distance of each particle from the centre of its image.",
+        "rlnOriginXAngst",
+    ),
+    _Histogram(
+        "Posterior probability of the best pose",
+        "best_weight",
+        "probability of the best pose",
+        "",
+        "1 means that no other pose is plausible.",
+        "rlnMaxValueProbDistribution",
+        (0.0, 1.0),
+    ),
+    _Histogram(
+        "Log-likelihood gain",
+        "log_likelihood",
+        "log-likelihood gain (nats)",
+        "",
+        "Log-likelihood of each image with the particle, relative to noise alone. A second peak on the left often "
+        "consists of images that do not show the particle.",
+        "rlnLogLikeliContribution",
+    ),
+)
+
+
+def html(run: ShownRun) -> Markup:
+    """One histogram for each column that the particles have."""
+    found = run.run.particles
+    if found is None:
+        raise Absent(f"{layout.PARTICLES.name} is not in the folder: nothing is known of the particles.")
+    drawn, absent = [], []
+    for kind in _HISTOGRAMS:
+        values = getattr(found, kind.attribute)
+        if values is None or not np.isfinite(values).any():
+            absent.append(f"{kind.title}: {layout.PARTICLES.name} has no values in column {kind.column}.")
+        else:
+            drawn.append(_draw(kind, values, found))
+    return from_template(__file__, histograms=drawn, absent=absent)
+
+
+def _draw(kind: _Histogram, values: np.ndarray, found: RunParticles) -> dict[str, Any]:
+    caption = kind.caption
+    unknown = found.count - int(np.isfinite(values).sum())
+    if unknown:
+        caption += f" {number(unknown)} particles without a value are left out."
+    chart = histogram(values, kind.label, kind.title, kind.unit, limits=kind.limits)
+    return {"title": kind.title, "chart": chart, "caption": caption}
+
+
+PANEL = Panel(name="particle-histograms", section="Particles", title="Per-particle statistics", html=html, wide=True)
