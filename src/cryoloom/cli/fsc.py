@@ -25,17 +25,19 @@ def register(app: typer.Typer) -> None:
 
 def fsc(
     first: Annotated[Path, typer.Argument(metavar="A.mrc", help="A map.")],
-    second: Annotated[Path, typer.Argument(metavar="B.mrc", help="A map of the same box and pixel size.")],
-    mask: Annotated[Path | None, typer.Option(help="Soft mask in the frame of A, laid on both.")] = None,
-    align: Annotated[bool, typer.Option("--align", help="Lay B upon A first: rotation, shift and hand.")] = False,
-    csv: Annotated[Path | None, typer.Option(help="Write the curve here.")] = None,
-    pixel_size: Annotated[float | None, typer.Option(help="Angstrom; of maps whose header is wrong or silent.")] = None,
+    second: Annotated[Path, typer.Argument(metavar="B.mrc", help="A map with the same box and pixel size.")],
+    mask: Annotated[Path | None, typer.Option(help="Soft mask in the frame of A, applied to both maps.")] = None,
+    align: Annotated[bool, typer.Option("--align", help="Align B with A first: rotation, shift and hand.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the curve to this file.")] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(help="Angstrom per voxel of maps whose header is wrong or empty.")
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Fourier shell correlation of two maps, and where it falls below 0.5 and 0.143.
 
-    0.143 is for independent half maps, 0.5 for a map against a known structure. --align fits B to A by their own
-    agreement: then the curve can say that two maps are alike, but not how far two half maps can be trusted.
+    The threshold 0.143 applies to independent half maps, 0.5 to a map and a known structure. --align maximises the
+    agreement of B with A: the curve then shows how similar two maps are, but not how reliable two half maps are.
     """
     from cryoloom.environment import set_threads
 

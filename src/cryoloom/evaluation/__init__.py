@@ -1,1 +1,1 @@
-"""Comparisons with the truth: poses, maps and conformations. Nothing that infers may import this room."""
+"""Comparison of poses, maps and conformations with the truth. No room that infers may import this one."""

@@ -1,4 +1,4 @@
-"""How well classes and latent coordinates agree with the true states of the images."""
+"""Agreement of classes and latent coordinates with the true states of the images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDS = 5
 
 
 def true_states(truth: PoseTable, estimate: PoseTable) -> Int[np.ndarray, " N"]:
-    """The true state (from 1; 0: junk) of each of the estimate's N rows.
+    """True state (from 1; 0 for junk) of each of the N rows of the estimate.
 
     Raises:
         ValueError: for a truth without states, or rows that can't be matched.
@@ -34,8 +34,8 @@ class ClassScores:
 
     Attributes:
         adjusted_rand_index: 1 for the same partition, about 0 for a random one.
-        labels: of the classes found, ascending, int64 [K].
-        images: of each class and state, int64 [K, S].
+        labels: labels of the classes found, ascending, int64 [K].
+        images: number of images of each class and state, int64 [K, S].
     """
 
     adjusted_rand_index: float
@@ -43,16 +43,16 @@ class ClassScores:
     images: np.ndarray
 
     def class_of_state(self) -> Int[np.ndarray, " S"]:
-        """Index of the class that stands for each state: one to one by most images, and where classes are fewer than
-        states, that with most of the state's images for the rest."""
+        """Index of the class assigned to each state: one to one so that most images agree; if there are fewer classes
+        than states, the class with most images of the state for each remaining state."""
         rows, columns = self._pairs()
         found = self.images.argmax(0)
         found[columns] = rows
         return found
 
     def state_of_class(self) -> Int[np.ndarray, " K"]:
-        """Index of the state that each class stands for; where classes are more than states, its commonest for the
-        rest."""
+        """Index of the state assigned to each class, one to one; if there are more classes than states, the most
+        frequent state for each remaining class."""
         rows, columns = self._pairs()
         found = self.images.argmax(1)
         found[rows] = columns
@@ -60,7 +60,7 @@ class ClassScores:
 
     @property
     def share_right(self) -> float:
-        """Share of the images in the one class that stands for their state."""
+        """Share of the images that are in the class assigned to their state."""
         return float(self.images[self._pairs()].sum() / self.images.sum())
 
     def _pairs(self) -> tuple[np.ndarray, np.ndarray]:
@@ -73,12 +73,12 @@ def score_classes(
     """Compares classes with true states (from 1), junk (state 0) left out.
 
     Args:
-        states: how many there are; the highest in `state` where left out.
+        states: number of states; by default the highest in `state`.
 
     Source: Hubert & Arabie, J. Classification 2 (1985) 193.
 
     Raises:
-        ValueError: without molecules, or for arrays of different lengths.
+        ValueError: if no image shows a molecule, or the arrays differ in length.
     """
     classes, state = _molecules(classes, state)
     labels, index = np.unique(classes, return_inverse=True)
@@ -89,11 +89,11 @@ def score_classes(
 
 @dataclass(frozen=True, slots=True)
 class LatentScores:
-    """Spearman's rank correlation of the latent with the number of the true state, for states in order along a path.
+    """Spearman's rank correlation of latent coordinates with the number of the true state, for states along a path.
 
     Attributes:
-        coordinates: absolute correlation of each coordinate, float64 [Z]; 0 for one that is constant.
-        direction: of the best direction, as found without the images that it is tried on; may be below 0 by chance.
+        coordinates: absolute correlation of each coordinate, float64 [Z]; 0 for a constant coordinate.
+        direction: cross-validated correlation along the best direction; may be negative by chance.
     """
 
     coordinates: np.ndarray
@@ -101,7 +101,7 @@ class LatentScores:
 
     @property
     def best_coordinate(self) -> float:
-        """The highest of the coordinates' correlations."""
+        """The highest correlation among the coordinates."""
         return float(self.coordinates.max(initial=0))
 
 
@@ -112,8 +112,8 @@ def score_latent(z: Float[np.ndarray, "N Z"], state: Int[np.ndarray, " N"]) -> L
     the other four. A latent without coordinates (Z = 0) scores 0.
 
     Raises:
-        ValueError: for values that are not finite, arrays of different lengths, or molecules that are fewer than five
-            or all in one state.
+        ValueError: for values that are not finite, arrays of different lengths, fewer than five molecules, or
+            molecules that are all in one state.
     """
     if z.ndim != 2:
         raise ValueError(f"the latent has shape {z.shape}; expected [images, coordinates]")

@@ -1,4 +1,4 @@
-"""How well an estimated map agrees with the true one, once it is carried into the true frame."""
+"""Agreement of an estimated map with the true one in the true frame."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from cryoloom.maps.io import DensityMap
 from cryoloom.physics.fourier import resize_real
 from cryoloom.physics.rotations import symmetry_group
 
-DEFAULT_RADIUS = 0.45  # of the sphere, in units of the box
-SIDE_TOLERANCE = 0.005  # relative difference of the boxes' sides in angstrom
+DEFAULT_RADIUS = 0.45  # radius of the sphere in units of the box
+SIDE_TOLERANCE = 0.005  # relative difference between the fields of view
 EDGE_VOXELS = 3.0
 POLISH_VOXELS = 60000
 POLISH_STEPS, DERIVATIVE_STEP, CONVERGED_VOXELS = 12, 0.05, 1e-3
@@ -32,10 +32,10 @@ class MapScores:
     """Agreement of an estimated map with the true one.
 
     Attributes:
-        fsc: by shell in the mask, float64 [S].
-        box, pixel_size: of the truth.
-        frame: as polished on the maps themselves.
-        moved: the estimate in the true frame, float64 [D, D, D].
+        fsc: FSC within the mask by shell, float64 [S].
+        box, pixel_size: box and pixel size (angstrom) of the true map.
+        frame: common frame, refined on the maps themselves.
+        moved: the estimated map in the true frame, float64 [D, D, D].
     """
 
     fsc: np.ndarray
@@ -45,11 +45,11 @@ class MapScores:
     moved: Tensor
 
     def shell(self, threshold: float) -> float:
-        """Where the curve falls below a threshold."""
+        """Shell at which the FSC falls below a threshold."""
         return crossing(torch.from_numpy(self.fsc), threshold)
 
     def resolution_angstrom(self, threshold: float) -> float | None:
-        """The same in angstrom; None where the maps do not agree at all."""
+        """Resolution in angstrom at a threshold; None if the maps do not agree at all."""
         return resolution_angstrom(self.shell(threshold), self.box, self.pixel_size)
 
     @property
@@ -67,16 +67,16 @@ def score_map(
     radius_voxels: float | None = None,
     mask: Float[Tensor, "D D D"] | None = None,
 ) -> MapScores:
-    """FSC against the truth after the estimate is carried along a frame and a few local steps have polished that.
+    """FSC of the estimated with the true map, after alignment by the common frame and its local refinement.
 
     Args:
-        frame: from the poses (`pose_error.score_poses`); None searches the maps for it, over both hands.
-        symmetry: group that the truth must have about the standard axes.
-        radius_voxels: of a soft sphere; 0.45 of the box when left out.
-        mask: within [0, 1] in the truth's frame, in place of the sphere.
+        frame: common frame from the poses (`pose_error.score_poses`); None finds it from the maps, for both hands.
+        symmetry: point group of the true map about the standard axes; checked.
+        radius_voxels: radius of a soft sphere, voxels; by default 0.45 of the box.
+        mask: mask in [0, 1] in the true frame, in place of the sphere.
 
     Raises:
-        ValueError: for maps of different sides, a mask of another shape, or a truth without that symmetry.
+        ValueError: for maps of different fields of view, a mask of another shape, or a true map without that symmetry.
     """
     box, pixel_size = _check(truth, estimate, mask)
     target = truth.data.double()
@@ -105,9 +105,9 @@ def _check(truth: DensityMap, estimate: DensityMap, mask: Tensor | None) -> tupl
 
 @dataclass(frozen=True, slots=True)
 class _Spline:
-    """Cubic spline of a map on a twofold finer grid, where it is exact to about 1e-3.
+    """Cubic spline of a map on a twofold finer grid, with a relative error of about 1e-3.
 
-    The scores keep to an interpolation of their own (scipy's), apart from the one that reconstruction uses.
+    Scores use an interpolation of their own (scipy's), independent of the one used in reconstruction.
     """
 
     coefficients: np.ndarray
@@ -131,20 +131,20 @@ def _voxels(box: int) -> np.ndarray:
 
 
 def soft_sphere(box: int, radius_voxels: float) -> Float[Tensor, "D D D"]:
-    """1 inside, 0 outside, with a linear edge of 3 voxels about the radius, float64."""
+    """Sphere: 1 inside, 0 outside, with a linear edge of 3 voxels around the radius; float64."""
     distance = torch.from_numpy(np.linalg.norm(_voxels(box), axis=-1)).reshape((box,) * 3)
     return ((radius_voxels - distance) / EDGE_VOXELS + 0.5).clamp(0, 1)
 
 
 def frame_of_maps(source: Float[Tensor, "D D D"], target: Float[Tensor, "D D D"], pixel_size: float) -> CommonFrame:
-    """The frame found from the maps alone, over both hands."""
+    """Common frame found from the maps alone, for both hands."""
     found = align_maps(source.float(), target.float(), pixel_size)
     Q = found.R.numpy()
     return CommonFrame(found.hand, Q, -Q.T @ found.t.numpy())
 
 
 def check_symmetry(truth: Float[Tensor, "D D D"], symmetry: str) -> None:
-    """ValueError where the map correlates by less than 0.9 with its copy turned by an element of the group."""
+    """Raises ValueError if the correlation of the map with a symmetry-related copy is below 0.9."""
     spline, points = _Spline.of(truth), _voxels(truth.shape[0])
     for g in symmetry_group(symmetry)[1:].numpy():
         correlation = float(np.corrcoef(truth.flatten().numpy(), spline.at(points @ g))[0, 1])
@@ -162,7 +162,7 @@ def polish(
     Q: np.ndarray,
     offset_voxels: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Q and offset (voxels) of the highest correlation inside the mask near the given ones."""
+    """Q and offset (voxels) of the highest correlation within the mask, near given starting values."""
     inside = np.flatnonzero(mask.flatten().numpy() > 0.5)
     inside = inside[:: 1 + len(inside) // POLISH_VOXELS]
     points, wanted = _voxels(source.box)[inside], _standardised(target.flatten().numpy()[inside])
@@ -179,9 +179,9 @@ def polish(
 
 
 def _gauss_newton(profile: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray) -> np.ndarray:
-    """The six parameters, in voxels from 0, that bring a profile of unit norm nearest to the wanted one.
+    """Six parameters, in voxels from 0, for which a profile of unit norm is nearest to the target.
 
-    Numerical derivatives and Levenberg's damping; only steps that gain are taken.
+    Gauss-Newton with numerical derivatives and Levenberg damping; only improving steps are taken.
     """
     p, damping = np.zeros(6), 1e-3
     current = profile(p)
@@ -190,7 +190,7 @@ def _gauss_newton(profile: Callable[[np.ndarray], np.ndarray], wanted: np.ndarra
         J = np.stack(slopes, -1)
         A, b = J.T @ J, J.T @ (wanted - current)
         step = np.linalg.lstsq(A + damping * np.diag(A.diagonal()), b, rcond=None)[0]
-        step *= min(1.0, 2 / max(1e-12, float(np.abs(step).max())))  # the slopes say nothing about places far away
+        step *= min(1.0, 2 / max(1e-12, float(np.abs(step).max())))  # derivatives hold near p only
         trial = profile(p + step)
         if trial @ wanted > current @ wanted:
             p, current, damping = p + step, trial, damping / 10

@@ -1,4 +1,4 @@
-"""How far estimated poses are from the true ones, in the frame and hand in which they agree best."""
+"""Errors of estimated poses in the frame and hand in which they agree best with the true ones."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ VOTERS, CANDIDATES = 2000, 300
 VOTE_WIDTH_DEGREES = 15.0
 ROBUST_WIDTHS_DEGREES = (25.0, 15.0, 10.0, 5.0, 5.0)
 OFFSET_ITERATIONS = 15
-MISSING_DEGREES = 180.0  # a molecule that the estimate leaves out
+MISSING_DEGREES = 180.0  # error of a molecule that is missing from the estimate
 _MIRROR = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True, slots=True)
 class CommonFrame:
-    """The motion from the estimate's frame to the truth's: V_true(x) = V_est(Q^T x + offset).
+    """Rigid transformation from the frame of the estimate to that of the truth: V_true(x) = V_est(Q^T x + offset).
 
     Attributes:
-        hand: whether the estimate is mirrored, V_est(-x), before it is moved.
+        hand: whether the estimate is mirrored first, V_est(-x).
         Q: R_true = Q R_est (R_est diag(-1, -1, 1) where mirrored), float64 [3, 3].
-        offset_angstrom: (x, y, z), in the frame of the (mirrored) estimate.
+        offset_angstrom: offset (x, y, z) in the frame of the (mirrored) estimate.
     """
 
     hand: bool
@@ -35,14 +35,15 @@ class CommonFrame:
 
 @dataclass(frozen=True, slots=True)
 class PoseScores:
-    """Errors of the molecules' poses; junk is left out.
+    """Errors of the poses of molecules; junk is ignored.
 
     Attributes:
-        particles, of: molecules that the estimate has, and that the truth has. The others count as 180 degrees wrong
-            and infinitely far off.
-        frame: in which the errors are counted.
-        rotation_degrees, shift_px: of each molecule in the estimate's order, then of the missing ones.
-        junk_auc: chance that a molecule's likelihood is above that of junk; None without junk or likelihoods.
+        particles, of: number of molecules in the estimate and in the truth. Missing ones count as wrong by 180
+            degrees and by an infinite shift.
+        frame: frame in which the errors are computed.
+        rotation_degrees, shift_px: errors of the molecules in the order of the estimate, then of the missing ones.
+        junk_auc: probability that the likelihood of a molecule is above that of junk; None without junk or
+            likelihoods.
     """
 
     particles: int
@@ -63,24 +64,24 @@ class PoseScores:
         return float(self.rotation_degrees.mean())
 
     def share_below(self, degrees: float) -> float:
-        """Share of the molecules with a rotation error below that."""
+        """Share of the molecules with a rotation error below an angle."""
         return float((self.rotation_degrees < degrees).mean())
 
     def shift_percentile_px(self, percent: float) -> float:
-        """Percentile of the shift error; infinite where missing molecules reach into it."""
-        with np.errstate(invalid="ignore"):  # between a finite value and infinity
+        """Percentile of the shift error; infinite if it falls on missing molecules."""
+        with np.errstate(invalid="ignore"):  # interpolation between a finite and an infinite value
             value = float(np.percentile(self.shift_px, percent))
         return value if np.isfinite(value) else float("inf")
 
 
 def score_poses(truth: PoseTable, estimate: PoseTable, symmetry: str = "C1") -> PoseScores:
-    """Compares poses after the one motion (and hand) that fits most particles.
+    """Compares poses in the frame and hand that fit most particles.
 
     Args:
         symmetry: point group of the true structure about the standard axes (see `rotations.symmetry_group`).
 
     Raises:
-        ValueError: where there is nothing to compare, or the truth's pixel size is not known.
+        ValueError: if there is nothing to compare, or the pixel size of the truth is unknown.
     """
     if truth.pixel_size is None:
         raise ValueError(f"{truth.path}: the pixel size is not known; expected rlnImagePixelSize in the optics table")
@@ -111,11 +112,11 @@ def find_frame(
 ) -> tuple[bool, np.ndarray, np.ndarray, np.ndarray]:
     """Hand and rotation Q such that R_true ~ g Q R_est for most particles, g any element of the symmetry group.
 
-    Each particle proposes its own Q; the proposal with most particles near it is averaged with them, ever more
-    narrowly, so that wrong poses do not pull at the result.
+    Each particle proposes a Q. The proposal with most others near it is averaged with them, within an ever smaller
+    radius, so that wrong poses do not bias the result.
 
     Returns:
-        hand, Q [3, 3], the estimate's rotations in that hand [N, 3, 3], and the error of each in degrees [N].
+        hand, Q [3, 3], the estimated rotations in that hand [N, 3, 3], and their errors in degrees [N].
     """
     group = Rotation.from_matrix(symmetry_group(symmetry).numpy())
     best = None
@@ -142,7 +143,7 @@ def _angle_degrees(cosine_half: np.ndarray) -> np.ndarray:
 
 
 def _vote(proposals: Rotation, group: Rotation) -> tuple[float, np.ndarray]:
-    """The proposal (quaternion) near which most of the others lie, and its votes."""
+    """The proposal (quaternion) with most others near it, and the number of its votes."""
     quaternions = proposals.as_quat()
     voters = quaternions[_spread(len(quaternions), VOTERS)]
     candidates = quaternions[_spread(len(quaternions), CANDIDATES)]
@@ -155,7 +156,7 @@ def _vote(proposals: Rotation, group: Rotation) -> tuple[float, np.ndarray]:
 
 
 def _nearest_mates(proposals: Rotation, group: Rotation, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the symmetry mates g^T Q_i of each proposal the one nearest to q [N, 4], and its angle in degrees [N]."""
+    """The symmetry mate g^T Q_i of each proposal nearest to q [N, 4], and its angle in degrees [N]."""
     best, cosine = proposals.as_quat(), np.full(len(proposals), -1.0)
     for g in group:
         mates = (g.inv() * proposals).as_quat()
@@ -173,7 +174,7 @@ def _mean_rotation(quaternions: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def fit_offset(
     R_est: np.ndarray, difference: np.ndarray, good: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Offset of the estimate's frame from shifts, t_true - t_est = (R_est^T offset)_xy, and what it leaves [N].
+    """Offset of the estimate's frame from shifts, t_true - t_est = (R_est^T offset)_xy, and residuals [N].
 
     Least squares over the `good` particles, reweighted with Cauchy weights of width `scale`.
     """
@@ -189,7 +190,7 @@ def fit_offset(
 
 
 def area_under_curve(score: np.ndarray, positive: np.ndarray) -> float:
-    """Chance that a positive has the higher score than a negative, equal scores counting half (Mann-Whitney)."""
+    """Probability that a positive scores higher than a negative, ties counting half (Mann-Whitney)."""
     values, rank = np.unique(score, return_inverse=True)
     negatives = np.bincount(rank, weights=~positive, minlength=len(values))
     negatives_below = np.cumsum(negatives) - negatives

@@ -1,4 +1,4 @@
-"""How well maps of conformations agree with those of the true states: the area under their FSC."""
+"""Agreement of maps of conformations with the maps of the true states: the area under their FSC."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What one does with a density map: files, FSC, masks, alignment, symmetry, sharpening, local resolution, coverage."""
+"""Operations on density maps: files, FSC, masks, alignment, symmetry, sharpening, local resolution, coverage."""

@@ -1,4 +1,4 @@
-"""Rigid alignment of one map onto another, and the moving of maps and of the poses that belong to them."""
+"""Rigid alignment of one map onto another, and rigid motion of maps."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def apply_rigid(
     """The volume rotated by R about the centre D // 2 and then shifted by t: out(x) = volume(R^T (x - t)).
 
     Content at x moves to R x + t. Cubic splines on a twofold finer grid: relative error about 1e-3. Frequencies
-    beyond the sphere of Nyquist are lost; what comes from outside of the box is 0.
+    beyond the sphere of Nyquist are lost; values from outside the box are 0.
 
     Args:
         R: rotation of vectors (x, y, z).
@@ -78,12 +78,13 @@ def align_maps(
     pixel_size: float,
     hands: bool = True,
 ) -> Alignment:
-    """The rigid move (and hand) that carries one map onto another of the same box and pixel size.
+    """Rigid transformation (and hand) that aligns one map with another of the same box and pixel size.
 
     A 15-degree grid of rotations times shifts up to 0.15 D is searched on shells 1 .. 8, the best are refined there
     and on shells up to 20 by Gauss-Newton steps on rotation and shift with analytic derivatives. Shells are weighted
     by the inverse root of their power; in the last steps by what the FSC of the two maps says they are worth, and the
-    hand and start that share most information win. Noise outside of the molecule costs accuracy: mask the maps first.
+    hand and start that share most information win. Noise outside the molecule reduces the accuracy: mask the maps
+    first.
 
     Raises:
         ValueError: for maps that are not cubes of one side, or empty.
@@ -118,7 +119,7 @@ def align_maps(
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """Fixed coefficients Y at half-sphere frequencies q, their weights, and the map that is to be laid upon them."""
+    """Coefficients Y of the fixed map at half-sphere frequencies q, their weights, and the map to be aligned."""
 
     sampler: FourierSampler
     q: Tensor
@@ -159,7 +160,7 @@ class _Match:
     def weighted_by_fsc(self, R: Tensor, t: Tensor, hand: bool) -> _Match:
         """Weights FSC / (1 - FSC) / power: least squares then counts each coefficient by its signal over noise.
 
-        Shells whose FSC is within two standard deviations of chance get none.
+        Shells whose FSC is within two standard deviations of noise get no weight.
         """
         fsc, count, power = self.fsc(R, t, hand)
         fsc = torch.where(fsc > 2 / (2 * count.clamp(min=1)).sqrt(), fsc, 0.0)

@@ -1,4 +1,4 @@
-"""From weighted poses to a map: normal equations on a Fourier grid, and their regularised solution."""
+"""Reconstruction of a map from weighted poses: normal equations on a Fourier grid and their regularised solution."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.maps.mask import soft_sphere
 
-# shells beyond the measured ones and empty voxels get this share of the mean weight, so that nothing blows up
+# prior weight of empty voxels and of shells beyond the measured ones, relative to the mean weight
 FLOOR = 1e-3
-# bounds of the FSC from which a signal-to-noise ratio is taken
+# bounds of the FSC when it is converted to a signal-to-noise ratio
 LEAST_FSC, MOST_FSC = 0.02, 0.999
 
 
@@ -36,23 +36,23 @@ class Statistics:
         return Statistics(self.num + other.num, self.den + other.den)
 
     def blended(self, newest: Statistics, rate: float) -> Statistics:
-        """(1 - rate) of these plus rate of the newest: the running mean of online EM."""
+        """Running mean of online EM: (1 - rate) times these plus rate times the newest."""
         return Statistics(torch.lerp(self.num, newest.num, rate), torch.lerp(self.den, newest.den, rate))
 
     def resized(self, side: int) -> Statistics:
-        """Another band limit, the same field of view."""
+        """The same normal equations at another band limit, with the same field of view."""
         return Statistics(resize_half(self.num, side), resize_half(self.den, side))
 
 
 def accumulate(images: Images, samples: Samples, side: int) -> Statistics:
-    """Statistics of some images at weighted poses on a padded grid of `side`."""
+    """Normal equations of images at weighted poses on a padded half grid of `side`."""
     return Statistics(*dispatch.insert(images, samples, side))
 
 
 def symmetric_samples(samples: Samples, group: Float[Tensor, "G 3 3"]) -> Samples:
-    """Every sample at all its symmetry mates g R (the volume has V(g x) = V(x)), with the weight shared out.
+    """Each sample at all its symmetry mates g R (the volume has V(g x) = V(x)), its weight divided among them.
 
-    The weights keep their sum: a symmetric particle is not seen more often, each view only lands in more places.
+    The weights keep their sum: symmetry adds no images, each view is only inserted at several rotations.
     """
     G = len(group)
     if G == 1:
@@ -99,7 +99,7 @@ def solve(statistics: Statistics, ssnr: Float[Tensor, " S"] | None, radius: floa
 
 
 def particle_mask(box: int, diameter_px: float, device: torch.device | str = "cpu") -> Float[Tensor, "D D D"]:
-    """Soft sphere around the particle: a tenth wider than its diameter, ended by the box."""
+    """Soft sphere around the particle, a tenth wider than its diameter and limited by the box."""
     soft = max(2.0, box / 16)
     radius = min(0.55 * diameter_px, box / 2 - soft)
     return soft_sphere(box, radius, soft, device=device)
@@ -127,16 +127,16 @@ def half_map_fsc(
 def running_map(
     first: Statistics, second: Statistics, radius: float, mask: Float[Tensor, "D D D"]
 ) -> tuple[Float[Tensor, "D D D"], Float[Tensor, " S"]]:
-    """The map of two sets that are fed in turn, masked and Wiener-filtered by their FSC; and that FSC.
+    """Map of two sets of images fed in turn, masked and Wiener-filtered by their FSC; and that FSC.
 
-    Both sets are aligned to one map, so that their FSC is too high: good enough to weigh shells, not for a verdict.
+    Both sets are aligned to one map, so their FSC is too high: it suffices to weight shells, not to state a resolution.
     """
     fsc = half_map_fsc(first, second, radius, mask).clamp(min=0.05)
     return solve(first + second, ssnr_of_sum(fsc), radius) * mask, fsc
 
 
 def moved(statistics: Statistics, offset_px: Float[Tensor, " 3"]) -> Statistics:
-    """Statistics of the map whose content is moved by `offset_px` (x, y, z) voxels of the unpadded box M / 2."""
+    """Normal equations of the map shifted by `offset_px` (x, y, z) voxels of the unpadded box M / 2."""
     side = statistics.side
     device = statistics.num.device
     step = 1.0 / side  # the padded grid samples the box M / 2 voxels at 1 / M cycles a voxel

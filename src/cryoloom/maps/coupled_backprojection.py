@@ -1,4 +1,4 @@
-"""Several volumes from images that each show a mixture of them: coupled normal equations and their solution."""
+"""Reconstruction of several volumes from images that each show a mixture of them, by coupled normal equations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VOXELS_AT_ONCE = 1 << 17
 
 @dataclass(frozen=True)
 class Moments:
-    """Normal equations of V_0 .. V_Z over some images: num [M, M, H, Q], den [M, M, H, Q (Q + 1) / 2], Q = Z + 1."""
+    """Normal equations of V_0 .. V_Z: num [M, M, H, Q], den [M, M, H, Q (Q + 1) / 2], Q = Z + 1."""
 
     num: Tensor
     den: Tensor
@@ -28,8 +28,11 @@ class Moments:
 
 
 def solve_coupled(moments: Moments, ssnr: Tensor | None, radius: float) -> Float[Tensor, "Q m m m"]:
-    """Volumes from their coupled normal equations, one small system a voxel, each Wiener-filtered by its own
-    signal-to-noise ratio [Q, S] (see `backprojection.solve`, of which this is the case of several volumes)."""
+    """Volumes from their coupled normal equations, one small linear system for each voxel.
+
+    Each volume is Wiener-filtered by its own signal-to-noise ratio [Q, S]; see `backprojection.solve`, the case of one
+    volume.
+    """
     num, den = moments.num, moments.den
     side, Q = num.shape[0], num.shape[-1]
     last = int(radius) + 2

@@ -1,7 +1,7 @@
-"""How evenly the views of a set of particles cover orientation space, and Fourier space with it.
+"""Coverage of orientation space and of Fourier space by the views of a set of particles.
 
 A view samples the central plane perpendicular to its direction, so a direction of Fourier space is sampled by the
-views near its equator: missing views matter only as far as they leave planes missing.
+views near its equator: missing views matter only if they leave planes unsampled.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ SINGLE_VIEW_DEGREES = 20.0
 
 @dataclass(frozen=True, slots=True)
 class OrientationCoverage:
-    """What the orientations of a set cover.
+    """Coverage by the orientations of a set.
 
     Attributes:
         histogram: share of particles by HEALPix view direction, ring order of `view_grid(8)`, sum 1; [768].
-        directions: unit vectors (x, y, z) of half the sphere at which Fourier space was looked at, [V, 3].
-        sampling: of Fourier space along each, relative to that by as many even views, [V].
+        directions: directions of Fourier space, unit vectors (x, y, z) on half the sphere, [V, 3].
+        sampling: sampling along each direction relative to that by as many evenly distributed views, [V].
         scf: sampling compensation factor, the harmonic mean of `sampling`: 1 for even views, 0.81 for side views
             alone, near 0 where parts of Fourier space are empty. It lowers the signal-to-noise ratio of each shell.
         missing_share: share of the directions of Fourier space sampled less than a tenth of evenly.
         missing: these directions, [M, 3].
-        missing_axis: the axis (x, y, z) about which they lie; 0 where there are none.
+        missing_axis: their principal axis (x, y, z); 0 if no direction is missing.
         main_view: axis (x, y, z) with most particles within 20 degrees; main_view_share: their share.
         single_view: main_view_share is 0.8 or more.
     """
@@ -89,8 +89,9 @@ def orientation_coverage(
     for SCF*), and by a tenth of evenly at most: the number stays above 0 and falls with the size of the gap.
 
     Args:
-        R: poses. weight: of each (posterior share), or None.
-        symmetry: of the map, about the standard axes: each view then counts in all its copies.
+        R: rotations.
+        weight: weight of each pose (posterior probability), or None.
+        symmetry: point group of the map about the standard axes; each view counts at all its mates.
         fourier_radius: shell, in pixels, at which the planes have their thickness; finer for larger radius.
 
     Raises:
@@ -134,7 +135,7 @@ def orientation_coverage(
 
 
 def _axis(directions: Tensor) -> Tensor:
-    """Principal axis of directions whose sign means nothing."""
+    """Principal axis of directions without sign."""
     if len(directions) == 0:
         return torch.zeros(3, dtype=directions.dtype)
     axis = torch.linalg.eigh(directions.T @ directions).eigenvectors[:, -1]

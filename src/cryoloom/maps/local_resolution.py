@@ -1,4 +1,4 @@
-"""Local resolution: where in a map the two halves agree, and up to which frequency."""
+"""Local resolution: the frequency up to which the two half maps agree at each voxel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def local_resolution(
     threshold: float = THRESHOLD,
     bands: int = 24,
 ) -> Float[Tensor, "D D D"]:
-    """Resolution in angstrom at each voxel: where the local correlation of the halves first falls below `threshold`.
+    """Resolution in angstrom at each voxel, at which the local correlation of the half maps falls below `threshold`.
 
     Both halves are masked and filtered to overlapping bands one to two shells wide; within each the correlation is
     taken in a Gaussian window of s.d. 0.8 waves of the band about each voxel, and the crossing is interpolated between
@@ -33,7 +33,7 @@ def local_resolution(
 
     Args:
         half1, half2: independent half maps.
-        mask: soft mask; outside (0) the result is the coarsest value there is.
+        mask: soft mask; outside (0) the result has its coarsest value.
         pixel_size: angstrom.
         threshold: 0.5 by default, so values compare with `GoldStandard.resolution_half_angstrom`.
         bands: number of bands between shell 3 and Nyquist, evenly spaced.

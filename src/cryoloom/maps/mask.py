@@ -1,4 +1,4 @@
-"""Real-space masks with soft edges: a sphere, and one found from the map itself."""
+"""Real-space masks with soft edges: a sphere, and a mask derived from the map."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def automatic_mask(
     Args:
         volume: map with positive density (white particles).
         pixel_size, particle_diameter_angstrom: angstrom.
-        resolution_angstrom: of the map, if known.
+        resolution_angstrom: resolution of the map, if known.
 
     Raises:
         ValueError: for a diameter that is not positive.

@@ -27,9 +27,9 @@ class GuinierFit:
     Attributes:
         b_factor_angstrom2: decay of the map, amplitude ~ exp(-B k^2 / 4), positive for a blurred map; None where it
             can't be estimated.
-        reason: why not, for people; empty if it was.
-        shells: first and last shell fitted.
-        correlation: of the fit, within [-1, 1]; 0 without one.
+        reason: why it can't be estimated, in words; empty otherwise.
+        shells: first and last shell of the fit.
+        correlation: correlation coefficient of the fit, within [-1, 1]; 0 without a fit.
     """
 
     b_factor_angstrom2: float | None

@@ -27,7 +27,7 @@ _CANDIDATES = 6
 
 @dataclass(frozen=True, slots=True)
 class SymmetryAxes:
-    """Where the axes of a symmetry lie: `apply_rigid(volume, R, t, pixel_size)` puts the map onto the standard axes.
+    """Position of symmetry axes in a map: `apply_rigid(volume, R, t, pixel_size)` moves them to the standard axes.
 
     Attributes:
         symmetry: name of the group.

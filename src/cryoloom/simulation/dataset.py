@@ -1,7 +1,7 @@
-"""A particle set of known truth: clean projections, optics, nuisances and noise, streamed to disk batch by batch.
+"""Simulation of a particle set with known truth, written to disk batch by batch.
 
-Images are what the image model says they are: Y(k) = C(k) e^{-2 pi i k.t} V(R k) + n(k) in the box. The CTF is applied
-in the box itself, as reconstruction programs assume, so signal delocalised past an edge enters at the other.
+Images follow the image model: Y(k) = C(k) e^{-2 pi i k.t} V(R k) + n(k) in the box. The CTF is applied in the box
+itself, as reconstruction programs assume, so signal delocalised beyond one edge wraps around to the other.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ DEMO_PIXEL_SIZE = 4.0
 
 @dataclass(frozen=True, slots=True)
 class SimulationSummary:
-    """What was written.
+    """Summary of a simulated set.
 
     Attributes:
-        folder: where particles.mrcs, particles.star, truth.star, truth_NNN.mrc and simulate.json are.
-        count, box, pixel_size: of the images.
-        per_state: images of each state; `junk` hold none.
-        scale: by which the maps were multiplied so that the noise has s.d. 1.
-        snr_measured: mean per-image variance of the molecules' signal, as written (with its contrast), over all images.
+        folder: folder with particles.mrcs, particles.star, truth.star, truth_NNN.mrc and simulate.json.
+        count, box, pixel_size: number, box and pixel size of the images.
+        per_state: number of images of each state.
+        junk: number of images without a molecule.
+        scale: factor on the maps by which the noise has standard deviation 1.
+        snr_measured: mean variance of the signal of molecules in an image, with its contrast, over all images.
     """
 
     folder: Path
@@ -59,21 +60,21 @@ def simulate_dataset(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda images: None,
 ) -> SimulationSummary:
-    """Simulates `settings.count` images of the states and writes them with their truth, apart from each other.
+    """Simulates `settings.count` images of the states; writes them, and their truth to separate files.
 
-    Memory does not grow with the number of images (but for a few numbers an image). Equal arguments give equal bytes
+    Memory does not grow with the number of images, except for a few numbers per image. Equal arguments give equal bytes
     on the CPU.
 
     Args:
         states: maps of one box and pixel size.
-        folder: made if it is not there.
-        device: on which images are computed.
-        overwrite: replace a set that is there.
+        folder: created if missing.
+        device: device on which images are computed.
+        overwrite: replace an existing set.
         progress: called with the number of images written since the last call.
 
     Raises:
-        ValueError: for settings that make no sense, maps that differ in grid, a folder that holds a set or has no
-            room for one.
+        ValueError: for impossible settings, maps on different grids, or a folder that holds a set or has too little
+            space.
     """
     settings.check(len(states))
     box, pixel_size = _common_grid(states)
@@ -114,7 +115,7 @@ def simulate_demo(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda images: None,
 ) -> SimulationSummary:
-    """A set of the embedded structure (an antibody), 64 px at 4 A, SNR 0.1: needs no file and is solved in seconds."""
+    """Simulates the embedded structure, an antibody: 64 px at 4 A, SNR 0.1; needs no files and is solved in seconds."""
     state = model_state(load_embedded_structure(), StateGeometry(box=64, pixel_size=DEMO_PIXEL_SIZE))
     settings = SimulationSettings(count=count, seed=seed)
     return simulate_dataset((state,), settings, folder, device=device, overwrite=overwrite, progress=progress)
@@ -146,7 +147,7 @@ def _prepare_folder(folder: Path, settings: SimulationSettings, box: int, overwr
 def _write_behind(
     batches: Iterator[tuple[np.ndarray, np.ndarray, PixelSums]], stack: StackWriter, progress: Callable[[int], None]
 ) -> None:
-    """Writes one batch while the next is computed."""
+    """Iterates over batches, computing the next one while one is written."""
     with ThreadPoolExecutor(1) as pool:
         pending: Future[None] | None = None
         for rows, images, sums in batches:

@@ -1,4 +1,4 @@
-"""Images of a simulated set, made batch by batch: clean projections, optics, contrast, junk and noise."""
+"""Images of a simulated set, computed batch by batch: clean projections, optics, contrast, junk and noise."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cryoloom.simulation.output import PixelSums
 from cryoloom.simulation.projector import Projector, apply_optics, image_variance
 from cryoloom.simulation.truth import SimulationSettings, Truth
 
-SNR_SAMPLE = 2000  # images over which the signal is measured before the noise is added
+SNR_SAMPLE = 2000  # images from which the variance of the signal is measured before noise is added
 _BATCH_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 25}
-_JUNK_SMOOTHNESS, _JUNK_SIZE = 0.2, 0.2  # low-pass in units of Nyquist, s.d. of the blob in units of the box
+_JUNK_SMOOTHNESS, _JUNK_SIZE = 0.2, 0.2  # low-pass over Nyquist, s.d. of the blob over the box
 
 
 class ImageSource:
-    """Images of a set in batches of one state, so that one padded transform is in memory at a time."""
+    """Images of a set in batches of one state each, so that one padded transform is in memory at a time."""
 
     def __init__(
         self, states: tuple[DensityMap, ...], truth: Truth, settings: SimulationSettings, device: torch.device
@@ -42,7 +42,7 @@ class ImageSource:
 
     @property
     def measured_snr(self) -> float:
-        """Mean variance of the molecules' signal in units of the noise, over the batches made so far."""
+        """Mean variance of the signal of molecules in units of the noise, over the batches so far."""
         return self._power / max(1, int(self.molecules.sum()))
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, PixelSums]]:
@@ -62,7 +62,7 @@ class ImageSource:
                 yield rows, images.to(getattr(torch, self.settings.dtype)).cpu().numpy(), sums
 
     def projector(self, state: int) -> Projector:
-        """Of a 1-based state; the last one is kept."""
+        """Projector of a state (from 1); the last one is kept in memory."""
         if self._projector is None or self._projector[0] != state:
             self._projector = None  # frees the old transform before the new one is made
             self._projector = state, Projector(self.states[state - 1].data.to(self.device), self.pixel_size)
@@ -72,11 +72,11 @@ class ImageSource:
         return np.split(rows, range(self.batch, len(rows), self.batch)) if len(rows) else []
 
     def _mean_signal(self) -> float:
-        """Mean per-image variance of the unscaled clean images, over molecules spread evenly through the set."""
+        """Mean variance of the unscaled clean images of molecules, sampled evenly from the set."""
         rows = np.flatnonzero(self.molecules)
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, SNR_SAMPLE).round().astype(int))] if len(rows) else rows
         total = 0.0
-        for state in range(len(self.states), 0, -1):  # ends with the state that comes first when images are made
+        for state in range(len(self.states), 0, -1):  # ends with the state whose images come first
             for part in self._rows_of(rows[self.truth.state[rows] == state]):
                 projector = self.projector(state)
                 total += float(image_variance(self._clean(part, projector), projector.disc).sum())
@@ -92,7 +92,7 @@ class ImageSource:
         return self._optics(rows, projector.slices(R), projector)
 
     def _junk(self, rows: np.ndarray, projector: Projector) -> Complex[Tensor, "B P"]:
-        """Smooth random blobs seen through the same optics, each with the mean signal of a molecule."""
+        """Smooth random blobs imaged with the same optics, each with the mean signal of a molecule."""
         blobs = _smooth_blobs(len(rows), self.box, self.generator)
         values = self._optics(rows, projector.disc.transform(blobs), projector)
         strength = torch.sqrt(self.signal / image_variance(values, projector.disc).clamp(min=1e-30))
@@ -106,7 +106,7 @@ class ImageSource:
 
 
 def noise_spectrum(box: int, colour: float) -> Float[Tensor, " S"]:
-    """E|n|^2 by shell of noise of pixel variance 1 and power 1 + colour exp(-(k / 0.1 Nyquist)^2), float64."""
+    """E|n|^2 by shell of noise with pixel variance 1 and power 1 + colour exp(-(k / 0.1 Nyquist)^2), float64."""
     f = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64)
     shell = torch.hypot(f[:, None], f[None]).round().long()
     radius = torch.arange(int(shell.max()) + 1, dtype=torch.float64) / (box / 2)

@@ -1,4 +1,4 @@
-"""Projections of a map at many poses: central slices of its padded transform, on whatever device the map is on."""
+"""Projections of a map at many poses: central slices of its padded transform, on the device of the map."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cryoloom.physics.slicing import gridding_window, rotated_points
 
 
 def default_padding(box: int) -> int:
-    """Padding of the transform: as fine as memory allows.
+    """Padding factor of the transform, as large as memory allows.
 
-    Trilinear slices are wrong by the object's replicas, which fall with the square of the padding: for a Gaussian cloud
+    The error of trilinear slices falls with the square of the padding: for a Gaussian cloud
     of radius 0.32 D the RMS error was 3.3, 1.5 and 0.8 % of the exact slices at padding 2, 3 and 4.
     """
     return 4 if box <= 96 else 3 if box <= 192 else 2
 
 
 def projector_bytes(box: int) -> int:
-    """Peak memory while the transform of a map is made: the padded map, its half transform, twice each."""
+    """Peak memory of computing the transform of a map: the padded map and its half transform, twice each."""
     side = default_padding(box) * box
     return 16 * side**3
 
@@ -32,8 +32,8 @@ class Projector:
     """Fourier slices and images of one map.
 
     Holds the half x >= 0 of the padded transform, (padding D)^3 / 2 complex values: 67 MB for 64 px, 227 MB for 128 px.
-    Slices are trilinear, gridding-corrected (`physics.slicing` is the reference), taken with the device's own
-    interpolation.
+    Slices are trilinear and gridding-corrected (`physics.slicing` is the reference), computed by the interpolation of
+    the device.
     """
 
     def __init__(self, volume: Float[Tensor, "D D D"], pixel_size: float, padding: int | None = None) -> None:
@@ -71,7 +71,7 @@ class Projector:
 def apply_optics(
     values: Complex[Tensor, "B P"], t: Float[Tensor, "B 2"], ctf: CTFParameters | None, disc: FourierDisc
 ) -> Complex[Tensor, "B P"]:
-    """Moves the content by t (angstrom) and applies the CTF, in the box: what leaves one edge enters at the other."""
+    """Shifts the content by t (angstrom) and applies the CTF within the box, periodically."""
     values = values * shift_ramp(disc.k, t.to(disc.k.dtype))
     return values if ctf is None else values * evaluate_ctf(ctf, disc.k).to(values.real.dtype)
 
@@ -79,7 +79,7 @@ def apply_optics(
 def coefficients_to_images(
     coefficients: Complex[Tensor, "B P"], disc: FourierDisc, centre: Complex[Tensor, " P"]
 ) -> Float[Tensor, "B D D"]:
-    """Inverse transform; `centre` is the ramp that moves the origin to D // 2."""
+    """Real images of coefficients; `centre` is the phase ramp that moves the origin to D // 2."""
     box = disc.box
     half = coefficients.new_zeros(len(coefficients), box * (box // 2 + 1))
     half[:, (disc.index[:, 1] % box) * (box // 2 + 1) + disc.index[:, 0]] = coefficients * centre

@@ -1,4 +1,4 @@
-"""The states to simulate from: models, trajectories and maps brought to one box, pixel size and frame."""
+"""States of a simulation: models, trajectories and maps on a common box, pixel size and frame."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cryoloom.physics.fourier import pad_real, resize_real
 from cryoloom.simulation.structure import AtomicModel, assemble, electron_density, is_model, read_models
 
 DEFAULT_BOX = 64
-FILLING = 0.7  # diameter of the molecule over the side of the box where no pixel size is given
-PIXEL_TOLERANCE = 2e-4  # relative; a map is padded by up to an eighth of its side to come this near to a pixel size
+FILLING = 0.7  # diameter of the molecule over the side of the box if no pixel size is given
+PIXEL_TOLERANCE = 2e-4  # relative error of the pixel size allowed when a map is padded, by up to an eighth of its side
 
 
 @dataclass(frozen=True, slots=True)
 class StateSource:
-    """What a state is made from.
+    """Source of one state.
 
     Attributes:
         path: atomic model, trajectory or map.
-        frame: of a trajectory, or None.
+        frame: index of a frame of a trajectory; None for other files.
     """
 
     path: Path
@@ -33,17 +33,17 @@ class StateSource:
 
 @dataclass(frozen=True, slots=True)
 class StateGeometry:
-    """How states are put into a box.
+    """Placement of the states in a box.
 
     Attributes:
-        box: side in pixels; None: 64 for models, that of the first map.
-        pixel_size: angstrom; None: the molecule fills 0.7 of the box; that of the first map.
-        b_factor_angstrom2: of all atoms of the models.
-        symmetry: of an assembly made from each model; "C1" leaves it alone.
-        radius_angstrom: from the axis to the centre of the assembly's first copy.
-        map_pixel_size: angstrom; in place of what the maps' headers say.
-        centre_angstrom: of the models, (x, y, z) in the files' frame; None: the mean atom of the first model. One
-            centre for all, so that states stay in the common frame of their files.
+        box: side in pixels; None takes 64 for models and the side of the first map for maps.
+        pixel_size: angstrom; None lets the molecule fill 0.7 of the box, or takes that of the first map.
+        b_factor_angstrom2: B-factor of all atoms of the models.
+        symmetry: point group of an assembly of copies of each model; "C1" makes no copies.
+        radius_angstrom: distance of the centre of the first copy from the axis.
+        map_pixel_size: voxel size of maps in angstrom, in place of that in their headers.
+        centre_angstrom: point (x, y, z) in the frame of the model files that is put at the centre of the box; None
+            takes the mean atom of the first model. All states share it and so stay in the common frame of their files.
     """
 
     box: int | None = None
@@ -59,7 +59,7 @@ def load_states(sources: list[StateSource], geometry: StateGeometry) -> tuple[De
     """Maps of one box and one pixel size, in the order of the sources.
 
     Raises:
-        ValueError: if a source is unreadable, does not fit into the box, or models and maps are mixed.
+        ValueError: if a source can't be read or does not fit into the box, or if models and maps are mixed.
     """
     if not sources:
         raise ValueError("no model or map given: name at least one")
@@ -98,7 +98,7 @@ def _states_of_models(models: list[AtomicModel], geometry: StateGeometry) -> tup
 
 
 def model_state(model: AtomicModel, geometry: StateGeometry) -> DensityMap:
-    """The map of one model already in memory."""
+    """Map of an atomic model in memory."""
     return _states_of_models([model], geometry)[0]
 
 
@@ -122,10 +122,10 @@ def _read_map(path: Path, pixel_size: float | None) -> DensityMap:
 
 
 def resample_map(density: DensityMap, box: int, pixel_size: float) -> DensityMap:
-    """A map brought to `box` and to the pixel size nearest to the one asked, by Fourier crop or pad about its centre.
+    """Resamples a map to `box` and about the given pixel size, by Fourier cropping or padding about its centre.
 
-    The side before the crop is chosen such that the new pixel size is within 2e-4 of the one asked, where a side up to
-    an eighth larger allows it; the result says what was reached.
+    The map is padded by up to an eighth of its side so that the new pixel size is within 2e-4 of the given one where
+    possible; the result holds the pixel size that was reached.
     """
     side = max(density.data.shape)
     cube = torch.zeros(side, side, side, dtype=torch.float32)
@@ -147,10 +147,10 @@ def resample_map(density: DensityMap, box: int, pixel_size: float) -> DensityMap
 
 
 def sources_of(paths: list[Path], frames: str) -> list[StateSource]:
-    """States of the paths in order; each .npz gives one for every frame in `frames`, such as ``"0,10:98:20"``.
+    """States of the paths in order; a .npz gives one state for every frame in `frames`, such as ``"0,10:98:20"``.
 
     Raises:
-        ValueError: if `frames` is no list of numbers and START:STOP:STEP ranges.
+        ValueError: if `frames` is not a list of numbers and START:STOP:STEP ranges.
     """
     chosen = _parse_frames(frames)
     return [

@@ -1,4 +1,4 @@
-"""Atomic models: reading them, and their electron-scattering density on a voxel grid."""
+"""Atomic models: reading, and electron-scattering density on a voxel grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryoloom.physics.rotations import symmetry_group
 
 MODEL_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".npz")
 MAX_TEXT_BYTES = 2 << 30  # a compressed model that unpacks to more than this is not a model
-REACH = 0.47  # of the side of the box: how far from its centre atoms may lie
+REACH = 0.47  # largest distance of an atom from the centre, in box sides
 _ORGANIC = frozenset({"C", "N", "O", "P", "S", "Se", "H", "D"})
 _HYDROGEN = frozenset({"H", "D", "X"})
 # direction from the centre of an assembly to its first subunit: off every axis and mirror plane of the groups
@@ -31,7 +31,7 @@ class AtomicModel:
     Attributes:
         xyz: positions in angstrom, float64 [A, 3] as (x, y, z).
         atomic_number: uint8 [A].
-        name: what it is, for messages.
+        name: name of the model for messages.
     """
 
     xyz: np.ndarray
@@ -52,7 +52,7 @@ class AtomicModel:
 
 
 def is_model(path: Path) -> bool:
-    """Whether the name is that of an atomic model or trajectory (.pdb, .ent, .cif, .mmcif, also .gz; .npz)."""
+    """Whether a file name is that of an atomic model or trajectory (.pdb, .ent, .cif, .mmcif, also .gz; .npz)."""
     return _suffix(path) in MODEL_SUFFIXES
 
 
@@ -62,14 +62,14 @@ def _suffix(path: Path) -> str:
 
 
 def read_models(path: Path, frames: list[int] | None = None) -> list[AtomicModel]:
-    """Heavy atoms of a model file, or of chosen frames of a trajectory.
+    """Heavy atoms of a model file, or of the given frames of a trajectory.
 
-    A PDB or mmCIF file gives the first of its models, without waters and hydrogens, one conformer of each residue (the
-    one of highest occupancy), in the asymmetric unit. A .npz holds ``xyz`` [frames, atoms, 3] or [atoms, 3] in
+    Of a PDB or mmCIF file the first model is read, without waters and hydrogens, with the conformer of highest
+    occupancy of each residue, in the asymmetric unit. A .npz holds ``xyz`` [frames, atoms, 3] or [atoms, 3] in
     angstrom and ``name`` [atoms], whose first letter is the element; frame 0 is read when none is asked for.
 
     Raises:
-        ValueError: for a file that is no such model, or a frame that is not there.
+        ValueError: for a file that is not a model, or a frame that does not exist.
     """
     if _suffix(path) == ".npz":
         return _read_trajectory(path, frames or [0])
@@ -140,9 +140,9 @@ def _heavy_atoms(model: gemmi.Model) -> tuple[list[list[float]], list[int]]:
 
 
 def _best_conformers(chain: gemmi.Chain) -> dict[str, str]:
-    """For each residue number with alternatives, the label of highest total occupancy (the first of equals).
+    """Label of highest total occupancy for each residue number with alternatives (the first of equals).
 
-    Counted over all residues of one number, as two residue types may share a position.
+    Occupancies are summed over all residues of one number, as two residue types may share a position.
     """
     totals: dict[str, dict[str, float]] = {}
     for residue in chain:
@@ -162,7 +162,7 @@ def _is_polymer(residue: gemmi.Residue) -> bool:
 
 
 def _element(atom: gemmi.Atom, polymer: bool) -> gemmi.Element:
-    """The element, repaired where a file has no element column.
+    """Element of an atom, corrected if the file has no element column.
 
     Without that column the element is guessed from the atom's name, and a name one column off turns an alpha carbon
     into calcium or a gamma hydrogen into mercury; no polymer holds those, so there the first letter decides.
@@ -174,7 +174,7 @@ def _element(atom: gemmi.Atom, polymer: bool) -> gemmi.Element:
 
 
 def assemble(model: AtomicModel, symmetry: str, radius_angstrom: float) -> AtomicModel:
-    """Copies of a centred model about the standard axes of a point group: an exact assembly.
+    """Exactly symmetric assembly: copies of a centred model about the standard axes of a point group.
 
     The centre of the first copy lies `radius_angstrom` from the origin, off all axes (see `rotations.symmetry_group`).
     """
@@ -242,7 +242,7 @@ def _crop_band(fine: Tensor, box: int) -> Tensor:
 
 
 def load_embedded_structure() -> AtomicModel:
-    """The antibody b12 (PDB 1HZH): an asymmetric 150-kDa molecule of known structure, heavy atoms, centred.
+    """The antibody b12 (PDB 1HZH), an asymmetric 150-kDa molecule: heavy atoms, centred.
 
     Shipped with the package, see data/README.md for its source and licence.
     """

@@ -1,4 +1,4 @@
-"""What is drawn for each image of a simulated set: pose, shift, state, optics, contrast."""
+"""Settings of a simulation, and the truth of each image: pose, shift, state, optics and contrast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOWEST_CONTRAST = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Microscope:
-    """Optics of a group: kV, mm, fraction."""
+    """Optics of a microscope: voltage (kV), spherical aberration (mm), amplitude contrast (fraction)."""
 
     voltage_kv: float
     spherical_aberration_mm: float
@@ -29,27 +29,27 @@ MICROSCOPES = (Microscope(300.0, 2.7, 0.1), Microscope(200.0, 2.0, 0.07), Micros
 
 @dataclass(frozen=True, slots=True)
 class SimulationSettings:
-    """What a simulated set is like; the defaults are a clean, easy one.
+    """Properties of a simulated set; the defaults give a clean, easy one.
 
     Attributes:
-        count: images.
-        snr: mean per-image variance of the clean, CTF-modulated images of molecules over the whole box / variance of
-            the noise.
-        seed: of everything that is drawn.
-        shares: of the states; equal when empty.
-        shift_px: s.d. of the displacement per axis, pixels.
+        count: number of images.
+        snr: mean variance of the clean, CTF-modulated images of molecules in the whole box over the variance of the
+            noise.
+        seed: seed of all random draws.
+        shares: shares of the states; equal if empty.
+        shift_px: standard deviation of the shift along each axis, pixels.
         defocus_angstrom: range of the mean defocus, drawn for each micrograph.
-        astigmatism_angstrom: U - V; its angle is drawn for each micrograph.
-        phase_shift_degrees: of a phase plate.
-        ctf_b_factor_angstrom2: amplitudes fall as exp(-B k^2 / 4).
-        optics_groups: micrographs cycle through that many groups, the groups through `MICROSCOPES`.
-        images_per_micrograph: which share their defocus.
+        astigmatism_angstrom: difference of defocus U - V; its angle is drawn for each micrograph.
+        phase_shift_degrees: phase shift of a phase plate.
+        ctf_b_factor_angstrom2: B-factor of the envelope exp(-B k^2 / 4).
+        optics_groups: number of optics groups; micrographs cycle through the groups, groups through `MICROSCOPES`.
+        images_per_micrograph: number of images that share a defocus.
         noise_colour: c in the noise power 1 + c exp(-(k / 0.1 Nyquist)^2), scaled to variance 1.
-        contrast: s.d. of a factor about 1 on each image's signal.
+        contrast: standard deviation of the factor, around 1, on the signal of each image.
         preferred: share of views within 20 degrees of the top view; the rest are uniform.
-        junk: share of images that hold a smooth blob, a different one each, in place of a molecule.
-        noise_only: no signal in any image.
-        dtype: "float32" or "float16" pixels.
+        junk: share of images that show a random smooth blob instead of a molecule.
+        noise_only: whether all images are noise.
+        dtype: type of the pixels, "float32" or "float16".
     """
 
     count: int = 5000
@@ -71,7 +71,7 @@ class SimulationSettings:
     dtype: str = "float32"
 
     def check(self, states: int) -> None:
-        """ValueError naming the first setting that makes no sense for that many states."""
+        """Raises ValueError naming the first setting that is impossible for that number of states."""
         low, high = self.defocus_angstrom
         shares_right = not self.shares or (
             len(self.shares) == states and min(self.shares) >= 0 and sum(self.shares) > 0
@@ -103,12 +103,12 @@ class Truth:
     """The truth of N images.
 
     Attributes:
-        euler_degrees: RELION's (rot, tilt, psi), [N, 3].
-        t_angstrom: displacement of the content (x, y), [N, 2]; RELION's origin is its negative.
-        state: 1-based; 0 for junk, [N].
+        euler_degrees: Euler angles (rot, tilt, psi) as RELION writes them, [N, 3].
+        t_angstrom: shift of the content (x, y), [N, 2]; the negative of RELION's origin.
+        state: state from 1, or 0 for junk, [N].
         contrast: factor on the signal, [N].
-        micrograph, group: 0-based, [N].
-        ctf: of the N images, float64.
+        micrograph, group: indices of micrograph and optics group from 0, [N].
+        ctf: CTFs of the N images, float64.
     """
 
     euler_degrees: np.ndarray
@@ -128,7 +128,7 @@ class Truth:
 
 
 def draw_truth(settings: SimulationSettings, states: int, pixel_size: float, rng: np.random.Generator) -> Truth:
-    """Draws poses, shifts, states, optics and contrasts of all images, rounded to the 6 digits of the STAR file."""
+    """Draws poses, shifts, states, optics and contrasts of all images, rounded to the 6 decimals of the STAR file."""
     n = settings.count
     micrograph = np.arange(n) // settings.images_per_micrograph
     group = micrograph % settings.optics_groups
