@@ -224,7 +224,8 @@ def simulate(
         output: folder that gets particles.star, particles.mrcs and, apart from them, truth.star and true maps.
         count: number of images.
         snr: variance of the clean, CTF-modulated image over that of the noise, over the whole box.
-        box: side of the images, pixels; pixel_size: angstrom.
+        box: side of the images, pixels.
+        pixel_size: angstrom.
         shares: of the conformations; equal by default.
         seed: seed of everything that is drawn.
         settings: all other settings (CTF, shifts, nuisances); `count`, `snr`, `shares` and `seed` replace theirs.

@@ -142,7 +142,8 @@ def refine(
     The resolution of the comparison grows in stages from the particle's diameter / 7.5 to that of the map.
 
     Args:
-        images, volume: as for `search`.
+        images: N images, as for `search`.
+        volume: the map, as for `search`.
         poses: candidates of each image; by default those of `search`.
         low_pass: finest resolution of the comparison, angstrom; by default that of the map's grid. Give the resolution
             of the map if it is noisy beyond.
@@ -195,7 +196,8 @@ def backproject(
     were found on one map make the half maps agree, by the noise too, as far as that map reached.
 
     Args:
-        images: N images; poses: of the same N images.
+        images: N images.
+        poses: poses of the same N images.
         half_sets: [N] of 1 and 2; by default those of the particle file, else every other image.
         mask: soft mask of the FSC, in the images' box; by default found from the map.
         symmetry: point group that is imposed.
@@ -223,6 +225,8 @@ def fsc(first: DensityMap, second: DensityMap, *, mask: DensityMap | None = None
     """Fourier shell correlation of two maps of the same box and pixel size.
 
     Args:
+        first: a map.
+        second: a map in the same frame.
         mask: soft mask, 0 to 1, applied to both.
 
     Raises:
@@ -237,7 +241,9 @@ def gold_standard(half1: DensityMap, half2: DensityMap, mask: DensityMap, *, see
     """Gold-standard FSC of two half maps, corrected for the mask by phase randomisation (Chen et al. 2013).
 
     Args:
-        half1, half2: independent, unfiltered half maps; mask: soft, 0 to 1.
+        half1: half map of one half set, unfiltered.
+        half2: half map of the other half set, found independently.
+        mask: soft mask, 0 to 1.
         seed: seed of the random phases.
 
     Raises:

@@ -50,11 +50,11 @@ class AmortizedSettings:
 
     net_reach: float = 0.33
     """Extent of the plane waves that FourierNet's first layer begins with, in particle radii. From the whole radius
-    volumes are learnt more slowly (docs/amortized.md)."""
+    volumes are learnt more slowly (docs/methods/cryoai.md)."""
 
     first_level: float = 5.0
     """Radius at which frequency marching begins, in Fourier pixels of a box as large as the particle. Cold starts from
-    lower levels converged more slowly (docs/amortized.md)."""
+    lower levels converged more slowly (docs/methods/cryoai.md)."""
 
     last_level: float = 8.0
     """Radius at which frequency marching ends."""
