@@ -42,7 +42,7 @@ def projections(maps: Mapping[str, DensityMap]) -> Figure:
     """Maps side by side, summed along z."""
     figure, axes = plt.subplots(1, len(maps), figsize=(2.6 * len(maps), 2.8), squeeze=False)
     for ax, (name, density) in zip(axes[0], maps.items(), strict=True):
-        ax.imshow(density.data.sum(0), cmap="gray", origin="lower")
+        ax.imshow(density.data.sum(0).numpy(), cmap="gray", origin="lower")
         ax.set_title(name, fontsize=9)
         ax.set_axis_off()
     return figure

@@ -1,16 +1,9 @@
 """Discrete classes: a mixture of K points in the latent space, fitted by EM to the likelihoods of the images.
 
-<<<<<<< HEAD
 The likelihood of a latent point is Gaussian for every image and follows from the posterior under the prior N(0, I):
 with posterior covariance S its precision is S^-1 - I. The K volumes are thus restricted to the linear family, in which
 the half sets have separated signal from noise; K free volumes, each with the noise of all its voxels, distinguish
-images less well (docs/heterogeneity.md).
-=======
-The likelihood of a latent point is Gaussian for every image and follows from its posterior under the prior N(0, I):
-with covariance S and mean m the precision is S^-1 - I. K volumes are thus fitted within the linear family, where the
-halves have shown what is signal; K free volumes, each with the noise of all its voxels, tell images apart less well
-(docs/methods/classes.md).
->>>>>>> 9a180c8 (Build a documentation site with executed tutorials; rewrite README and method pages in the terms of the field)
+images less well (docs/methods/classes.md).
 """
 
 from __future__ import annotations
