@@ -144,7 +144,9 @@ def test_nothing_is_found_where_nothing_moves(tmp_path):
     assert alone.components == 0
     assert float(alone.gains[1:].max()) < 0.02
     assert recipe.latents(alone).mean.shape == (500, 0)
-    turns = PCAWithPosesRecipe(scene.posed(), SMALL, 1, PCAWithPosesSettings())
+    turns = PCAWithPosesRecipe(
+        scene.posed(), SMALL, 1, PCAWithPosesSettings(iterations=8, held=5, searches=(2, 3), search_all=1)
+    )
     state = finished(turns)
     assert state.iteration < turns.iterations
     assert turns.result(state) is None

@@ -1,0 +1,184 @@
+"""Ab initio from random orientations: what is found, who is held out, how starts are compared, exact resumption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cryoloom.inference.poses.frames import Frame
+from cryoloom.maps.align import apply_rigid, mirrored
+from cryoloom.maps.io import DensityMap
+from cryoloom.physics.phantom import GaussianCloud
+from cryoloom.physics.rotations import random_rotations
+from cryoloom.recipes.abinit import (
+    AbInitRecipe,
+    AbInitSettings,
+    AbInitState,
+    centre_of_mass,
+    map_likeness,
+)
+from cryoloom.runs.progress import StepInfo
+from recipes.scene import BOX, PIXEL_SIZE, Scene, three_states
+
+COUNT = 400
+SMALL = AbInitSettings(
+    restarts=3,
+    least_used=300,
+    share=0.75,
+    levels=(3.5, 5.0),
+    final_level=6.0,
+    nside=(2, 3, 3),
+    batch=(100, 100, 100),
+    rate=(0.6, 0.5, 0.4),
+    least_steps=(10, 10, 5),
+    most_steps=20,
+    held_out=60,
+)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return Scene(tmp_path_factory.mktemp("one"), three_states()[:1], COUNT)
+
+
+def recipe_of(scene: Scene, seed: int = 1, **changes: Any) -> AbInitRecipe:
+    return AbInitRecipe(feed=scene.feed, settings=replace(SMALL, **changes), seed=seed)
+
+
+def arrays_of(recipe: AbInitRecipe, state: AbInitState) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value).copy() for name, value in recipe.to_arrays(state).items()}
+
+
+def carried_out(recipe: AbInitRecipe) -> tuple[list[AbInitState], list[StepInfo]]:
+    states, said = [recipe.init()], []
+    while not recipe.finished(states[-1]):
+        state, info = recipe.step(states[-1])
+        states.append(state)
+        said.append(info)
+    return states, said
+
+
+@pytest.fixture(scope="module")
+def done(scene) -> tuple[AbInitRecipe, list[AbInitState], list[StepInfo]]:
+    recipe = recipe_of(scene)
+    return recipe, *carried_out(recipe)
+
+
+def test_images_that_judge_are_not_learnt_from(scene, done):
+    recipe, _, _ = done
+    assert len(recipe.held_out) == SMALL.held_out
+    assert set(recipe.held_out) & set(recipe.pool) == set()
+    assert len(recipe.held_out) + len(recipe.pool) == 300
+    assert len(recipe_of(scene, held_out=1000).held_out) == 300 // 5  # never more than a fifth
+    assert list(recipe_of(scene, seed=2).held_out) != list(recipe.held_out)
+
+
+def test_starts_come_to_one_map(done):
+    recipe, states, _ = done
+    result = recipe.result(states[-1])
+    assert 2 <= result.starts <= SMALL.restarts
+    assert result.likeness is not None
+    assert (result.agreeing >= 2) == (result.likeness >= SMALL.agreement)
+    assert result.likeness > 0.6  # measured 0.79
+    assert result.volume.shape[-1] == 2 * (result.radius + 2)
+    # centred, up to what a voxel is
+    assert centre_of_mass(result.volume).abs().max() < 1
+
+
+def test_steps_are_counted_and_levels_march(done):
+    _, states, said = done
+    assert [info.step for info in said] == list(range(1, len(said) + 1))
+    assert [state.step for state in states] == list(range(len(said) + 1))
+    level = [dict(info.metrics)["level"] for info in said if dict(info.metrics)["start"] == 0]
+    assert level == sorted(level)
+    for i in (0, 1):
+        assert SMALL.least_steps[i] <= level.count(i) <= SMALL.most_steps
+    assert said[0].resolution_angstrom is not None
+    assert said[-1].resolution_angstrom is not None
+    assert said[-1].resolution_angstrom < said[0].resolution_angstrom
+
+
+def test_likeliest_start_is_the_one_carried_on(done):
+    _, states, _ = done
+    end = states[-1]
+    assert end.chosen == int(np.argmax(end.scores))
+    assert len(end.scores) == len(end.done) == len(end.likeness)
+    torch.testing.assert_close(end.likeness, end.likeness.mT)
+
+
+def test_spread_of_shifts_is_learnt(done):
+    """From the prior of 7.2 A towards the 5 A of the set, with the width of the shift grid in it."""
+    recipe, states, _ = done
+    sigma = recipe.result(states[-1]).sigma_angstrom
+    assert PIXEL_SIZE < sigma < 6.5  # measured 5.6
+
+
+def test_a_fresh_recipe_goes_on_exactly_from_arrays(scene, done):
+    """From a state between two starts, too, and from one that has a start behind it."""
+    first, states, _ = done
+    between = next(i for i, s in enumerate(states) if s.current is None and s.done)
+    for i in (3, between):
+        expected = states[i + 1]
+        second = recipe_of(scene)
+        found, _ = second.step(second.from_arrays(arrays_of(first, states[i])))
+        one, other = arrays_of(first, expected), arrays_of(second, found)
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert np.array_equal(value, other[name]), (i, name)
+
+
+def test_ended_early_the_best_start_so_far_is_the_result(done):
+    recipe, states, _ = done
+    between = next(s for s in states if s.current is None and s.done)
+    early = recipe.end_early(between)
+    assert recipe.finished(early)
+    assert early.chosen == int(np.argmax(between.scores))
+    assert early.current is between.done[early.chosen]
+    young = recipe.end_early(states[2])
+    assert recipe.finished(young)
+    assert young.current is states[2].current
+    assert recipe.result(young).likeness is None  # there is none to compare with
+
+
+def test_the_map_is_shown_while_it_forms(scene):
+    seen: list[torch.Tensor] = []
+    recipe = AbInitRecipe(feed=scene.feed, settings=replace(SMALL, restarts=1), seed=1, preview=seen.append)
+    state = recipe.init()
+    while not recipe.finished(state) and not seen:
+        state, _ = recipe.step(state)
+    assert state.current is not None
+    assert state.current.level >= 1  # not the first, shapeless ones
+    assert seen[0].shape[-1] == 2 * (recipe.radius(state.current.level) + 2)
+
+
+def cloud(seed: int = 3) -> DensityMap:
+    found = GaussianCloud.random(12, 24.0, 6.0, torch.Generator().manual_seed(seed))
+    return DensityMap(found.density(BOX, PIXEL_SIZE).float(), PIXEL_SIZE)
+
+
+def frame(Q: torch.Tensor, hand: bool) -> Frame:
+    return Frame(Q=Q, mirrored=hand, error_degrees=torch.zeros(0), votes=0.0)
+
+
+@pytest.mark.parametrize("hand", [False, True])
+def test_likeness_is_that_of_the_same_map_turned_moved_and_mirrored(hand, generator):
+    volume = cloud().data
+    Q = random_rotations(1, generator)[0].float()
+    turned = apply_rigid(volume, Q.mT.contiguous(), torch.zeros(3))
+    other = (mirrored(turned) if hand else turned).roll((2, -1, 1), (0, 1, 2))
+    right, wrong = (map_likeness(volume, other, frame(Q, seen)) for seen in (hand, not hand))
+    assert right > 0.95
+    assert wrong < 0.6
+    assert map_likeness(volume, cloud(8).data, frame(torch.eye(3), False)) < 0.6
+
+
+def test_centre_of_mass_is_in_voxels_from_the_centre():
+    volume = torch.zeros(16, 16, 16)
+    volume[8 + 3, 8 - 2, 8 + 1] = 2.0  # z, y, x
+    volume[0, 0, 0] = 0.1  # below a fifth of the peak
+    assert centre_of_mass(volume).tolist() == [1.0, -2.0, 3.0]
+    assert centre_of_mass(torch.zeros(8, 8, 8)).tolist() == [0.0, 0.0, 0.0]
