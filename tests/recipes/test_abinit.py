@@ -21,8 +21,9 @@ from cryoloom.recipes.abinit import (
     centre_of_mass,
     map_likeness,
 )
+from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
-from recipes.scene import BOX, PIXEL_SIZE, Scene, three_states
+from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states
 
 COUNT = 400
 SMALL = AbInitSettings(
@@ -47,10 +48,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 def recipe_of(scene: Scene, seed: int = 1, **changes: Any) -> AbInitRecipe:
     return AbInitRecipe(feed=scene.feed, settings=replace(SMALL, **changes), seed=seed)
-
-
-def arrays_of(recipe: AbInitRecipe, state: AbInitState) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value).copy() for name, value in recipe.to_arrays(state).items()}
 
 
 def carried_out(recipe: AbInitRecipe) -> tuple[list[AbInitState], list[StepInfo]]:
@@ -119,13 +116,13 @@ def test_spread_of_shifts_is_learnt(done):
 
 def test_a_fresh_recipe_goes_on_exactly_from_arrays(scene, done):
     """From a state between two starts, too, and from one that has a start behind it."""
-    first, states, _ = done
+    _, states, _ = done
     between = next(i for i, s in enumerate(states) if s.current is None and s.done)
     for i in (3, between):
         expected = states[i + 1]
         second = recipe_of(scene)
-        found, _ = second.step(second.from_arrays(arrays_of(first, states[i])))
-        one, other = arrays_of(first, expected), arrays_of(second, found)
+        found, _ = second.step(unpack(AbInitState, copied(states[i])))
+        one, other = copied(expected), copied(found)
         assert one.keys() == other.keys()
         for name, value in one.items():
             assert np.array_equal(value, other[name]), (i, name)
