@@ -10,6 +10,7 @@ import torch
 from cryoloom.analyze.series import write_cluster_particles, write_movie_script, write_series
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.particle_set import ParticleSet, open_particles
+from cryoloom.particles.table import ImageResults
 from cryoloom.simulation.dataset import simulate_demo
 
 
@@ -84,7 +85,9 @@ def particles(tmp_path_factory: pytest.TempPathFactory) -> ParticleSet:
 def test_cluster_files_are_complete_and_disjoint(particles: ParticleSet, tmp_path: Path) -> None:
     labels = np.random.default_rng(1).permutation(np.repeat([1, 2, 4, 0], [10, 20, 25, 5]))
     number = np.arange(60)
-    found = write_cluster_particles(tmp_path / "clusters", particles, labels, 4, columns={"myNumber": number})
+    found = write_cluster_particles(
+        tmp_path / "clusters", particles, labels, 4, results=ImageResults(further={"myNumber": number})
+    )
     assert [p.name for p in found] == ["cluster_001.star", "cluster_002.star", "cluster_004.star"]
     seen = []
     for path, label in zip(found, (1, 2, 4), strict=True):

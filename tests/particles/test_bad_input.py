@@ -15,11 +15,13 @@ import torch
 
 from cryoloom.particles.batches import ParticleSource
 from cryoloom.particles.errors import BadInput
+from cryoloom.particles.formats.relion.star import read_star
 from cryoloom.particles.input_poses import InputPoses
 from cryoloom.particles.particle_set import open_particles, write_particles
 from cryoloom.particles.preprocess import measure
 from cryoloom.particles.stack import read_header
 from cryoloom.particles.stated import StatedInput
+from cryoloom.particles.table import ImageResults
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import random_rotations
 
@@ -105,7 +107,7 @@ def test_row02_relative_paths_are_tried_from_the_star_its_parents_and_datadir(sm
     star.write_text(small.content.text())
     particles = open_particles(star)
     assert particles.places.stacks[0].path.resolve() == small.stack.resolve()
-    assert any("not found beside the STAR file" in note and str(small.stack) in note for note in particles.notes)
+    assert any("not found beside the particle file" in note and str(small.stack) in note for note in particles.notes)
     elsewhere = tmp_path.parent / "elsewhere"
     elsewhere.mkdir()
     moved = elsewhere / "stack.mrcs"
@@ -199,7 +201,7 @@ def test_row12_nan_and_infinite_pixels(small: SmallSet, value: float) -> None:
     )
     particles = open_particles(small.star, StatedInput(on_bad="drop"))
     assert particles.rows.tolist() == [0, 2, 3, 5]
-    assert list(particles.table["someUnknownColumn"]) == ["text1", "text3", "text4", "text6"]
+    assert list(particles.table.texts("someUnknownColumn")) == ["text1", "text3", "text4", "text6"]
     assert len(particles.ctf) == len(particles.group) == 4
     assert any("row 2, 5" in note for note in particles.notes)
     np.testing.assert_array_equal(particles.read(np.arange(4)), images[[0, 2, 3, 5]])
@@ -436,7 +438,7 @@ def test_row29_needed_values_that_are_no_numbers(small: SmallSet, value: str) ->
 
 def test_row29_values_that_are_not_needed_may_be_empty(small: SmallSet) -> None:
     star = with_column(small, "someUnknownColumn", ["<NA>", "''", "nan", "a", "b", "c"], old="someUnknownColumn")
-    assert list(open_particles(star).table["someUnknownColumn"]) == ["<NA>", "", "nan", "a", "b", "c"]
+    assert list(open_particles(star).table.texts("someUnknownColumn")) == ["<NA>", "", "nan", "a", "b", "c"]
 
 
 def test_row30_unknown_optics_group(small: SmallSet) -> None:
@@ -464,7 +466,7 @@ def test_row31_no_optics_table_is_relion30(small: SmallSet) -> None:
         ("rlnMagnification", "20000"),
     )
     particles = open_particles(star)
-    assert particles.optics is None
+    assert read_star(star).block("optics") is None
     assert particles.pixel_size == pytest.approx(3.5)
     assert particles.ctf.voltage_kv.tolist() == [300.0] * 6
 
@@ -603,10 +605,10 @@ def test_row45_unicode_and_spaces_in_paths(tmp_path: Path) -> None:
     options = {"pixel_size": 3.5, "voltage_kv": 300, "spherical_aberration_mm": 2.7, "amplitude_contrast": 0.1}
     particles = open_particles(star, StatedInput(**options))
     np.testing.assert_array_equal(particles.read(np.arange(6)), images)
-    write_particles(folder / "out ö.star", particles, {})
+    write_particles(folder / "out ö.star", particles, ImageResults())
     again = open_particles(folder / "out ö.star")
     np.testing.assert_array_equal(again.read(np.arange(6)), images)
-    assert list(again.table["rlnMicrographName"]) == [f"mic {i} ü.mrc" for i in range(6)]
+    assert list(again.table.texts("rlnMicrographName")) == [f"mic {i} ü.mrc" for i in range(6)]
 
 
 def test_row46_markup_in_names_is_kept_as_text(small: SmallSet) -> None:
@@ -620,12 +622,15 @@ def test_row47_names_in_the_input_decide_no_output(small: SmallSet, tmp_path: Pa
     out.mkdir(parents=True)
     star = with_column(small, "rlnMicrographName", ["../../evil.mrc", "/etc/evil"] * 3)
     before = {p for p in tmp_path.rglob("*")}
-    write_particles(out / "new.star", open_particles(star), {})
+    write_particles(out / "new.star", open_particles(star), ImageResults())
     assert {p for p in tmp_path.rglob("*")} - before == {out / "new.star"}
 
 
 def test_row49_folder_that_does_not_exist(small: SmallSet, tmp_path: Path) -> None:
-    refused(lambda: write_particles(tmp_path / "none" / "new.star", open_particles(small.star), {}), "can't be written")
+    refused(
+        lambda: write_particles(tmp_path / "none" / "new.star", open_particles(small.star), ImageResults()),
+        "can't be written",
+    )
 
 
 def test_row58_stack_cut_or_gone_during_the_run(small: SmallSet) -> None:

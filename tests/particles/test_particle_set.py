@@ -8,13 +8,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from cryoloom.particles.errors import BadInput
+from cryoloom.particles.formats.relion.star import read_star
 from cryoloom.particles.particle_set import ParticleSet, open_particles, write_particles
 from cryoloom.particles.stated import StatedInput
+from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import fft2, ifft2
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import shift_ramp
@@ -37,12 +38,16 @@ REAL_SETS = {
 }
 
 
+def optics_of(path: Path) -> dict[str, list[str]]:
+    """The optics table of a STAR file as text; empty where there is none."""
+    block = read_star(path).block("optics")
+    return {} if block is None else {name: list(texts) for name, texts in block.columns.items()}
+
+
 def test_what_is_known_of_a_set(small: SmallSet) -> None:
     particles = open_particles(small.star)
     assert (len(particles), particles.box, particles.pixel_size) == (6, 16, 3.5)
-    assert list(particles.table) == list(small.content.columns)
-    assert particles.optics is not None
-    assert list(particles.optics) == list(small.content.optics_columns)
+    assert list(particles.table.columns) == list(small.content.columns)
     assert particles.group.tolist() == [0] * 6
     assert particles.group_names == ("glacios",)
     ctf = particles.ctf
@@ -137,9 +142,9 @@ def test_half_sets(small: SmallSet, tmp_path: Path) -> None:
     particles = open_particles(small.star)
     assert particles.half_sets() is None
     subset = np.array([1, 2, 1, 1, 2, 2])
-    write_particles(tmp_path / "halves.star", particles, {"rlnRandomSubset": subset})
+    write_particles(tmp_path / "halves.star", particles, ImageResults(half_set=subset))
     np.testing.assert_array_equal(open_particles(tmp_path / "halves.star").half_sets(), subset)
-    write_particles(tmp_path / "thirds.star", particles, {"rlnRandomSubset": np.array([1, 2, 3, 1, 2, 0])})
+    write_particles(tmp_path / "thirds.star", particles, ImageResults(half_set=np.array([1, 2, 3, 1, 2, 0])))
     with pytest.raises(BadInput, match="row 3, 6"):
         open_particles(tmp_path / "thirds.star").half_sets()
 
@@ -157,17 +162,19 @@ def same_particles(a: ParticleSet, b: ParticleSet) -> None:
 def test_round_trip_keeps_columns_order_and_optics(shared_data: Path, tmp_path: Path, name: str) -> None:
     options = REAL_SETS[name]
     particles = open_particles(shared_data / name, StatedInput(**options))
-    write_particles(tmp_path / "new.star", particles, {})
+    write_particles(tmp_path / "new.star", particles, ImageResults())
     again = open_particles(tmp_path / "new.star", StatedInput(**options))
     same_particles(particles, again)
     moved = ["rlnImageName", "rlnOriginX", "rlnOriginY"]
-    kept = [c for c in particles.table if c not in moved]
-    pd.testing.assert_frame_equal(again.table[kept], particles.table[kept])
-    if particles.optics is not None:
-        assert again.optics is not None
-        columns = [c for c in particles.optics if c != "rlnImagePixelSize" or "pixel_size" not in options]
-        pd.testing.assert_frame_equal(again.optics[columns], particles.optics[columns])
-    if "rlnAngleRot" in particles.table and ("rlnOriginX" in particles.table or "rlnOriginXAngst" in particles.table):
+    kept = [c for c in particles.table.columns if c not in moved]
+    assert [c for c in again.table.columns if c in kept] == kept
+    for column in kept:
+        assert again.table.texts(column).equal(particles.table.texts(column))
+    before, after = optics_of(shared_data / name), optics_of(tmp_path / "new.star")
+    for column, values in before.items():
+        if column != "rlnImagePixelSize" or "pixel_size" not in options:
+            assert after[column] == values
+    if particles.table.poses.rotations is not None and particles.table.poses.shifts is not None:
         torch.testing.assert_close(again.input_poses().R, particles.input_poses().R)
         torch.testing.assert_close(again.input_poses().t, particles.input_poses().t, atol=1e-6, rtol=0)
 
@@ -176,33 +183,34 @@ def test_columns_are_added_and_replaced_for_chosen_rows(small: SmallSet, tmp_pat
     particles = open_particles(small.star)
     rows = np.array([4, 1])
     columns = {"rlnDefocusAngle": np.array([1.5, 2.0]), "rlnClassNumber": np.array([3, 1]), "rlnAngleRot": np.zeros(2)}
-    write_particles(tmp_path / "new.star", particles, columns, rows)
+    write_particles(tmp_path / "new.star", particles, ImageResults(further=columns), rows)
     new = open_particles(tmp_path / "new.star")
-    assert list(new.table) == [*small.content.columns, "rlnClassNumber", "rlnAngleRot"]
-    assert list(new.table["rlnDefocusAngle"]) == ["1.500000", "2.000000"]
-    assert list(new.table["rlnClassNumber"]) == ["3", "1"]
-    assert list(new.table["someUnknownColumn"]) == ["text5", "text2"]
+    assert list(new.table.columns) == [*small.content.columns, "rlnClassNumber", "rlnAngleRot"]
+    assert list(new.table.texts("rlnDefocusAngle")) == ["1.500000", "2.000000"]
+    assert list(new.table.texts("rlnClassNumber")) == ["3", "1"]
+    assert list(new.table.texts("someUnknownColumn")) == ["text5", "text2"]
     np.testing.assert_array_equal(new.read(np.arange(2)), small.images[rows])
-    write_particles(tmp_path / "new.star", particles, {"a": np.array([1e-9, 0.0]), "b": np.array([True, False])}, rows)
+    further = {"a": np.array([1e-9, 0.0]), "b": np.array([True, False])}
+    write_particles(tmp_path / "new.star", particles, ImageResults(further=further), rows)
     new = open_particles(tmp_path / "new.star")
-    assert list(new.table["a"]) == ["1.000000e-09", "0.000000"]
-    assert list(new.table["b"]) == ["1", "0"]
+    assert list(new.table.texts("a")) == ["1.000000e-09", "0.000000"]
+    assert list(new.table.texts("b")) == ["1", "0"]
     with pytest.raises(ValueError, match="row 2"):
-        write_particles(tmp_path / "new.star", particles, {"a": np.array([0.0, np.nan])}, rows)
+        write_particles(tmp_path / "new.star", particles, ImageResults(further={"a": np.array([0.0, np.nan])}), rows)
     with pytest.raises(ValueError, match="2 rows"):
-        write_particles(tmp_path / "new.star", particles, {"rlnClassNumber": np.arange(6)}, rows)
+        write_particles(tmp_path / "new.star", particles, ImageResults(class_number=np.arange(6)), rows)
 
 
 def test_image_names_change_only_where_they_must(small: SmallSet, tmp_path: Path) -> None:
     particles = open_particles(small.star)
-    write_particles(tmp_path / "beside.star", particles, {})
+    write_particles(tmp_path / "beside.star", particles, ImageResults())
     beside = open_particles(tmp_path / "beside.star")
-    assert list(beside.table["rlnImageName"]) == list(particles.table["rlnImageName"])
+    assert list(beside.table.texts("rlnImageName")) == list(particles.table.texts("rlnImageName"))
     run = tmp_path / "runs" / "one"
     run.mkdir(parents=True)
-    write_particles(run / "new.star", particles, {})
+    write_particles(run / "new.star", particles, ImageResults())
     new = open_particles(run / "new.star")
-    assert new.table["rlnImageName"].iloc[2] == "000003@../../stack.mrcs"
+    assert new.table.texts("rlnImageName")[2] == "000003@../../stack.mrcs"
     np.testing.assert_array_equal(new.read(np.arange(6)), small.images)
 
 
@@ -210,34 +218,38 @@ def test_written_poses_come_back(small: SmallSet, tmp_path: Path) -> None:
     particles = open_particles(small.star)
     rng = np.random.default_rng(3)
     angles = np.stack([rng.uniform(-180, 180, 6), rng.uniform(0, 180, 6), rng.uniform(-180, 180, 6)], -1)
-    origin = rng.normal(0, 5, (6, 2))
-    columns = dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), angles.T, strict=True))
-    columns |= {"rlnOriginXAngst": origin[:, 0], "rlnOriginYAngst": origin[:, 1]}
-    write_particles(tmp_path / "posed.star", particles, columns)
+    shift = rng.normal(0, 5, (6, 2))
+    R = from_euler(torch.from_numpy(angles))
+    write_particles(tmp_path / "posed.star", particles, ImageResults(R=R.numpy(), t=shift))
+    written = read_star(tmp_path / "posed.star").block("particles")
+    assert written is not None
+    for column, values in zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), angles.T, strict=True):
+        np.testing.assert_allclose(written.columns[column].numbers(), values, atol=1e-6)
+    np.testing.assert_allclose(written.columns["rlnOriginXAngst"].numbers(), -shift[:, 0], atol=1e-6)
+    np.testing.assert_allclose(written.columns["rlnOriginYAngst"].numbers(), -shift[:, 1], atol=1e-6)
     poses = open_particles(tmp_path / "posed.star").input_poses()
-    assert float(geodesic_degrees(poses.R, from_euler(torch.from_numpy(angles))).max()) < 1e-5
-    torch.testing.assert_close(poses.t, torch.from_numpy(-origin), atol=1e-6, rtol=0)
+    assert float(geodesic_degrees(poses.R, R).max()) < 1e-5
+    torch.testing.assert_close(poses.t, torch.from_numpy(shift), atol=1e-6, rtol=0)
 
 
 def test_relion30_becomes_relion31(shared_data: Path, tmp_path: Path) -> None:
     particles = open_particles(shared_data / "stacks_real" / "empiar10076_7" / "empiar_10076_7.star")
-    assert particles.optics is None
-    write_particles(tmp_path / "new.star", particles, {})
-    new = open_particles(tmp_path / "new.star")
-    assert new.optics is not None
+    assert not optics_of(particles.path)
+    write_particles(tmp_path / "new.star", particles, ImageResults())
+    optics = optics_of(tmp_path / "new.star")
     required = {"rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize"}
-    assert required | {"rlnImageSize", "rlnImageDimensionality"} <= set(new.optics)
-    assert new.optics["rlnImageSize"].iloc[0] == str(particles.box)
+    assert required | {"rlnImageSize", "rlnImageDimensionality"} <= set(optics)
+    assert optics["rlnImageSize"] == [str(particles.box)]
 
 
 def test_stated_values_are_written(small: SmallSet, tmp_path: Path) -> None:
     particles = open_particles(small.star, StatedInput(pixel_size=1.7, voltage_kv=300))
-    write_particles(tmp_path / "new.star", particles, {})
+    write_particles(tmp_path / "new.star", particles, ImageResults())
     new = open_particles(tmp_path / "new.star", StatedInput(pixel_size=1.7))
-    assert new.optics is not None
-    assert new.optics["rlnImagePixelSize"].iloc[0] == "1.700000"
+    optics = optics_of(tmp_path / "new.star")
+    assert optics["rlnImagePixelSize"] == ["1.700000"]
     assert set(new.ctf.voltage_kv.tolist()) == {300.0}
-    assert new.optics["rlnSphericalAberration"].iloc[0] == "2.7"
+    assert optics["rlnSphericalAberration"] == ["2.7"]
 
 
 def test_a_real_set_whose_stack_was_renamed(shared_data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import mrcfile
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,7 +16,8 @@ from cryoloom.jobs.verdict import Evidence, Finding, Verdict
 from cryoloom.maps.fsc import gold_standard
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.maps.mask import soft_sphere
-from cryoloom.particles.star import write_star
+from cryoloom.particles.formats.relion.star_writer import write_star
+from cryoloom.particles.texts import Texts
 from cryoloom.physics.ctf import CTFParameters, evaluate_ctf
 from cryoloom.physics.fourier import ifft2
 from cryoloom.physics.frequencies import FourierDisc
@@ -172,7 +172,10 @@ def _write_images(folder: Path, stack: str, m: Molecule) -> None:
         "rlnImageSize": str(BOX),
         "rlnImageDimensionality": "2",
     }
-    tables = [("optics", pd.DataFrame([optics])), ("particles", pd.DataFrame(names | text))]
+    tables = [
+        ("optics", {name: Texts.of([value]) for name, value in optics.items()}),
+        ("particles", {name: Texts.of(values) for name, values in (names | text).items()}),
+    ]
     write_star(folder / "particles.star", tables)
 
 

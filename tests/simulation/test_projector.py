@@ -12,7 +12,7 @@ import torch
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.physics.rotations import from_euler, random_rotations
 from cryoloom.physics.slicing import extract_slices, volume_to_grid
-from cryoloom.simulation.output import write_star
+from cryoloom.simulation.output import write_truth
 from cryoloom.simulation.projector import Projector, image_variance
 from cryoloom.simulation.states import StateGeometry, model_state
 from cryoloom.simulation.structure import load_embedded_structure
@@ -113,7 +113,7 @@ def test_relion_itself(tmp_path: Path) -> None:
     )
     truth = draw_truth(settings, 1, 4.0, np.random.default_rng(0))
     write_map(tmp_path / "map.mrc", DensityMap(state.data, 4.0))
-    write_star(tmp_path / "angles.star", truth, 64, 4.0, "clean.mrcs", with_truth=True)
+    write_truth(tmp_path / "angles.star", truth, 64, 4.0, "clean.mrcs", with_poses=True)
     command = ["relion_project", "--i", "map.mrc", "--o", "clean", "--ang", "angles.star", "--ctf", "--angpix", "4"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     theirs = torch.from_numpy(mrcfile.read(tmp_path / "clean.mrcs").copy())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Int
 from cryoloom.files.durable import write_durably
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.particles.particle_set import ParticleSet, write_particles
+from cryoloom.particles.table import ImageResults
 
 FRAMES_PER_SECOND = 8
 CACHED_FRAMES = 200  # surfaces that ChimeraX keeps, so that the second round plays smoothly
@@ -120,7 +121,7 @@ def write_cluster_particles(
     labels: Int[np.ndarray, " N"],
     count: int,
     name: str = "cluster",
-    columns: dict[str, np.ndarray] | None = None,
+    results: ImageResults | None = None,
 ) -> tuple[Path, ...]:
     """Write the particles of each of K clusters as NAME_001.star and so on, with all columns, in their order.
 
@@ -129,7 +130,7 @@ def write_cluster_particles(
 
     Args:
         labels: 1 to K, one for each particle; 0 leaves a particle out.
-        columns: more values for all N particles, such as poses (see `write_particles`).
+        results: more values for all N particles, such as poses (see `write_particles`).
 
     Raises:
         ValueError: for labels of another length or beyond `count`.
@@ -147,8 +148,8 @@ def write_cluster_particles(
         if len(rows) == 0:
             continue
         paths.append(folder / f"{name}_{cluster:03d}.star")
-        own = {key: values[rows] for key, values in (columns or {}).items()}
-        write_particles(paths[-1], particles, own | {"rlnClassNumber": np.full(len(rows), cluster)}, rows)
+        own = replace((results or ImageResults()).take(rows), class_number=np.full(len(rows), cluster))
+        write_particles(paths[-1], particles, own, rows)
     for stale in set(folder.glob(f"{name}_[0-9][0-9][0-9].star")) - set(paths):
         stale.unlink()
     return tuple(paths)

@@ -25,10 +25,10 @@ from cryoloom.maps.fsc import GoldStandard, fourier_shell_correlation
 from cryoloom.maps.fsc import gold_standard as gold_standard_fsc
 from cryoloom.maps.io import DensityMap
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.particles.input_poses import pose_columns
 from cryoloom.particles.particle_set import ParticleSet, open_particles
-from cryoloom.particles.particle_set import write_particles as write_star
+from cryoloom.particles.particle_set import write_particles as write_file
 from cryoloom.particles.stated import StatedInput
+from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.abinit import FIRST_SIGMA
@@ -260,7 +260,9 @@ def write_particles(path: Path | str, images: ImageFeed, poses: PosePosterior) -
         BadInput: if the file can't be written. ValueError: if the poses are of other images.
     """
     _check_count(images, poses)
-    write_star(path, images.source.particles, pose_columns(*poses.best()))
+    R, t = poses.best()
+    results = ImageResults(R=R.double().cpu().numpy(), t=t.double().cpu().numpy())
+    write_file(path, images.source.particles, results)
 
 
 def _check_count(images: ImageFeed, poses: PosePosterior) -> None:

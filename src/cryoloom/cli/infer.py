@@ -44,7 +44,7 @@ def infer(
     with open_progress(quiet) as progress:
         import torch
 
-        from cryoloom.jobs.infer import TrainedRun, columns
+        from cryoloom.jobs.infer import TrainedRun, image_results
         from cryoloom.jobs.infer import infer as find_poses
         from cryoloom.jobs.inputs import open_input
         from cryoloom.particles.particle_set import write_particles
@@ -75,7 +75,7 @@ def infer(
 
         found = find_poses(trained, feed, polish, say)
         progress.end("infer")
-        write_particles(output, new, columns(found))
+        write_particles(output, new, image_results(found))
     seconds = found.encode_s + found.polish_s
     tell(
         f"{total:,} images: encoder {total / found.encode_s:,.0f} images/s; with weighing and optimisation "

@@ -1,4 +1,4 @@
-"""Poses read from STAR files, and which row of the truth each estimated row is."""
+"""Poses read from particle files, and the row of the truth that each estimated row belongs to."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import numpy as np
-import torch
 
-from cryoloom.particles.checks import particle_rows
 from cryoloom.particles.errors import BadInput, listed
-from cryoloom.particles.optics import Rows
-from cryoloom.particles.star import read_star
-from cryoloom.physics.rotations import from_euler
+from cryoloom.particles.particle_set import read_table
+from cryoloom.particles.table import ParticleTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +17,13 @@ class PoseTable:
     """Poses of N images; the images themselves are not needed.
 
     Attributes:
-        path: of the STAR file.
+        path: of the particle file.
         images: number in the stack (from 1) and parts of the stack's path, of each row.
         R: float64 [N, 3, 3].
-        t_angstrom: float64 [N, 2] (x, y); minus RELION's origin.
+        t_angstrom: float64 [N, 2] (x, y; content moved by +t).
         pixel_size: angstrom, float64 [N], or None where the file does not say.
-        state: rlnClassNumber, int64 [N], or None.
-        score: rlnLogLikeliContribution, float64 [N], or None.
+        state: class number, int64 [N], or None.
+        score: log likelihood, nats, float64 [N], or None.
     """
 
     path: Path
@@ -42,80 +39,68 @@ class PoseTable:
 
 
 def read_poses(path: Path) -> PoseTable:
-    """Poses of a RELION STAR file (3.0 to 5); a file without origins has them at 0.
+    """Poses of a particle file of any known format; a file without shifts has them at 0.
 
     Raises:
-        BadInput: for a file without angles or image names, or with values that are not numbers.
+        BadInput: for a file without orientations or image numbers, or with values that are not numbers.
     """
-    rows = particle_rows(read_star(path))
-    angles = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-    missing = [column for column in angles if not rows.has(column)]
-    if missing:
+    table = read_table(path)
+    poses = table.poses
+    if poses.rotations is None:
         raise BadInput.report(
-            "The STAR file holds no poses.",
+            "The particle file contains no poses.",
             file=path,
-            found=f"no {listed(missing)}",
-            fix="give the particles.star of a run, or a simulated set's truth.star",
+            found=f"no {listed(poses.missing)}",
+            fix="use the particles.star of a run, or the truth.star of a simulated set",
         )
-    R = from_euler(torch.from_numpy(np.stack([rows.numbers(column) for column in angles], -1))).numpy()
-    pixel_size = _pixel_size(rows)
+    pixel_size, state = table.values("pixel_size"), table.values("class_number")
     return PoseTable(
         path=Path(path),
-        images=_images(rows),
-        R=R,
-        t_angstrom=-_origin(rows, pixel_size),
+        images=_images(table),
+        R=poses.rotations(table.rows),
+        t_angstrom=_shifts(table, pixel_size),
         pixel_size=pixel_size,
-        state=rows.numbers("rlnClassNumber").astype(np.int64) if rows.has("rlnClassNumber") else None,
-        score=rows.numbers("rlnLogLikeliContribution") if rows.has("rlnLogLikeliContribution") else None,
+        state=None if state is None else state.astype(np.int64),
+        score=table.values("log_likelihood"),
     )
 
 
-def _images(rows: Rows) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    if not rows.has("rlnImageName"):
-        raise BadInput.report("The particle table has no column rlnImageName.", file=rows.path)
-    images = []
-    for i, name in enumerate(rows.table["rlnImageName"]):
-        number, at, stack = name.partition("@")
-        if not (at and number.isascii() and number.isdigit()):
-            raise BadInput.report(
-                "An image name can't be read.",
-                file=rows.path,
-                where=f"column rlnImageName, {rows.place(np.array([i]))}",
-                found=repr(name),
-                expected="number@stack, e.g. 000001@particles.mrcs",
-            )
-        images.append((int(number), PurePath(stack).parts))
-    return tuple(images)
+def _images(table: ParticleTable) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    unnumbered = np.flatnonzero(table.index == -1)
+    if len(unnumbered):
+        raise BadInput.report(
+            "An image name has no image number.",
+            file=table.path,
+            where=table.place(unnumbered),
+            found=repr(table.image_name(unnumbered[0])),
+            expected="number@stack, e.g. 000001@particles.mrcs",
+        )
+    parts = [PurePath(name).parts for name in table.stacks]
+    return tuple(
+        (index + 1, parts[stack]) for index, stack in zip(table.index.tolist(), table.stack.tolist(), strict=True)
+    )
 
 
-def _pixel_size(rows: Rows) -> np.ndarray | None:
-    if rows.has("rlnImagePixelSize"):
-        return rows.numbers("rlnImagePixelSize")
-    if rows.has("rlnDetectorPixelSize") and rows.has("rlnMagnification"):
-        return rows.numbers("rlnDetectorPixelSize") * 1e4 / rows.numbers("rlnMagnification")
-    return None
-
-
-def _origin(rows: Rows, pixel_size: np.ndarray | None) -> np.ndarray:
-    if rows.has("rlnOriginXAngst") and rows.has("rlnOriginYAngst"):
-        return np.stack([rows.numbers("rlnOriginXAngst"), rows.numbers("rlnOriginYAngst")], -1)
-    if not (rows.has("rlnOriginX") and rows.has("rlnOriginY")):
-        return np.zeros((len(rows.table), 2))
-    origin = np.stack([rows.numbers("rlnOriginX"), rows.numbers("rlnOriginY")], -1)
+def _shifts(table: ParticleTable, pixel_size: np.ndarray | None) -> np.ndarray:
+    if table.poses.shifts is None:
+        return np.zeros((len(table), 2))
+    shifts = table.poses.shifts(table.rows)
+    if not table.poses.shifts_in_pixels:
+        return shifts
     if pixel_size is None:
         raise BadInput.report(
-            "Origins are in pixels and the pixel size is not known.",
-            file=rows.path,
-            expected="rlnImagePixelSize, or rlnDetectorPixelSize and rlnMagnification",
+            "The shifts are in pixels and the pixel size is not known.",
+            file=table.path,
+            expected=f"{table.label('pixel_size')}, or what else gives the pixel size",
         )
-    return origin * pixel_size[:, None]
+    return shifts * pixel_size[:, None]
 
 
 def match_rows(truth: PoseTable, estimate: PoseTable) -> np.ndarray:
     """Row of the truth for each estimated row, int64.
 
-    Images are known by their number and by as much of the end of the stack's path as tells the truth's stacks apart,
-    for the two files may stand in different folders.
+    Images are identified by their number and by as much of the end of the stack's path as distinguishes the stacks of
+    the truth, because the two files may be in different folders.
 
     Raises:
         BadInput: for an image that the truth does not have, or that either file names twice.
@@ -152,7 +137,7 @@ def _name(table: PoseTable, row: int) -> str:
 
 def _twice(table: PoseTable, row: int) -> BadInput:
     return BadInput.report(
-        "A STAR file names an image twice.",
+        "A particle file names an image twice.",
         file=table.path,
         where=f"row {row + 1}",
         found=_name(table, row),

@@ -22,7 +22,7 @@ from cryoloom.jobs.reconstruct import (
     Reconstruction,
     conclude,
     folder_of,
-    particle_columns,
+    image_results,
     reconstruct,
     stage_plan,
     weighed_only,
@@ -158,11 +158,14 @@ def _write(result: Conformations, consensus: Reconstruction, folder: Path, seed:
             write_durably(file.path(folder), npy_bytes(values.float().numpy()))
         write_durably(layout.CONFORMATIONS.path(folder), to_bytes(result.found.volume))
     # classes that the file brought along are not this run's: where it has none, all images are of one
-    columns = particle_columns(consensus.refined) | {"rlnClassNumber": np.ones(len(feed), np.int64)}
+    found = replace(image_results(consensus.refined), class_number=np.ones(len(feed), np.int64))
     if result.classes is not None:
-        columns["rlnClassNumber"] = result.classes.posterior.best().numpy() + 1
-        columns["rlnMaxValueProbDistribution"] = result.classes.posterior.log_weight.amax(1).exp().double().numpy()
-    write_particles(layout.PARTICLES.path(folder), feed.source.particles, columns)
+        found = replace(
+            found,
+            class_number=result.classes.posterior.best().numpy() + 1,
+            probability=result.classes.posterior.log_weight.amax(1).exp().double().numpy(),
+        )
+    write_particles(layout.PARTICLES.path(folder), feed.source.particles, found)
     if result.classes is not None and result.found is not None:
         _write_classes(result.classes, result.found.latents, consensus, folder, seed)
 

@@ -24,8 +24,8 @@ from cryoloom.maps.fsc import fourier_shell_correlation, resolved_shell
 from cryoloom.maps.io import read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.particles.input_poses import pose_columns
 from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import rebox
 from cryoloom.recipes.abinit import FIRST_SIGMA
 
@@ -170,10 +170,11 @@ def march(low: int, high: int) -> list[int]:
     return radii
 
 
-def columns(found: Inferred) -> dict[str, np.ndarray]:
-    """Columns of the particle file that is written."""
-    return {
-        **pose_columns(found.R, found.t),
-        "rlnLogLikeliContribution": found.score.double().numpy(),
-        "rlnMaxValueProbDistribution": found.weight.double().numpy(),
-    }
+def image_results(found: Inferred) -> ImageResults:
+    """What is written of each image: pose, likelihood and the pose's share of the posterior."""
+    return ImageResults(
+        R=found.R.double().numpy(),
+        t=found.t.double().numpy(),
+        log_likelihood=found.score.double().numpy(),
+        probability=found.weight.double().numpy(),
+    )

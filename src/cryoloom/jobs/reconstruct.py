@@ -21,9 +21,9 @@ from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.jobs.verdict import Evidence, Verdict, judge
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.particles.input_poses import pose_columns
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.preprocess import Preprocessing
+from cryoloom.particles.table import ImageResults
 from cryoloom.recipes.methods.method import PoseJob
 from cryoloom.recipes.methods.registry import pose_method
 from cryoloom.recipes.methods.search import RefineSettings
@@ -93,7 +93,7 @@ def conclude(
         maps = final_maps(refined, settings.symmetry, settings.seed)
         verdict = judge(evidence(refined, maps, start, settings))
         write_maps(folder, maps, feed.pixel_size, settings.flip)
-        write_particles(layout.PARTICLES.path(folder), feed.source.particles, particle_columns(refined, settings.flip))
+        write_particles(layout.PARTICLES.path(folder), feed.source.particles, image_results(refined, settings.flip))
     return Reconstruction(start, refined, maps, verdict)
 
 
@@ -170,17 +170,18 @@ def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings:
     )
 
 
-def particle_columns(refined: RefineResult, flip: bool = False) -> dict[str, np.ndarray]:
-    """Columns of the written particles: poses, half sets, likelihood and uncertainty."""
+def image_results(refined: RefineResult, flip: bool = False) -> ImageResults:
+    """What refinement found for each image: pose, half set, likelihood and uncertainty."""
     poses = refined.posed.poses
     R = poses.R[:, 0].double()
     if flip:
         R = R @ HALF_TURN.double()
-    return {
-        **pose_columns(R, poses.t[:, 0]),
-        "rlnRandomSubset": refined.posed.half.astype(np.int64) + 1,
-        "rlnLogLikeliContribution": refined.score.double().numpy(),
-        "rlnMaxValueProbDistribution": poses.log_weight[:, 0].exp().double().numpy(),
-        "cryoloomAngularErrorDegrees": angular_error_degrees(refined.covariance).double().numpy(),
-        "cryoloomShiftErrorAngst": shift_error_angstrom(refined.covariance).double().numpy(),
-    }
+    return ImageResults(
+        R=R.numpy(),
+        t=poses.t[:, 0].double().numpy(),
+        half_set=refined.posed.half.astype(np.int64) + 1,
+        log_likelihood=refined.score.double().numpy(),
+        probability=poses.log_weight[:, 0].exp().double().numpy(),
+        angular_error_degrees=angular_error_degrees(refined.covariance).double().numpy(),
+        shift_error_angstrom=shift_error_angstrom(refined.covariance).double().numpy(),
+    )

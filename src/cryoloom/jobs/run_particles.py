@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cryoloom.particles.errors import BadInput
-from cryoloom.particles.particle_set import ParticleSet, open_particles
-from cryoloom.particles.star import read_star
+from cryoloom.particles.particle_set import ParticleSet, open_particles, read_table
 from cryoloom.particles.stated import StatedInput
+from cryoloom.particles.table import Quantity
+from cryoloom.physics.rotations import to_euler
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,34 +57,28 @@ def read_run_particles(path: Path, no_ctf: bool) -> RunParticles | None:
         table = particles.table
     except BadInput as error:
         why = str(error)
-        block = read_star(path).block("particles")
-        if block is None:
-            raise
-        table = block.table
+        table = read_table(path)
+    poses, classes = table.poses, table.values("class_number")
+    angles = None if poses.rotations is None else to_euler(torch.from_numpy(poses.rotations(table.rows))).numpy()
+    # shifts in pixels, of RELION 3.0, are not written by any run
+    shifts = None if poses.shifts is None or poses.shifts_in_pixels else poses.shifts(table.rows)
 
-    def column(name: str) -> np.ndarray | None:
-        if name not in table:
-            return None
-        try:
-            return np.asarray(table[name], dtype=np.float64)
-        except ValueError as error:
-            raise BadInput.report(
-                "A column of the particles holds no numbers.", file=path, where=f"column {name}", found=str(error)
-            ) from None
+    def found(quantity: Quantity) -> np.ndarray | None:
+        """NaN where the file has no number: a quantity may be unknown for some images."""
+        column = table.numbers.get(quantity)
+        return None if column is None else table.texts(column.label).numbers()
 
-    x, y = column("rlnOriginXAngst"), column("rlnOriginYAngst")
-    classes = column("rlnClassNumber")
     return RunParticles(
         count=len(table),
-        names=table["rlnImageName"].to_numpy() if "rlnImageName" in table else None,
+        names=np.array([table.image_name(i) for i in range(len(table))], dtype=object),
         classes=None if classes is None else classes.astype(np.int64),
         particles=particles,
         why_no_images=why,
-        rot_degrees=column("rlnAngleRot"),
-        tilt_degrees=column("rlnAngleTilt"),
-        shift_angstrom=None if x is None or y is None else np.hypot(x, y),
-        angular_error_degrees=column("cryoloomAngularErrorDegrees"),
-        shift_error_angstrom=column("cryoloomShiftErrorAngst"),
-        log_likelihood=column("rlnLogLikeliContribution"),
-        best_weight=column("rlnMaxValueProbDistribution"),
+        rot_degrees=None if angles is None else angles[:, 0],
+        tilt_degrees=None if angles is None else angles[:, 1],
+        shift_angstrom=None if shifts is None else np.hypot(*shifts.T),
+        angular_error_degrees=found("angular_error_degrees"),
+        shift_error_angstrom=found("shift_error_angstrom"),
+        log_likelihood=found("log_likelihood"),
+        best_weight=found("probability"),
     )

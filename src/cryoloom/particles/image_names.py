@@ -1,4 +1,4 @@
-"""From rlnImageName (``000012@folder/stack.mrcs``) to stacks and image indices."""
+"""Where the images of a particle table are: stacks found on disk, image numbers checked against them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from cryoloom.particles.errors import BadInput, listed
-from cryoloom.particles.optics import Rows
 from cryoloom.particles.stack import StackHeader, read_header
+from cryoloom.particles.table import ParticleTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,116 +25,98 @@ class ImagePlaces:
         """A number for each image, equal where rows name the same one, ascending by stack and index, int64 [N]."""
         return self.stack * (1 << 32) + self.index
 
+    def take(self, rows: np.ndarray) -> ImagePlaces:
+        """The places of some images, in the order given."""
+        return ImagePlaces(self.stacks, self.stack[rows], self.index[rows])
 
-def candidates(name: str, star: Path, datadir: Path | None) -> list[Path]:
-    """Where a stack of that name may be, best first: the data folder, the STAR's folder, its parents, here.
 
-    RELION writes names relative to the project's folder, which is a parent of the STAR's.
+def candidates(name: str, file: Path, datadir: Path | None) -> list[Path]:
+    """Where a stack of that name may be, best first: the data folder, the particle file's, its parents, this folder.
+
+    RELION writes names relative to the project's folder, which is a parent of the STAR file's.
     """
     path = Path(name)
     roots = [] if datadir is None else [datadir]
     if path.is_absolute():
         return [path, *(root / path.name for root in roots)]
-    folder = star.resolve().parent
+    folder = file.resolve().parent
     found = [p for root in roots for p in (root / path, root / path.name)]
     return [*found, folder / path, *(parent / path for parent in list(folder.parents)[:4]), Path.cwd() / path]
 
 
-def locate_images(rows: Rows, datadir: Path | None, notes: list[str]) -> ImagePlaces:
-    """Stack and index of each particle; every header is read and checked, no pixel is; `notes` gains oddities.
+def find_stacks(table: ParticleTable, datadir: Path | None) -> tuple[Path, ...]:
+    """The file of each of the table's stacks.
 
     Raises:
-        BadInput: for a missing column, malformed names, missing stacks (the first five), bad headers, and indices
-            outside their stack (with rows).
+        BadInput: for missing stacks (the first five), with the places tried for the first.
     """
-    if "rlnImageName" not in rows.table:
+    if datadir is not None and not datadir.is_dir():
+        raise BadInput.report("The data folder does not exist.", file=datadir, fix="check --datadir")
+    tried = {name: candidates(name, table.path, datadir) for name in table.stacks}
+    found = {name: next((p for p in paths if p.is_file()), None) for name, paths in tried.items()}
+    missing = [name for name, p in found.items() if p is None]
+    if missing:
         raise BadInput.report(
-            "The particle table has no column rlnImageName.", file=rows.path, found=listed(list(rows.table), 30)
+            f"{len(missing)} of {len(table.stacks)} image stacks are missing.",
+            file=table.path,
+            found=f"no {listed(missing)}",
+            expected=f"the first at one of: {', '.join(map(str, dict.fromkeys(tried[missing[0]])))}",
+            fix="state the folder that the names are relative to with --datadir",
         )
-    names, number = _split(rows)
-    named, unique = pd.factorize(names)
-    paths = _find(rows, [str(u) for u in unique], datadir)
-    # two names may lead to one file: its images must be known as the same
-    which, _ = pd.factorize(np.array([str(p.resolve()) for p in paths], dtype=object))
+    return tuple(p for p in found.values() if p is not None)
+
+
+def locate_images(table: ParticleTable, paths: tuple[Path, ...], notes: list[str]) -> ImagePlaces:
+    """Stack and index of each image; every header is read and checked, no pixel is; `notes` gains oddities.
+
+    Args:
+        paths: of the table's stacks (`find_stacks`). Two that lead to one file are one stack.
+
+    Raises:
+        BadInput: for bad headers, and for images that their stack does not hold (with rows).
+    """
+    known: dict[Path, int] = {}
+    which = np.array([known.setdefault(p.resolve(), len(known)) for p in paths], dtype=np.int64)
     _, first = np.unique(which, return_index=True)
     stacks = tuple(read_header(paths[i]) for i in first)
-    stack = which[named]
-    _note_stacks(rows, [str(u) for u in unique], paths=paths, stacks=stacks, datadir=datadir, notes=notes)
-    index = np.where(number > 0, number - 1, number)
-    count = np.array([s.count for s in stacks])[stack]
-    alone = number == -1  # a name without '@' is the one image of its file
-    index = np.where(alone & (count == 1), 0, index)
-    bad = np.flatnonzero((number == 0) | (index >= count) | (index < 0))
+    _note_headers(stacks, notes)
+    stack = which[table.stack]
+    count = np.array([s.count for s in stacks], dtype=np.int64)[stack]
+    # -1: the particle file names a file that should hold one image
+    index = np.where((table.index == -1) & (count == 1), 0, table.index)
+    bad = np.flatnonzero((index < 0) | (index >= count))
     if len(bad):
         i = bad[0]
         raise BadInput.report(
             f"{len(bad)} row(s) name an image that its stack does not hold.",
-            file=rows.path,
-            where=f"column rlnImageName, {rows.place(bad)}",
-            found=f"{rows.table['rlnImageName'].iloc[i]} in a stack of {count[i]} images",
-            expected=f"images 1 to {count[i]}, written as 000001@{unique[named[i]]}",
-            fix="check that this STAR file belongs to this stack",
+            file=table.path,
+            where=table.place(bad),
+            found=f"{_as_written(table, i)} in a stack of {count[i]} images",
+            expected=f"images 1 to {count[i]}, as in 000001@{table.stacks[table.stack[i]]}",
+            fix="check that this particle file belongs to this stack",
         )
-    return ImagePlaces(stacks, stack.astype(np.int64), index.astype(np.int64))
+    return ImagePlaces(stacks, stack, index.astype(np.int64))
 
 
-def _note_stacks(
-    rows: Rows,
-    names: list[str],
-    paths: list[Path],
-    stacks: tuple[StackHeader, ...],
-    datadir: Path | None,
-    notes: list[str],
-) -> None:
-    """Oddities of headers, once each however many stacks share one; and folders that nobody stated."""
+def _as_written(table: ParticleTable, image: int) -> str:
+    number, name = int(table.index[image]) + 1, table.stacks[table.stack[image]]
+    return name if number == 0 else f"{max(number, 0):06d}@{name}"
+
+
+def _note_headers(stacks: tuple[StackHeader, ...], notes: list[str]) -> None:
+    """Oddities of headers, once each however many stacks share one."""
     said: dict[str, list[str]] = {}
     for header in stacks:
         for note in header.notes:
             said.setdefault(note, []).append(header.path.name)
     notes += [f"{listed(names, 2)}: {note}" for note, names in said.items()]
-    beside = rows.path.resolve().parent
-    elsewhere = [p for n, p in zip(names, paths, strict=True) if p.resolve() != (beside / n).resolve()]
-    if elsewhere and datadir is None:
-        notes.append(f"{len(elsewhere)} stack(s) were not found beside the STAR file but as {listed(elsewhere, 1)}.")
 
 
-def _split(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """File names [N] and image numbers [N] (1-based; -1 where the name has no number)."""
-    names, numbers, bad = [], [], []
-    for i, value in enumerate(rows.table["rlnImageName"]):
-        number, at, name = value.partition("@")
-        if not at:
-            number, name = "-1", value
-        elif not (number.isascii() and number.isdigit()):
-            bad.append(i)
-            number = "0"
-        if not name or name in ("<NA>", "nan", "None"):
-            bad.append(i)
-        names.append(name)
-        numbers.append(int(number[:18]))
-    if bad:
-        raise BadInput.report(
-            f"{len(bad)} image name(s) can't be read.",
-            file=rows.path,
-            where=f"column rlnImageName, {rows.place(np.array(bad))}",
-            found=listed([repr(rows.table["rlnImageName"].iloc[i]) for i in bad]),
-            expected="number@stack, e.g. 000001@particles.mrcs",
+def note_folders(table: ParticleTable, paths: tuple[Path, ...], notes: list[str]) -> None:
+    """Says where stacks were found in a folder that nobody stated."""
+    beside = table.path.resolve().parent
+    elsewhere = [p for n, p in zip(table.stacks, paths, strict=True) if p.resolve() != (beside / n).resolve()]
+    if elsewhere:
+        notes.append(
+            f"{len(elsewhere)} stack(s) were not found beside the particle file but as {listed(elsewhere, 1)}."
         )
-    return np.array(names, dtype=object), np.array(numbers, dtype=np.int64)
-
-
-def _find(rows: Rows, names: list[str], datadir: Path | None) -> list[Path]:
-    if datadir is not None and not datadir.is_dir():
-        raise BadInput.report("The data folder does not exist.", file=datadir, fix="check --datadir")
-    found = {name: next((p for p in candidates(name, rows.path, datadir) if p.is_file()), None) for name in names}
-    missing = [name for name, p in found.items() if p is None]
-    if missing:
-        tried = candidates(missing[0], rows.path, datadir)
-        raise BadInput.report(
-            f"{len(missing)} of {len(names)} image stacks are missing.",
-            file=rows.path,
-            found=f"no {listed(missing)}",
-            expected=f"the first at one of: {', '.join(map(str, dict.fromkeys(tried)))}",
-            fix="state the folder that the names are relative to with --datadir",
-        )
-    return [p for p in found.values() if p is not None]

@@ -1,4 +1,4 @@
-"""Poses in particle files: the one door by which they come in, and the columns in which they go out."""
+"""Poses that come with the particles: the one door by which they come in."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from cryoloom.particles.errors import BadInput, listed
-from cryoloom.physics.rotations import nearest_rotation, to_euler
+from cryoloom.particles.table import ParticleTable
+from cryoloom.physics.rotations import nearest_rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class InputPoses:
     def from_matrices(
         R: Float64[Tensor, "N 3 3"], t: Float64[Tensor, "N 2"], path: Path, tolerance: float = 1e-2
     ) -> InputPoses:
-        """Poses from matrices that a file holds, projected to the nearest rotation where rounding made them less.
+        """Poses from matrices that a file holds, projected to the nearest rotation where rounding spoilt them.
 
         Raises:
             BadInput: for matrices further than `tolerance` from orthonormal, not finite, or reflections, with rows.
@@ -46,14 +47,32 @@ class InputPoses:
                 )
         return InputPoses(nearest_rotation(R), t)
 
+    @staticmethod
+    def of_table(table: ParticleTable, pixel_size: np.ndarray) -> InputPoses:
+        """Poses of a table's file.
 
-def pose_columns(R: Float[Tensor, "N 3 3"], t: Float[Tensor, "N 2"]) -> dict[str, np.ndarray]:
-    """RELION's columns of poses: angles in degrees, origins in angstrom (the opposite of the shift t)."""
-    euler, origin = to_euler(R.double()).numpy(), -t.double().numpy()
-    return {
-        "rlnAngleRot": euler[:, 0],
-        "rlnAngleTilt": euler[:, 1],
-        "rlnAnglePsi": euler[:, 2],
-        "rlnOriginXAngst": origin[:, 0],
-        "rlnOriginYAngst": origin[:, 1],
-    }
+        Args:
+            pixel_size: angstrom, of each image in its file, [N]; for shifts in pixels.
+
+        Raises:
+            BadInput: if orientations or shifts are absent or not numbers.
+        """
+        poses = table.poses
+        if poses.rotations is None:
+            raise BadInput.report(
+                "The particles come without poses.",
+                file=table.path,
+                found=f"no {listed(poses.missing)}",
+                fix="use the particle file of a refinement, or let the poses be found",
+            )
+        if poses.shifts is None:
+            raise BadInput.report(
+                "The particles come with orientations but without shifts.",
+                file=table.path,
+                expected=" or ".join(poses.missing),
+            )
+        t = poses.shifts(table.rows)
+        if poses.shifts_in_pixels:
+            t = t * pixel_size[:, None]
+        R = torch.from_numpy(np.ascontiguousarray(poses.rotations(table.rows), dtype=np.float64))
+        return InputPoses(R, torch.from_numpy(np.ascontiguousarray(t, dtype=np.float64)))

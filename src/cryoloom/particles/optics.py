@@ -1,291 +1,117 @@
-"""From RELION's columns to numbers: optics groups, pixel sizes and CTF parameters, each checked for its unit."""
+"""Pixel sizes and CTF parameters of a particle table, each checked for its unit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cryoloom.particles.errors import BadInput, listed
 from cryoloom.particles.stated import StatedInput
+from cryoloom.particles.table import ParticleTable, Quantity
 from cryoloom.physics.ctf import CTFParameters
 
-# columns of RELION 3.0 that RELION 3.1 moved to the optics table
-_OF_A_GROUP = (
-    "rlnVoltage",
-    "rlnSphericalAberration",
-    "rlnAmplitudeContrast",
-    "rlnDetectorPixelSize",
-    "rlnMagnification",
-    "rlnImagePixelSize",
-)
+# angstrom; no images of single particles lie outside
+LEAST_PIXEL_SIZE, LARGEST_PIXEL_SIZE = 0.05, 100.0
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The particle table with what is needed to read numbers from it and to name a faulty row.
-
-    Attributes:
-        path: of the STAR file.
-        table: particle columns as text.
-        lines: line number of each row in the file.
-        optics: optics table as text, or None.
-        group: 0-based optics group of each particle (row of `optics` where there is one); group_names: of the groups.
-    """
-
-    path: Path
-    table: pd.DataFrame
-    lines: np.ndarray
-    optics: pd.DataFrame | None
-    group: np.ndarray
-    group_names: tuple[str, ...]
-
-    def has(self, column: str) -> bool:
-        """True where the particles or the optics table have the column."""
-        return column in self.table or (self.optics is not None and column in self.optics)
-
-    def numbers(self, column: str) -> np.ndarray:
-        """The column as float64 [N], from the particles or, group by group, from the optics table.
-
-        Raises:
-            BadInput: for values that are empty, NaN, infinite or not numbers, with row and column.
-        """
-        if column in self.table:
-            return parse_numbers(column_texts(self.table, column), column, self.path, self.lines)
-        if self.optics is None:
-            raise ValueError(f"no column {column} in {self.path}: test with has() first")
-        texts = column_texts(self.optics, column)
-        return parse_numbers(texts, f"{column} of the optics table", self.path, None)[self.group]
-
-    def place(self, rows: np.ndarray) -> str:
-        """Words for some rows of the table: 'rows 1, 2 (lines 30, 31)'."""
-        return f"row {listed(list(rows + 1))} (line {listed(list(self.lines[rows]))})"
-
-
-def column_texts(table: pd.DataFrame, column: str) -> np.ndarray:
-    """Values of a column as text, object [N]."""
-    return np.asarray(table[column], dtype=object)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
-
-
-def parse_numbers(texts: np.ndarray, column: str, path: Path, lines: np.ndarray | None) -> np.ndarray:
-    """Text to float64 [N]; BadInput names the first rows that hold no finite number."""
-    numbers = np.array([_number(t) for t in texts], dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if len(bad):
-        where = f"column {column}, row {listed(list(bad + 1))}"
-        if lines is not None:
-            where += f" (line {listed(list(lines[bad]))})"
-        raise BadInput.report(
-            f"{len(bad)} value(s) of a needed column are not numbers.",
-            file=path,
-            where=where,
-            found=listed([repr(texts[i]) for i in bad]),
-            expected="a finite number",
-            fix="remove these rows, or restore the values from the program that wrote the file",
-        )
-    return numbers
-
-
-def assign_groups(
-    path: Path, table: pd.DataFrame, lines: np.ndarray, optics: pd.DataFrame | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """0-based optics group [N] of each particle and the groups' names.
-
-    Without an optics table (RELION 3.0) the rows that share microscope and pixel size make a group.
-    """
-    if optics is None:
-        shared = [c for c in _OF_A_GROUP if c in table]
-        group = table.groupby(shared, sort=False).ngroup().to_numpy() if shared else np.zeros(len(table))
-        count = int(group.max()) + 1 if len(group) else 1
-        return group.astype(np.int64), tuple(f"opticsGroup{i + 1}" for i in range(count))
-    column = "rlnOpticsGroup"
-    for kind, block in (("optics", optics), ("particle", table)):
-        if column not in block:
-            raise BadInput.report(f"The {kind} table has no column {column}.", file=path, found=listed(list(block), 30))
-    numbers = parse_numbers(column_texts(optics, column), f"{column} of the optics table", path, None)
-    if not len(numbers):
-        raise BadInput.report("The optics table has no rows.", file=path)
-    if len(set(numbers)) < len(numbers):
-        raise BadInput.report("An optics group stands twice in data_optics.", file=path, found=listed(list(numbers)))
-    wanted = parse_numbers(column_texts(table, column), column, path, lines)
-    order = np.argsort(numbers)
-    group = order[np.searchsorted(numbers[order], wanted).clip(max=len(numbers) - 1)]
-    unknown = np.flatnonzero(numbers[group] != wanted)
-    if len(unknown):
-        raise BadInput.report(
-            f"{len(unknown)} row(s) name an optics group that the optics table does not have.",
-            file=path,
-            where=f"column {column}, row {listed(list(unknown + 1))} (line {listed(list(lines[unknown]))})",
-            found=f"group {listed(sorted({int(wanted[i]) for i in unknown}))}",
-            expected=f"one of {listed([int(n) for n in numbers], 20)}",
-            fix="add the group to data_optics, or correct the rows",
-        )
-    if "rlnOpticsGroupName" in optics:
-        return group.astype(np.int64), tuple(column_texts(optics, "rlnOpticsGroupName"))
-    return group.astype(np.int64), tuple(f"opticsGroup{int(n)}" for n in numbers)
-
-
-def pixel_sizes(rows: Rows, header_pixel_size: np.ndarray, given: float | None) -> np.ndarray:
-    """Angstrom per pixel of each particle, float64 [N]: the option's, the STAR's, or the stack header's.
+def pixel_sizes(table: ParticleTable, header_pixel_size: np.ndarray, stated: float | None) -> np.ndarray:
+    """Angstrom per pixel of each image in its file, float64 [N]: as stated, else the particle file's, else the stack's.
 
     Args:
-        header_pixel_size: of each particle's stack, [N]; 0 where the header has none.
-        given: by the user.
+        header_pixel_size: of each image's stack, [N]; 0 where the header has none.
+        stated: by the user.
 
     Raises:
-        BadInput: where none is known, it is 0 or the placeholder 1, or STAR and header disagree.
+        BadInput: where none is known, it is 0 or the placeholder 1, or particle file and stack disagree.
     """
-    if given is not None:
-        if not 0.05 <= given <= 100:
-            raise BadInput.report("The pixel size given is impossible.", found=f"{given} A", expected="0.05 to 100 A")
-        return np.full(len(rows.table), float(given))
-    if rows.has("rlnImagePixelSize"):
-        source, sizes = "rlnImagePixelSize", rows.numbers("rlnImagePixelSize")
-    elif rows.has("rlnDetectorPixelSize") and rows.has("rlnMagnification"):
-        source = "rlnDetectorPixelSize x 1e4 / rlnMagnification"
-        magnification = rows.numbers("rlnMagnification")
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sizes = np.where(magnification > 0, rows.numbers("rlnDetectorPixelSize") * 1e4 / magnification, 0.0)
-    else:
+    if stated is not None:
+        if not LEAST_PIXEL_SIZE <= stated <= LARGEST_PIXEL_SIZE:
+            raise BadInput.report(
+                "The stated pixel size is impossible.",
+                found=f"{stated} A",
+                expected=f"{LEAST_PIXEL_SIZE:g} to {LARGEST_PIXEL_SIZE:g} A",
+            )
+        return np.full(len(table), float(stated))
+    sizes, source = table.values("pixel_size"), f"column {table.label('pixel_size')}"
+    if sizes is None:
         source, sizes = "the stack's header", header_pixel_size
-    doubtful = np.flatnonzero(~((sizes >= 0.05) & (sizes <= 100)) | (sizes == 1.0))
+    doubtful = np.flatnonzero(~((sizes >= LEAST_PIXEL_SIZE) & (sizes <= LARGEST_PIXEL_SIZE)) | (sizes == 1.0))
     if len(doubtful):
+        first = sizes[doubtful[0]]
         raise BadInput.report(
             "The pixel size is not known.",
-            file=rows.path,
-            where=f"{source}, {rows.place(doubtful)}",
-            found=f"{sizes[doubtful[0]]:g} angstrom (0 and 1 are placeholders)"
-            if sizes[doubtful[0]] in (0, 1)
-            else f"{sizes[doubtful[0]]:g} angstrom",
-            expected="the pixel size of the extracted images, 0.05 to 100 angstrom",
-            fix="state it with --pixel-size, also where it really is 1",
+            file=table.path,
+            where=f"{source}, {table.place(doubtful)}",
+            found=f"{first:g} angstrom{' (0 and 1 are placeholders)' if first in (0, 1) else ''}",
+            expected=f"the pixel size of the extracted images, {LEAST_PIXEL_SIZE:g} to {LARGEST_PIXEL_SIZE:g} angstrom",
+            fix="state it with --pixel-size, even if it really is 1",
         )
     set_in_header = (header_pixel_size > 0) & (header_pixel_size != 1.0)
     differ = np.flatnonzero(set_in_header & (np.abs(header_pixel_size / sizes - 1) > 0.01))
     if len(differ):
+        first = differ[0]
         raise BadInput.report(
-            "The STAR file and the image stack disagree on the pixel size.",
-            file=rows.path,
-            where=rows.place(differ),
-            found=f"{sizes[differ[0]]:.4f} angstrom in the STAR file, {header_pixel_size[differ[0]]:.4f} in the stack",
+            "The particle file and the image stack disagree on the pixel size.",
+            file=table.path,
+            where=table.place(differ),
+            found=f"{sizes[first]:.4f} angstrom in the particle file, {header_pixel_size[first]:.4f} in the stack",
             expected="one pixel size",
             fix="state the right one with --pixel-size",
         )
     return sizes
 
 
-def _refuse(rows: Rows, column: str, values: np.ndarray, bad: np.ndarray, expected: str, fix: str) -> None:
-    """BadInput where any of `bad` [N] is True."""
-    if not bad.any():
-        return
-    found = np.flatnonzero(bad)
-    raise BadInput.report(
-        f"{len(found)} value(s) of {column} are out of range.",
-        file=rows.path,
-        where=f"column {column}, {rows.place(found)}",
-        found=listed([f"{values[i]:g}" for i in found]),
-        expected=expected,
-        fix=fix,
-    )
-
-
-def _microscope(rows: Rows, column: str, given: float | None, option: str) -> np.ndarray:
-    if given is not None:
-        return np.full(len(rows.table), float(given))
-    if rows.has(column):
-        return rows.numbers(column)
-    raise BadInput.report(
-        f"The STAR file lacks {column}, which the CTF needs.",
-        file=rows.path,
-        found="no optics table (as in RELION 3.0) and no such column" if rows.optics is None else "no such column",
-        expected=f"{column} in data_optics or for each particle",
-        fix=f"state it with {option}",
-    )
-
-
-def _defocus(rows: Rows, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    if not rows.has("rlnDefocusU"):
-        raise BadInput.report(
-            "The STAR file has no CTF columns: rlnDefocusU is missing.",
-            file=rows.path,
-            found=listed(list(rows.table), 30),
-            expected="rlnDefocusU, rlnDefocusV, rlnDefocusAngle",
-            fix="take the STAR file written after CTF estimation, or state --no-ctf if the images carry none",
-        )
-    u = rows.numbers("rlnDefocusU")
-    v = rows.numbers("rlnDefocusV") if rows.has("rlnDefocusV") else u
-    if not rows.has("rlnDefocusV"):
-        notes.append("rlnDefocusV is absent: taken equal to rlnDefocusU (no astigmatism).")
-    for column, values in (("rlnDefocusU", u), ("rlnDefocusV", v)):
-        fix = "underfocus is positive; if the images carry no CTF state --no-ctf"
-        _refuse(rows, column, values=values, bad=values <= 0, expected="underfocus in angstrom, above 0", fix=fix)
-        fix = "these look like um: multiply them by 10000"
-        _refuse(rows, column, values=values, bad=values < 100, expected="underfocus in angstrom, e.g. 15000", fix=fix)
-        fix = "these look like pm or worse: convert them to angstrom"
-        _refuse(
-            rows,
-            column,
-            values=values,
-            bad=values > 5e5,
-            expected="underfocus in angstrom, below 500000 (50 um)",
-            fix=fix,
-        )
-    return u, v
-
-
-def ctf_parameters(rows: Rows, given: StatedInput, notes: list[str]) -> CTFParameters:
-    """CTF of every particle, float64 [N], angles in radians; `notes` gains what was assumed.
+def ctf_parameters(table: ParticleTable, stated: StatedInput, notes: list[str]) -> CTFParameters:
+    """CTF of every image, float64 [N], angles in radians; `notes` gains what was assumed.
 
     Raises:
         BadInput: for missing columns (with the option that replaces them) and values outside their range, with the
             unit that they seem to be in.
     """
-    u, v = _defocus(rows, notes)
-    kv = _microscope(rows, "rlnVoltage", given.voltage_kv, "--voltage")
-    fix = "these look like volts: divide by 1000, or state --voltage"
-    _refuse(rows, "rlnVoltage", values=kv, bad=kv > 5000, expected="kilovolts, e.g. 300", fix=fix)
+    u, v = _defocus(table, notes)
+    voltage = _voltage(table, stated)
+    aberration = _microscope(table, "spherical_aberration_mm", stated.spherical_aberration_mm, "--cs")
     _refuse(
-        rows,
-        "rlnVoltage",
-        values=kv,
-        bad=(kv < 10) | (kv > 1500),
-        expected="kilovolts, 10 to 1500",
-        fix="state --voltage",
-    )
-    cs = _microscope(rows, "rlnSphericalAberration", given.spherical_aberration_mm, "--cs")
-    _refuse(
-        rows,
-        "rlnSphericalAberration",
-        values=cs,
-        bad=(cs < 0) | (cs > 20),
+        table,
+        "spherical_aberration_mm",
+        values=aberration,
+        bad=(aberration < 0) | (aberration > 20),
         expected="millimetres, e.g. 2.7",
         fix="state --cs",
     )
-    w = _microscope(rows, "rlnAmplitudeContrast", given.amplitude_contrast, "--amplitude-contrast")
-    fix = "these look like percent: divide by 100, or state --amplitude-contrast"
+    contrast = _microscope(table, "amplitude_contrast", stated.amplitude_contrast, "--amplitude-contrast")
     _refuse(
-        rows, "rlnAmplitudeContrast", values=w, bad=(w < 0) | (w > 1), expected="a share, e.g. 0.07 or 0.1", fix=fix
+        table,
+        "amplitude_contrast",
+        values=contrast,
+        bad=(contrast < 0) | (contrast > 1),
+        expected="a fraction, e.g. 0.07 or 0.1",
+        fix="these look like percent: divide by 100, or state --amplitude-contrast",
     )
 
-    def optional(column: str, default: float) -> np.ndarray:
-        return rows.numbers(column) if rows.has(column) else np.full(len(u), default)
+    def optional(quantity: Quantity, default: float) -> np.ndarray:
+        values = table.values(quantity)
+        return np.full(len(table), default) if values is None else values
 
-    angle = optional("rlnDefocusAngle", 0.0)
-    if not rows.has("rlnDefocusAngle") and (u != v).any():
-        notes.append("rlnDefocusAngle is absent: taken as 0 degrees.")
-    phase, b, scale = optional("rlnPhaseShift", 0.0), optional("rlnCtfBfactor", 0.0), optional("rlnCtfScalefactor", 1.0)
-    values = (u, v, np.radians(angle), np.radians(phase), b, kv, cs, w, scale)
-    return CTFParameters(*(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64)) for x in values))
+    if "astigmatism_radian" not in table.numbers and (u != v).any():
+        notes.append(f"{table.label('astigmatism_radian')} is absent: taken as 0 degrees.")
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
+
+    return CTFParameters(
+        defocus_u_angstrom=tensor(u),
+        defocus_v_angstrom=tensor(v),
+        astigmatism_radian=tensor(optional("astigmatism_radian", 0.0)),
+        phase_shift_radian=tensor(optional("phase_shift_radian", 0.0)),
+        b_factor_angstrom2=tensor(optional("b_factor_angstrom2", 0.0)),
+        voltage_kv=tensor(voltage),
+        spherical_aberration_mm=tensor(aberration),
+        amplitude_contrast=tensor(contrast),
+        scale=tensor(optional("scale", 1.0)),
+    )
 
 
 def no_ctf(count: int) -> CTFParameters:
@@ -293,3 +119,90 @@ def no_ctf(count: int) -> CTFParameters:
     return CTFParameters.create(
         np.zeros(count), spherical_aberration_mm=0.0, amplitude_contrast=1.0, dtype=torch.float64
     )
+
+
+def _refuse(
+    table: ParticleTable, quantity: Quantity, *, values: np.ndarray, bad: np.ndarray, expected: str, fix: str
+) -> None:
+    """BadInput where any of `bad` [N] is True."""
+    if not bad.any():
+        return
+    found, column = np.flatnonzero(bad), table.label(quantity)
+    raise BadInput.report(
+        f"{len(found)} value(s) of {column} are out of range.",
+        file=table.path,
+        where=f"column {column}, {table.place(found)}",
+        found=listed([f"{values[i]:g}" for i in found]),
+        expected=expected,
+        fix=fix,
+    )
+
+
+def _microscope(table: ParticleTable, quantity: Quantity, stated: float | None, option: str) -> np.ndarray:
+    if stated is not None:
+        return np.full(len(table), float(stated))
+    values = table.values(quantity)
+    if values is not None:
+        return values
+    raise BadInput.report(
+        f"The particle file lacks {table.label(quantity)}, which the CTF needs.",
+        file=table.path,
+        found="no such column, for the optics groups or the particles (RELION 3.0 files may have none)",
+        expected=f"{table.label(quantity)} for each optics group or each particle",
+        fix=f"state it with {option}",
+    )
+
+
+def _voltage(table: ParticleTable, stated: StatedInput) -> np.ndarray:
+    values = _microscope(table, "voltage_kv", stated.voltage_kv, "--voltage")
+    for bad, expected, fix in (
+        (values > 5000, "kilovolts, e.g. 300", "these look like volts: divide by 1000, or state --voltage"),
+        ((values < 10) | (values > 1500), "kilovolts, 10 to 1500", "state --voltage"),
+    ):
+        _refuse(table, "voltage_kv", values=values, bad=bad, expected=expected, fix=fix)
+    return values
+
+
+_DEFOCUS: tuple[Quantity, ...] = ("defocus_u_angstrom", "defocus_v_angstrom", "astigmatism_radian")
+# what a defocus out of range looks like: test, what is expected, what to do
+_DEFOCUS_RANGES: tuple[tuple[Callable[[np.ndarray], np.ndarray], str, str], ...] = (
+    (
+        lambda values: values <= 0,
+        "underfocus in angstrom, above 0",
+        "underfocus is positive; if the images carry no CTF state --no-ctf",
+    ),
+    (
+        lambda values: values < 100,
+        "underfocus in angstrom, e.g. 15000",
+        "these look like um: multiply them by 10000",
+    ),
+    (
+        lambda values: values > 5e5,
+        "underfocus in angstrom, below 500000 (50 um)",
+        "these look like pm or smaller units: convert them to angstrom",
+    ),
+)
+
+
+def _defocus(table: ParticleTable, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    u, v = table.values("defocus_u_angstrom"), table.values("defocus_v_angstrom")
+    if u is None:
+        names = [table.label(q) for q in _DEFOCUS]
+        raise BadInput.report(
+            f"The particle file has no CTF columns: {names[0]} is missing.",
+            file=table.path,
+            found=listed(list(table.columns), 30),
+            expected=listed(names),
+            fix="use the file written after CTF estimation, or state --no-ctf if the images carry no CTF",
+        )
+    if v is None:
+        v = u
+        notes.append(
+            f"{table.label('defocus_v_angstrom')} is absent: "
+            f"taken equal to {table.label('defocus_u_angstrom')} (no astigmatism)."
+        )
+    columns: tuple[tuple[Quantity, np.ndarray], ...] = (("defocus_u_angstrom", u), ("defocus_v_angstrom", v))
+    for quantity, values in columns:
+        for test, expected, fix in _DEFOCUS_RANGES:
+            _refuse(table, quantity, values=values, bad=test(values), expected=expected, fix=fix)
+    return u, v

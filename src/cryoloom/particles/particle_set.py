@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cryoloom.particles.checks import (
+    GroupFrames,
     data_flags,
     drop_duplicates,
     drop_unusable,
     group_frames,
     note_unused,
-    particle_rows,
 )
 from cryoloom.particles.errors import BadInput, listed
-from cryoloom.particles.image_names import ImagePlaces, locate_images
+from cryoloom.particles.formats import format_of
+from cryoloom.particles.image_names import ImagePlaces, find_stacks, locate_images, note_folders
 from cryoloom.particles.input_poses import InputPoses
-from cryoloom.particles.optics import Rows, ctf_parameters, pixel_sizes
+from cryoloom.particles.optics import ctf_parameters, pixel_sizes
 from cryoloom.particles.optics import no_ctf as unit_ctf
 from cryoloom.particles.rescale import Rescaling
 from cryoloom.particles.stack import read_images, stack_ends
-from cryoloom.particles.star import read_star, write_star
-from cryoloom.particles.star_output import relion31_tables
 from cryoloom.particles.stated import StatedInput
+from cryoloom.particles.table import ImageResults, OpticsGroup, ParticleTable
 from cryoloom.physics.ctf import CTFParameters
-from cryoloom.physics.rotations import from_euler
 
 if TYPE_CHECKING:
     from cryoloom.particles.feed import ImageFeed
@@ -45,15 +43,11 @@ class ParticleSet:
     """N particle images: their metadata in memory, their pixels on disk.
 
     Attributes:
-        path: of the STAR file.
-        table: every column of the particle block as text, in the original order.
-        optics: the optics table as text, or None (RELION 3.0).
+        table: what the particle file says of the images in use, with optics groups and stacks as they were found.
         box: side of the images as `read` returns them, pixels.
         pixel_size: of those images, angstrom.
         ctf: CTF parameters [N], float64.
-        group: 0-based optics group [N], int64; group_names: of the groups.
         notes: what the user should be told about this input.
-        rows: 0-based row in the file of each particle [N], int64 (rows may have been dropped); lines: its line there.
         places: stack and index of each image.
         rescaling: of each optics group whose images differ from `box` and `pixel_size`; None where none does.
         stated: what the user stated in place of the file.
@@ -62,17 +56,11 @@ class ParticleSet:
         phase_flipped: the signs of the CTF were corrected: an image is |C| times its slice.
     """
 
-    path: Path
-    table: pd.DataFrame
-    optics: pd.DataFrame | None
+    table: ParticleTable
     box: int
     pixel_size: float
     ctf: CTFParameters
-    group: np.ndarray
-    group_names: tuple[str, ...]
     notes: tuple[str, ...]
-    rows: np.ndarray
-    lines: np.ndarray
     places: ImagePlaces
     rescaling: tuple[Rescaling | None, ...]
     stated: StatedInput
@@ -115,8 +103,34 @@ class ParticleSet:
             cache_bytes=cache_bytes,
         )
 
+    def __repr__(self) -> str:
+        groups = f"{len(self.group_names)} optics group{'s' if len(self.group_names) != 1 else ''}"
+        return (
+            f"ParticleSet({len(self):,} images of {self.box} px, {self.pixel_size:.2f} Å/px, {groups}, '{self.path}')"
+        )
+
+    @property
+    def path(self) -> Path:
+        """The particle file."""
+        return self.table.path
+
+    @property
+    def group(self) -> np.ndarray:
+        """Optics group of each image, counted from 0, int64 [N]."""
+        return self.table.group
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of the optics groups."""
+        return tuple(group.name for group in self.table.optics)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Row of each image in the particle file, counted from 0, int64 [N]; some rows may have been dropped."""
+        return self.table.rows
+
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Pixel values [B, D, D] float32 of some rows, in the order asked for.
+        """Pixel values [B, D, D] float32 of some images, in the order asked for.
 
         Reads with pread in the order of the files, so threads may call it at once. Values are those of the file, but
         for groups that are rescaled to the set's pixel size.
@@ -138,51 +152,34 @@ class ParticleSet:
         return out
 
     def input_poses(self) -> InputPoses:
-        """Poses written in the file.
+        """Poses written in the particle file, R [N, 3, 3] and t [N, 2] in angstrom, read now.
 
         Raises:
-            BadInput: if the columns of angles or shifts are absent or hold no numbers.
+            BadInput: if the file has no orientations or shifts, or they are not numbers.
         """
-        rows = self._rows()
-        missing = [c for c in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi") if c not in self.table]
-        if missing:
-            raise BadInput.report(
-                "The particles bring no poses.",
-                file=self.path,
-                found=f"no {listed(missing)}",
-                fix="take the STAR file of a refinement, or let the poses be found",
-            )
-        angles = np.stack([rows.numbers(c) for c in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")], -1)
-        if {"rlnOriginXAngst", "rlnOriginYAngst"} <= set(self.table):
-            origin = np.stack([rows.numbers("rlnOriginXAngst"), rows.numbers("rlnOriginYAngst")], -1)
-        elif {"rlnOriginX", "rlnOriginY"} <= set(self.table):
-            origin = np.stack([rows.numbers("rlnOriginX"), rows.numbers("rlnOriginY")], -1)
-            origin *= self.file_pixel_sizes()[:, None]
-        else:
-            raise BadInput.report(
-                "The particles bring angles but no shifts.",
-                file=self.path,
-                expected="rlnOriginXAngst and rlnOriginYAngst (RELION 3.1), or rlnOriginX and rlnOriginY in pixels",
-            )
-        return InputPoses(from_euler(torch.from_numpy(angles)), torch.from_numpy(-origin))
+        return InputPoses.of_table(self.table, self.file_pixel_sizes())
 
     def half_sets(self) -> np.ndarray | None:
-        """rlnRandomSubset, int64 [N] of 1 and 2, or None where the column is absent."""
-        if "rlnRandomSubset" not in self.table:
+        """Half set of each image as the particle file has it, int64 [N] of 1 and 2; None where it has none.
+
+        Raises:
+            BadInput: for other values, with rows.
+        """
+        values = self.table.values("half_set")
+        if values is None:
             return None
-        values = self._rows().numbers("rlnRandomSubset")
         bad = np.flatnonzero((values != 1) & (values != 2))
         if len(bad):
             raise BadInput.report(
-                "rlnRandomSubset holds other values than 1 and 2.",
+                f"{self.table.label('half_set')} has values other than 1 and 2.",
                 file=self.path,
-                where=self._rows().place(bad),
+                where=self.place(bad),
                 found=listed([f"{values[i]:g}" for i in bad]),
             )
         return values.astype(np.int64)
 
     def fingerprint(self) -> str:
-        """sha256 over the STAR file, which rows are used, and each stack's size, header, first and last image.
+        """sha256 over the particle file, which rows are used, and each stack's size, header, first and last image.
 
         Times of modification do not enter: a copy has the fingerprint of its original.
         """
@@ -195,79 +192,53 @@ class ParticleSet:
         return digest.hexdigest()
 
     def place(self, rows: np.ndarray) -> str:
-        """Words for some rows of the set, with their rows and lines in the file."""
-        return f"row {listed(list(self.rows[rows] + 1))} (line {listed(list(self.lines[rows]))})"
-
-    def _rows(self) -> Rows:
-        return Rows(
-            path=self.path,
-            table=self.table,
-            lines=self.lines,
-            optics=self.optics,
-            group=self.group,
-            group_names=self.group_names,
-        )
+        """Words for some images of the set, with their rows and lines in the file."""
+        return self.table.place(rows)
 
     def file_pixel_sizes(self) -> np.ndarray:
         """Angstrom per pixel of each image in its file, before any rescaling, [N]."""
         headers = np.array([s.pixel_size for s in self.places.stacks])[self.places.stack]
-        return pixel_sizes(self._rows(), headers, self.stated.pixel_size)
-
-    def file_boxes(self) -> np.ndarray:
-        """Side of each image in its file, before any rescaling, int64 [N]."""
-        return np.array([s.box for s in self.places.stacks], dtype=np.int64)[self.places.stack]
+        return pixel_sizes(self.table, headers, self.stated.pixel_size)
 
 
 def open_particles(path: Path | str, stated: StatedInput | None = None, *, scan: bool = True) -> ParticleSet:
-    """Open a RELION STAR file (1.x to 5) and check everything that can be checked before computing.
+    """Open a particle file of any known format and check everything that can be checked before computing.
 
     Args:
-        path: of the STAR file.
+        path: of the particle file; its suffix tells its format (`particles.formats`).
         stated: what the user states in place of the file, and what to do with unusable images.
         scan: read all pixels once (about 0.05 CPU-s for 1000 images of 64 px) to find bad images now, not later.
 
     Raises:
         BadInput: naming file, row, what was found, what was expected and what to do.
     """
-    path = Path(path)
-    _check_format(path)
-    star = read_star(path)
-    stated = stated or StatedInput()
-    rows = particle_rows(star)
-    notes = list(star.notes)
-    places = locate_images(rows, None if stated.datadir is None else Path(stated.datadir), notes)
-    keep = np.ones(len(rows.table), dtype=bool)
-    drop_duplicates(rows, places, stated.on_duplicates, keep, notes)
+    path, stated = Path(path), stated or StatedInput()
+    table = read_table(path)
+    notes = list(table.notes)
+    paths = find_stacks(table, None if stated.datadir is None else Path(stated.datadir))
+    places = locate_images(table, paths, notes)
+    if stated.datadir is None:
+        note_folders(table, paths, notes)
+    keep = np.ones(len(table), dtype=bool)
+    drop_duplicates(table, places, stated.on_duplicates, keep, notes)
     note_unused(places, notes)
-    frames = group_frames(rows, places, stated.pixel_size)
-    ctf = unit_ctf(len(rows.table)) if stated.no_ctf else ctf_parameters(rows, stated, notes)
+    frames = group_frames(table, places, stated.pixel_size)
+    ctf = unit_ctf(len(table)) if stated.no_ctf else ctf_parameters(table, stated, notes)
     if scan:
-        drop_unusable(rows, places, stated.on_bad, keep, notes)
-    if keep.sum() < MINIMUM_PARTICLES:
-        raise BadInput.report(
-            "There are too few particles.",
-            file=path,
-            found=f"{keep.sum()} of {len(keep)} rows are usable",
-            expected=f"at least {MINIMUM_PARTICLES}",
-        )
-    if keep.sum() < FEW_PARTICLES:
-        notes.append(f"Only {keep.sum()} particles: expect a map of low resolution, if any.")
-    premultiplied, flipped = data_flags(rows, notes)
+        drop_unusable(table, places, stated.on_bad, keep, notes)
+    _check_count(path, int(keep.sum()), len(keep), notes)
+    premultiplied, flipped = data_flags(table, notes)
     box, size, rescaling = frames.common(notes)
     used = np.flatnonzero(keep)
+    ctf = ctf[torch.from_numpy(used)]
+    used_table = replace(table.take(used), stack_paths=paths)
     return ParticleSet(
-        path=path,
-        table=rows.table if keep.all() else rows.table.iloc[used].reset_index(drop=True),
-        optics=rows.optics,
+        table=replace(used_table, optics=_resolved_optics(used_table, frames, None if stated.no_ctf else ctf)),
         box=box,
         pixel_size=size,
-        ctf=ctf[torch.from_numpy(used)],
-        group=rows.group[used],
-        group_names=rows.group_names,
+        ctf=ctf,
         notes=tuple(notes),
-        rows=used,
-        lines=rows.lines[used],
-        places=ImagePlaces(places.stacks, places.stack[used], places.index[used]),
+        places=places.take(used),
         rescaling=rescaling,
         stated=stated,
         has_ctf=not stated.no_ctf,
@@ -276,43 +247,67 @@ def open_particles(path: Path | str, stated: StatedInput | None = None, *, scan:
     )
 
 
-def _check_format(path: Path) -> None:
-    if path.suffix in (".cs", ".csg"):
+def read_table(path: Path | str) -> ParticleTable:
+    """What a particle file of any known format says of its images, which need not exist.
+
+    Raises:
+        BadInput: for an unknown format or faults of the file, with the place in it.
+    """
+    return format_of(Path(path)).read(Path(path))
+
+
+def _check_count(path: Path, usable: int, rows: int, notes: list[str]) -> None:
+    if usable < MINIMUM_PARTICLES:
         raise BadInput.report(
-            "cryoSPARC files can't be read yet.",
+            "There are too few particles.",
             file=path,
-            expected="a RELION STAR file",
-            fix="convert it with csparc2star.py (pyem)",
+            found=f"{usable} of {rows} rows are usable",
+            expected=f"at least {MINIMUM_PARTICLES}",
         )
-    if path.suffix != ".star":
-        raise BadInput.report(
-            "The particles must be given as a STAR file.",
-            file=path,
-            found=f"a name that ends in {path.suffix!r}",
-            expected="a name that ends in .star",
+    if usable < FEW_PARTICLES:
+        notes.append(f"Only {usable} particles: expect a map of low resolution, if any.")
+
+
+def _resolved_optics(table: ParticleTable, frames: GroupFrames, ctf: CTFParameters | None) -> tuple[OpticsGroup, ...]:
+    """The optics groups with box and pixel size as found, and the microscope of each group's first image."""
+    found = []
+    for g, group in enumerate(table.optics):
+        mine = np.flatnonzero(table.group == g)
+        if not len(mine):
+            found.append(group)
+            continue
+        i = int(mine[0])
+        microscope = (
+            {}
+            if ctf is None
+            else {
+                "voltage_kv": float(ctf.voltage_kv[i]),
+                "spherical_aberration_mm": float(ctf.spherical_aberration_mm[i]),
+                "amplitude_contrast": float(ctf.amplitude_contrast[i]),
+            }
         )
+        found.append(replace(group, pixel_size=frames.pixel_sizes[g], box=frames.boxes[g], **microscope))
+    return tuple(found)
 
 
 def write_particles(
-    path: Path | str, particles: ParticleSet, columns: dict[str, np.ndarray], rows: np.ndarray | None = None
+    path: Path | str, particles: ParticleSet, results: ImageResults, rows: np.ndarray | None = None
 ) -> None:
-    """Write a RELION 3.1 STAR file: optics and particles, every column and the row order kept, atomically.
+    """Write a particle file in the format of its suffix: every column and the row order kept, atomically.
 
     Args:
         path: of the new file; its folder must exist.
-        columns: added or put in place of old ones; name (without underscore) to values for the rows written. Numbers
-            are written with six decimals, integers and text as they are.
-        rows: of the set that are written, in that order; all if left out.
+        results: what replaces or joins the values of the file, for the images written.
+        rows: images of the set that are written, in that order; all if left out.
 
     Raises:
-        BadInput: if the folder can't be written.
-        ValueError: for columns of the wrong length.
+        BadInput: if the file can't be written.
+        ValueError: for results of the wrong length, or that are not finite.
     """
     path = Path(path)
-    chosen = np.arange(len(particles)) if rows is None else np.asarray(rows, dtype=np.int64)
-    optics, table = relion31_tables(path, particles, columns, chosen)
+    table = particles.table if rows is None else particles.table.take(np.asarray(rows, dtype=np.int64))
     try:
-        write_star(path, [("optics", optics), ("particles", table)])
+        format_of(path).write(path, replace(table, results=results))
     except OSError as e:
         raise BadInput.report(
             "The particle file can't be written.", file=path, found=e.strerror, fix="choose another folder"

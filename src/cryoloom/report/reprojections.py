@@ -84,7 +84,7 @@ def compare(
     pairs = tuple(
         Pair(
             row=int(particles.rows[row]) + 1,
-            name=str(particles.table["rlnImageName"].iloc[row]),
+            name=particles.table.image_name(row),
             rank=float(rank[i]),
             log_likelihood=_at(log_likelihood, row),
             angular_error_degrees=_at(angular_error_degrees, row),

@@ -20,7 +20,7 @@ import torch
 import cryoloom
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.simulation.images import ImageSource
-from cryoloom.simulation.output import PixelSums, StackWriter, write_star
+from cryoloom.simulation.output import PixelSums, StackWriter, write_truth
 from cryoloom.simulation.states import StateGeometry, model_state
 from cryoloom.simulation.structure import load_embedded_structure
 from cryoloom.simulation.truth import SimulationSettings, draw_truth
@@ -89,8 +89,8 @@ def simulate_dataset(
         stale.unlink()
     for i, state in enumerate(() if settings.noise_only else states):
         write_map(folder / f"truth_{i + 1:03d}.mrc", replace(state, data=state.data.cpu() * source.scale))
-    write_star(folder / "truth.star", truth, box, pixel_size, "particles.mrcs", with_truth=True)
-    write_star(folder / "particles.star", truth, box, pixel_size, "particles.mrcs", with_truth=False)
+    write_truth(folder / "truth.star", truth, box, pixel_size, "particles.mrcs", with_poses=True)
+    write_truth(folder / "particles.star", truth, box, pixel_size, "particles.mrcs", with_poses=False)
     counts = np.bincount(truth.state, minlength=len(states) + 1).tolist()
     summary = SimulationSummary(
         folder=folder,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -14,11 +13,13 @@ import torch
 from mrcfile.dtypes import HEADER_DTYPE
 from torch import Tensor
 
-from cryoloom.physics.ctf import CTFParameters
+from cryoloom.particles.formats import format_of
+from cryoloom.particles.formats.relion.columns import ANGLES, ORIGINS
+from cryoloom.particles.table import ImageResults, Numbers, OpticsGroup, ParticleTable, PoseColumns, Quantity
+from cryoloom.particles.texts import Texts
 from cryoloom.simulation.truth import MICROSCOPES, Truth
 
 _MODES = {"float32": 2, "float16": 12}
-_STAR_CHUNK = 10000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,53 +102,57 @@ class StackWriter:
         return header.tobytes()
 
 
-def write_star(path: Path, truth: Truth, box: int, pixel_size: float, stack: str, with_truth: bool) -> None:
-    """RELION 3.1 STAR of the set: optics and CTF, with poses, shifts and states only if `with_truth`."""
-    names, columns = _ctf_columns(truth.ctf)
-    if with_truth:
-        names += ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst"]
-        columns += [*truth.euler_degrees.T, *(-truth.t_angstrom.T + 0.0)]
-    tags = ["rlnImageName", "rlnMicrographName", *names, *(["rlnClassNumber"] if with_truth else []), "rlnOpticsGroup"]
-    values = np.stack(columns, -1)
-    row_format = " ".join(["%.6f"] * len(names))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(_optics(int(truth.group.max()) + 1, box, pixel_size))
-        file.write(_loop("particles", tags))
-        for start in range(0, len(truth), _STAR_CHUNK):
-            file.writelines(
-                f"{i + 1:06d}@{stack} mic{truth.micrograph[i] + 1:05d}.mrc {row_format % tuple(values[i])} "
-                f"{f'{truth.state[i]} ' if with_truth else ''}{truth.group[i] + 1}\n"
-                for i in range(start, min(start + _STAR_CHUNK, len(truth)))
-            )
-        file.write("\n")
-    os.replace(temporary, path)
+def write_truth(path: Path, truth: Truth, box: int, pixel_size: float, stack: str, *, with_poses: bool) -> None:
+    """Write the particle file of a simulated set: optics and CTF, with poses and states only if asked for.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
+    format_of(path).write(path, _table(path, truth, box, pixel_size, stack=stack, with_poses=with_poses))
 
 
-def _ctf_columns(ctf: CTFParameters) -> tuple[list[str], list[np.ndarray]]:
-    u, v, axis, phase, b = (getattr(ctf, field.name).numpy() for field in fields(ctf)[:5])
-    names = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor"]
-    return names, [u, v, np.degrees(axis), np.degrees(phase), b]
+def _table(path: Path, truth: Truth, box: int, pixel_size: float, *, stack: str, with_poses: bool) -> ParticleTable:
+    count = len(truth)
+    quantities: tuple[Quantity, ...] = (
+        "defocus_u_angstrom",
+        "defocus_v_angstrom",
+        "astigmatism_radian",
+        "phase_shift_radian",
+        "b_factor_angstrom2",
+    )
+    micrographs, micrograph = np.unique(truth.micrograph, return_inverse=True)
+    names = Texts.of(f"mic{m + 1:05d}.mrc" for m in micrographs)
+    results = ImageResults()
+    if with_poses:
+        # angles as they were drawn: by way of matrices the last digit would be lost where the tilt is near 0
+        origins = 0.0 - truth.t_angstrom
+        drawn: dict[str, np.ndarray] = dict(zip((*ANGLES, *ORIGINS), (*truth.euler_degrees.T, *origins.T), strict=True))
+        results = ImageResults(class_number=truth.state, further=drawn)
+    return ParticleTable(
+        path=path,
+        format="simulated",
+        stacks=(stack,),
+        stack=np.zeros(count, dtype=np.int64),
+        index=np.arange(count),
+        group=np.asarray(truth.group, dtype=np.int64),
+        optics=tuple(_optics_group(g, box, pixel_size) for g in range(int(truth.group.max()) + 1)),
+        numbers={q: Numbers.of(q, getattr(truth.ctf, q).numpy()) for q in quantities},
+        poses=PoseColumns(None, None),
+        columns={"rlnMicrographName": names.take(micrograph)},
+        rows=np.arange(count),
+        lines=None,
+        labels={},
+        results=results,
+    )
 
 
-def _optics(groups: int, box: int, pixel_size: float) -> str:
-    tags = [
-        "rlnOpticsGroup",
-        "rlnOpticsGroupName",
-        "rlnVoltage",
-        "rlnSphericalAberration",
-        "rlnAmplitudeContrast",
-        "rlnImagePixelSize",
-        "rlnImageSize",
-        "rlnImageDimensionality",
-    ]
-    rows = []
-    for g in range(groups):
-        m = MICROSCOPES[g % len(MICROSCOPES)]
-        optics = f"{m.voltage_kv} {m.spherical_aberration_mm} {m.amplitude_contrast}"
-        rows.append(f"{g + 1} opticsGroup{g + 1} {optics} {pixel_size:.6f} {box} 2\n")
-    return _loop("optics", tags) + "".join(rows) + "\n"
-
-
-def _loop(block: str, tags: Sequence[str]) -> str:
-    return f"\n# version 30001\n\ndata_{block}\n\nloop_\n" + "".join(f"_{t} #{i}\n" for i, t in enumerate(tags, 1))
+def _optics_group(number: int, box: int, pixel_size: float) -> OpticsGroup:
+    microscope = MICROSCOPES[number % len(MICROSCOPES)]
+    return OpticsGroup(
+        name=f"opticsGroup{number + 1}",
+        pixel_size=pixel_size,
+        box=box,
+        voltage_kv=microscope.voltage_kv,
+        spherical_aberration_mm=microscope.spherical_aberration_mm,
+        amplitude_contrast=microscope.amplitude_contrast,
+    )

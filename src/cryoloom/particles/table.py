@@ -1,0 +1,236 @@
+"""What a particle file says of its images, in terms that no file format owns: one numpy column a quantity.
+
+Formats (`particles.formats`) translate a file to this table and back; checks, CTF, images and poses know this table
+alone. Reading one imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cryoloom.particles.errors import listed
+from cryoloom.particles.texts import Texts
+
+Quantity = Literal[
+    "pixel_size",
+    "box",
+    "voltage_kv",
+    "spherical_aberration_mm",
+    "amplitude_contrast",
+    "defocus_u_angstrom",
+    "defocus_v_angstrom",
+    "astigmatism_radian",
+    "phase_shift_radian",
+    "b_factor_angstrom2",
+    "scale",
+    "ctf_premultiplied",
+    "phase_flipped",
+    "half_set",
+    "class_number",
+    "log_likelihood",
+    "probability",
+    "angular_error_degrees",
+    "shift_error_angstrom",
+]
+"""Names of what a format may know of each image. Lengths are in angstrom (`pixel_size`: of the image in its file;
+`box`: pixels), flags are 0 or 1, `half_set` is 1 or 2, `class_number` counts from 1, `log_likelihood` is in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A column of numbers that is parsed when it is asked for.
+
+    Attributes:
+        label: the column's name in the file, for errors.
+        read: from rows of the file, int64 [N], to float64 [N]; raises BadInput for values that are not finite numbers.
+    """
+
+    label: str
+    read: Callable[[np.ndarray], np.ndarray]
+
+    @staticmethod
+    def of(label: str, values: np.ndarray) -> Numbers:
+        """A column that is in memory, with a value for each row of the file."""
+        return Numbers(label, lambda rows: np.asarray(values, dtype=np.float64)[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class PoseColumns:
+    """The poses of a file, parsed when they are asked for; this is the only place where a table has poses.
+
+    Attributes:
+        rotations: from rows of the file to R, float64 [N, 3, 3]; None where the file has no orientations.
+        shifts: from rows of the file to t, float64 [N, 2] (x, y; content moved by +t); None where it has no shifts.
+        shifts_in_pixels: t is in pixels of the image in its file; else in angstrom.
+        missing: names of the columns that a file of this format would have for what is absent.
+    """
+
+    rotations: Callable[[np.ndarray], np.ndarray] | None
+    shifts: Callable[[np.ndarray], np.ndarray] | None
+    shifts_in_pixels: bool = False
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpticsGroup:
+    """The microscope of a group of images; None where it is not known.
+
+    Attributes:
+        name: of the group.
+        pixel_size: angstrom, of the images in their file; box: their side, pixels.
+        voltage_kv, spherical_aberration_mm, amplitude_contrast: as in `CTFParameters`.
+    """
+
+    name: str
+    pixel_size: float | None = None
+    box: int | None = None
+    voltage_kv: float | None = None
+    spherical_aberration_mm: float | None = None
+    amplitude_contrast: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ImageResults:
+    """What a run found for each of N images, to be written; None where it found nothing of the kind.
+
+    Attributes:
+        R: [N, 3, 3], image frame to volume frame; t: [N, 2], angstrom (x, y; content moved by +t).
+        half_set: 1 or 2, [N]; class_number: from 1, [N].
+        log_likelihood: nats, [N]; probability: of the pose (or class) among its candidates, [N].
+        angular_error_degrees, shift_error_angstrom: standard deviations of the pose, [N].
+        further: more columns, [N] each, under the names that they shall have in the file.
+    """
+
+    R: np.ndarray | None = None
+    t: np.ndarray | None = None
+    half_set: np.ndarray | None = None
+    class_number: np.ndarray | None = None
+    log_likelihood: np.ndarray | None = None
+    probability: np.ndarray | None = None
+    angular_error_degrees: np.ndarray | None = None
+    shift_error_angstrom: np.ndarray | None = None
+    further: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def named(self) -> dict[str, np.ndarray]:
+        """All arrays that are there, by attribute or by the name in `further`."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "further"}
+        return {name: values for name, values in own.items() if values is not None} | dict(self.further)
+
+    def take(self, rows: np.ndarray) -> ImageResults:
+        """The results of some images, in the order given."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "further"}
+        return ImageResults(
+            **{name: None if values is None else values[rows] for name, values in own.items()},
+            further={name: values[rows] for name, values in self.further.items()},
+        )
+
+    def check(self, count: int, path: Path) -> None:
+        """ValueError unless there is one finite value for each of the `count` images written to `path`."""
+        if (self.R is None) != (self.t is None):
+            raise ValueError("poses need both R and t")
+        for name, values in self.named().items():
+            if len(values) != count:
+                raise ValueError(f"column {name} has {len(values)} values for the {count} rows written")
+            if np.asarray(values).dtype.kind == "f":
+                bad = np.flatnonzero(~np.isfinite(values).reshape(count, -1).all(1))
+                if len(bad):
+                    found = values[bad[0]]
+                    raise ValueError(f"column {name} is {found} in row {bad[0] + 1} of {path}: expected finite numbers")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParticleTable:
+    """N images of a particle file and what the file says of each. Pixels are not touched.
+
+    Attributes:
+        path: of the file; format: name of its format.
+        stacks: names of the image files, as the particle file writes them.
+        stack: of each image, into `stacks`, int64 [N].
+        index: of the image in its stack, from 0, int64 [N]; -1 stands for the only image of its file.
+        group: optics group of each image, into `optics`, int64 [N].
+        optics: one entry for each optics group.
+        numbers: columns of numbers by quantity; those that the file does not have are absent.
+        poses: orientations and shifts, read only when asked for.
+        columns: every column of the file as text, by the file's own name, with a row for each row of the file.
+        rows: row in the file of each image, from 0, int64 [N].
+        lines: line in the file of each row of the file, from 1, int64; None for a file without lines.
+        labels: what a file of this format calls each quantity, also those that it does not have.
+        stack_paths: where each of `stacks` was found; empty until then.
+        results: what a run found and a writer writes in place of the file's values.
+        original: tables of the file that its own format needs to write them again; nothing else looks at it.
+        notes: oddities that do not prevent reading.
+    """
+
+    path: Path
+    format: str
+    stacks: tuple[str, ...]
+    stack: np.ndarray
+    index: np.ndarray
+    group: np.ndarray
+    optics: tuple[OpticsGroup, ...]
+    numbers: Mapping[Quantity, Numbers]
+    poses: PoseColumns
+    columns: Mapping[str, Texts]
+    rows: np.ndarray
+    lines: np.ndarray | None
+    labels: Mapping[Quantity, str]
+    stack_paths: tuple[Path, ...] = ()
+    results: ImageResults = field(default_factory=ImageResults)
+    original: object = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        groups = f"{len(self.optics)} optics group{'s' if len(self.optics) != 1 else ''}"
+        stacks = f"{len(self.stacks):,} stack{'s' if len(self.stacks) != 1 else ''}"
+        return f"ParticleTable({len(self):,} images in {stacks}, {groups}, {len(self.columns)} columns, '{self.path}')"
+
+    def values(self, quantity: Quantity) -> np.ndarray | None:
+        """A quantity of each image, float64 [N], or None where the file does not have it.
+
+        Raises:
+            BadInput: for values that are not finite numbers, with rows.
+        """
+        column = self.numbers.get(quantity)
+        return None if column is None else column.read(self.rows)
+
+    def label(self, quantity: Quantity) -> str:
+        """What the file calls a quantity, or would."""
+        return self.numbers[quantity].label if quantity in self.numbers else self.labels.get(quantity, quantity)
+
+    def texts(self, name: str) -> Texts:
+        """A column of the file, by the file's own name, as text [N]."""
+        return self.columns[name].take(self.rows)
+
+    def take(self, rows: np.ndarray) -> ParticleTable:
+        """Some images, in the order given; rows and lines still count in the file."""
+        return replace(
+            self,
+            stack=self.stack[rows],
+            index=self.index[rows],
+            group=self.group[rows],
+            rows=self.rows[rows],
+            results=self.results.take(rows),
+        )
+
+    def place(self, images: np.ndarray) -> str:
+        """Words for where some images stand in the file: 'row 1, 2 (line 30, 31)'."""
+        return place(self.rows[images], self.lines)
+
+    def image_name(self, image: int | np.integer) -> str:
+        """Words for one image: its number in the stack, from 1, and the stack's name."""
+        name, index = self.stacks[self.stack[image]], int(self.index[image])
+        return name if index < 0 else f"{index + 1:06d}@{name}"
+
+
+def place(rows: np.ndarray, lines: np.ndarray | None) -> str:
+    """Words for some rows of a file, counted from 0: 'row 1, 2 (line 30, 31)'."""
+    words = f"row {listed((rows + 1).tolist())}"
+    return words if lines is None else f"{words} (line {listed(lines[rows].tolist())})"
