@@ -1,4 +1,4 @@
-"""How densely images fill the latent space: kernel density estimates, their modes, and what is known of their blur."""
+"""Kernel density estimates of the latent coordinates, their modes, and the posterior blur of the images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FACTORS = (0.25, 0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2)  # of Scott's rule
 OUTLIERS = 0.02  # share of the least likely images that have no say in it
 FLAT = 1e-9  # share of the variance below which images do not vary along an axis
 FEWEST = 10  # images without which there is no density to speak of
-# s.d. of the estimate by which a mode rises above the pass to a higher one: both heights are uncertain, and there are
+# s.d. of the estimate by which a mode rises above the saddle to a higher one: both heights are uncertain, and there are
 # many places at which chance could make a peak
 SIGNIFICANCE = 5.0
 # on a line, where no way leads around a gap made by chance; of 300 uniform samples none had two modes (with 5.0: two)
@@ -29,7 +29,7 @@ SIGNIFICANCE_ON_A_LINE = 7.0
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A local maximum of the density: place (PC1, PC2), density there, and the share of the images on its slopes."""
+    """A local maximum of the density: place (PC1, PC2), density there, and the share of the images around it."""
 
     place: tuple[float, float]
     density: float
@@ -62,7 +62,7 @@ def bandwidth(coordinates: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " C"]:
     common factor, that of the highest leave-one-out likelihood (Duin, IEEE Trans. Comput. C-25 (1976) 1175).
 
     s is the smaller of the s.d. and the interquartile range over 1.35. Scott's rule alone is right for one Gaussian; on
-    a bent or parted cloud it blurs what is thin, and leaves peaks where a bend happens to run along an axis.
+    a bent or divided cloud it blurs thin parts, and leaves peaks where a bend happens to run along an axis.
 
     Raises:
         ValueError: where all images share a coordinate.
@@ -81,9 +81,9 @@ def bandwidth(coordinates: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " C"]:
 
 
 def _likeliest_factor(scaled: Float[np.ndarray, "m C"]) -> float:
-    """Of FACTORS, the kernel s.d. of the highest mean log density that each image has by the others.
+    """The factor of FACTORS with the highest mean leave-one-out log density.
 
-    The least likely images are left out: outliers must not widen the kernels of all.
+    The least likely images are left out, so that outliers do not widen the kernels of all images.
     """
     m, dims = scaled.shape
     squared = _squared_distances(scaled, scaled)
@@ -119,7 +119,9 @@ def count_modes(axes: PrincipalAxes) -> int:
     density /= len(values) * step
     middles, line = (edges[1:] + edges[:-1]) / 2, np.zeros(1)
     kernel = 2 * math.sqrt(math.pi) * width
-    found = _modes(middles, line, density[None], counts[None], len(values) * kernel, SIGNIFICANCE_ON_A_LINE)
+    found = _modes(
+        middles, line, density[None], counts[None], scale=len(values) * kernel, significance=SIGNIFICANCE_ON_A_LINE
+    )
     return max(1, len(found))
 
 
@@ -155,7 +157,7 @@ def density_map(
 
 
 def _edges(values: np.ndarray, width: float) -> np.ndarray:
-    """Of bins over all images, but no farther from the median than so many bins reach: outliers fall off."""
+    """Edges of the bins: over all images, but no farther from the median than the largest grid; outliers fall off."""
     middle, reach = float(np.median(values)), 0.5 * BINS[1] * BIN * width
     low = max(float(values.min()) - MARGIN * width, middle - reach)
     high = min(float(values.max()) + MARGIN * width, middle + reach)
@@ -170,10 +172,10 @@ def _modes(
     scale: float,
     significance: float = SIGNIFICANCE,
 ) -> tuple[Mode, ...]:
-    """Maxima that rise above the pass to a higher one by more than chance.
+    """Maxima that rise above the saddle to a higher maximum by more than chance (topological persistence).
 
-    Bins are taken from the densest down and joined to the summit that they touch. Where two summits meet, the lower is
-    given up unless it is higher than the pass by `significance` times sqrt(f / (n 4 pi h1 h2)), the estimate's s.d.
+    Bins are visited from the densest down and joined to the maximum that they touch. Where two maxima meet, the lower
+    is merged unless it is higher than the saddle by `significance` times sqrt(f / (n 4 pi h1 h2)), the estimate's s.d.
     """
     owner = np.full(density.shape, -1)
     parent: list[int] = []

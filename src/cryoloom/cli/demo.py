@@ -42,6 +42,7 @@ def demo(
     from cryoloom.cli.options import RunningOptions
     from cryoloom.cli.runs import start_run
     from cryoloom.environment import set_threads
+    from cryoloom.jobs import layout
     from cryoloom.jobs.settings import InputSettings, ReconstructSettings
     from cryoloom.runs.folder import check_output_folder, cpu_seconds
     from cryoloom.runs.machine import choose_device
@@ -68,12 +69,12 @@ def demo(
     console = Console(highlight=False, soft_wrap=True)
     _compare(console, particles, run)
     console.print(f"\n{time.monotonic() - began:.0f} s in all, {cpu_seconds():.0f} s of CPU time.")
-    console.print(f"The page of this run: {run / 'report.html'}; its maps in ChimeraX: {run / 'open.cxc'}")
-    console.print("Your own images: cryoloom reconstruct PARTICLES.star -o RUN")
+    console.print(f"Report: {layout.REPORT.path(run)}; maps in ChimeraX: {layout.MAPS_SCRIPT.path(run)}")
+    console.print("For your own images: cryoloom reconstruct PARTICLES.star -o RUN")
 
 
 def _compare(console: Console, particles: Path, run: Path) -> None:
-    """The verdict, and what the truth says of it."""
+    """Print the verdict of the run and its scores against the truth."""
     from rich.text import Text
 
     from cryoloom.cli.score_tables import scores_table
@@ -81,20 +82,22 @@ def _compare(console: Console, particles: Path, run: Path) -> None:
     from cryoloom.evaluation.pose_error import score_poses
     from cryoloom.evaluation.pose_table import read_poses
     from cryoloom.evaluation.scores import compare_with_claim
-    from cryoloom.jobs.verdict import Verdict
+    from cryoloom.jobs import layout
+    from cryoloom.jobs.finished_run import FinishedRun
     from cryoloom.jobs.verdict_text import headline
     from cryoloom.maps.io import read_map
-    from cryoloom.runs.record import from_json, read_record
 
-    poses = score_poses(read_poses(particles / "truth.star"), read_poses(run / "particles.star"))
-    maps = score_map(read_map(particles / "truth_001.mrc"), read_map(run / "map.mrc"), poses.frame)
-    verdict = dict(read_record(run).verdict or {})
-    said = headline(from_json(Verdict, verdict, str(run)))
-    console.print(Text(f"\nThe verdict of the run: {said}", style="bold"))
-    console.print(Text("The truth, which it has not seen:", style="bold"))
+    poses = score_poses(read_poses(particles / "truth.star"), read_poses(layout.PARTICLES.path(run)))
+    maps = score_map(read_map(particles / "truth_001.mrc"), read_map(layout.MAP.path(run)), poses.frame)
+    finished = FinishedRun(run)
+    assert finished.verdict is not None  # the run has just ended
+    console.print(Text(f"\nThe verdict of the run: {headline(finished.verdict)}", style="bold"))
+    console.print(Text("Compared with the truth, which the run has not used:", style="bold"))
     console.print(scores_table(poses, maps))
-    sentence = compare_with_claim(verdict, maps)
+    sentence = compare_with_claim(finished.record.verdict or {}, maps)
     if sentence is not None:
         console.print(sentence)
     if poses.frame.hand:
-        console.print("Images can't tell the hand: here the map is the mirror image, --flip would give the other.")
+        console.print(
+            "Images do not determine the hand: this map is the mirror image, and --flip would give the other hand."
+        )

@@ -44,38 +44,14 @@ def infer(
     with open_progress(quiet) as progress:
         import torch
 
-        from cryoloom.jobs.infer import TrainedRun, image_results
-        from cryoloom.jobs.infer import infer as find_poses
-        from cryoloom.jobs.inputs import open_input
-        from cryoloom.particles.particle_set import write_particles
-        from cryoloom.runs.progress import StepInfo
+        from cryoloom.jobs.infer import infer_particles
 
         torch.set_num_threads(count)
         chosen = choose_device(device.value, progress.say)
-        trained = TrainedRun(run, chosen)
-        given = options.input(particles)
-        new = open_input(given)
-        feed = trained.feed(new, given, chosen, count)
-        progress.begin("infer", 0)
-        total, seen = len(feed), 0
-
-        def say(done: int, rate: float) -> None:
-            nonlocal seen
-            progress.update(
-                StepInfo(
-                    "infer",
-                    done,
-                    metrics=(("images_per_second", rate),),
-                    total=total,
-                    cost=float(done - seen),
-                    cost_ahead=float(total - done),
-                )
-            )
-            seen = done
-
-        found = find_poses(trained, feed, polish, say)
-        progress.end("infer")
-        write_particles(output, new, image_results(found))
+        found = infer_particles(
+            run, options.input(particles), output, polish=polish, device=chosen, threads=count, progress=progress
+        )
+    total = len(found.score)
     seconds = found.encode_s + found.polish_s
     tell(
         f"{total:,} images: encoder {total / found.encode_s:,.0f} images/s; with weighing and optimisation "

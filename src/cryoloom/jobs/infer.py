@@ -16,7 +16,7 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.jobs import layout
 from cryoloom.jobs.finished_run import FinishedRun
-from cryoloom.jobs.inputs import make_feed, prepare
+from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.band import Band
@@ -24,10 +24,11 @@ from cryoloom.maps.fsc import fourier_shell_correlation, resolved_shell
 from cryoloom.maps.io import read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import rebox
 from cryoloom.recipes.abinit import FIRST_SIGMA
+from cryoloom.runs.progress import Progress, StepInfo
 
 BATCH = 500  # images at once: the memory that a run of any length takes
 LOW_STEPS = 4  # of all candidates, at the encoder's radius,
@@ -38,7 +39,7 @@ PIXEL_TOLERANCE = 0.005  # relative
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """Poses of N images, and how fast they came.
+    """Poses of N images, and how long they took.
 
     Attributes:
         R, t: of the likeliest candidate, [N, 3, 3] and [N, 2] angstrom; weight: its share of the posterior;
@@ -120,6 +121,41 @@ def _resolved(first: Tensor, second: Tensor) -> int:
     fsc = fourier_shell_correlation(first, second)
     limit = (first.shape[-1] - 1) // 2
     return min(limit, max(4, int(resolved_shell(fsc[: limit + 1]))))
+
+
+def infer_particles(
+    run: Path,
+    given: InputSettings,
+    output: Path,
+    *,
+    polish: int,
+    device: torch.device,
+    threads: int,
+    progress: Progress,
+) -> Inferred:
+    """Find the poses of new particles and write them as a particle file.
+
+    Raises:
+        BadRunFolder, BadInput, BadEncoderFile: see `TrainedRun`; for particles that can't be used, or have another
+            field of view.
+    """
+    trained = TrainedRun(run, device)
+    new = open_input(given)
+    feed = trained.feed(new, given, device, threads)
+    total, seen = len(feed), 0
+
+    def say(done: int, rate: float) -> None:
+        nonlocal seen
+        metrics = (("images_per_second", rate),)
+        cost, ahead = float(done - seen), float(total - done)
+        progress.update(StepInfo("infer", done, metrics=metrics, total=total, cost=cost, cost_ahead=ahead))
+        seen = done
+
+    progress.begin("infer", 0)
+    found = infer(trained, feed, polish, say)
+    progress.end("infer")
+    write_particles(output, new, image_results(found))
+    return found
 
 
 @torch.no_grad()

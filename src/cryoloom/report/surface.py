@@ -81,7 +81,7 @@ def viewer_file(surface: Surface) -> str:
     scale = surface.highest / _GREY_LEVELS
     rounded = (surface.data / scale).round().clamp(min=-_GREY_LEVELS / 10) * scale
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "map.mrc"
+        path = Path(folder) / "surface.mrc"
         write_map(path, DensityMap(rounded, surface.pixel_size))
         data = path.read_bytes()
     # no time of day in it: the same run gives the same page
