@@ -74,7 +74,7 @@ def test_lost_images_of_both_states_are_found_again(scene, family, seeker):
         R[:, None].repeat(1, 2, 1, 1), scene.poses.t.repeat(1, 2, 1), torch.tensor([[0.0, -torch.inf]]).repeat(COUNT, 1)
     )
     assert (errors(start.rows(torch.from_numpy(lost)), scene, lost) < 10).float().mean() < 0.1
-    found = seeker.searched(start, lost, family, RADIUS, LEVEL, np.random.default_rng(1))
+    found = seeker.searched(start, lost, family, radius=RADIUS, level=LEVEL, generator=np.random.default_rng(1))
     assert found.R.shape == (len(lost), 2, 3, 3)
     error = errors(found, scene, lost)
     for state in (1, 2):
@@ -86,7 +86,7 @@ def test_lost_images_of_both_states_are_found_again(scene, family, seeker):
 def test_a_known_pose_that_is_right_survives_a_search(scene, family, seeker):
     """Its climb starts from what was known along with what the search finds."""
     rows = np.arange(20)
-    found = seeker.searched(scene.poses, rows, family, RADIUS, LEVEL, np.random.default_rng(1))
+    found = seeker.searched(scene.poses, rows, family, radius=RADIUS, level=LEVEL, generator=np.random.default_rng(1))
     error = errors(found, scene, rows)
     assert (error < 12).float().mean() > 0.95
 
@@ -101,7 +101,7 @@ def test_images_are_searched_at_points_of_the_latent_space(scene, family, seeker
 
     references_of = family_poses.references_of
     monkeypatch.setattr(family_poses, "references_of", noting)
-    seeker.searched(scene.poses, ROWS, family, RADIUS, LEVEL, np.random.default_rng(2))
+    seeker.searched(scene.poses, ROWS, family, radius=RADIUS, level=LEVEL, generator=np.random.default_rng(2))
     assert len(given) == 2
     latents = sorted(
         float(((v - family.volumes[0]) * family.volumes[1]).sum() / family.volumes[1].square().sum()) for v in given
@@ -109,7 +109,7 @@ def test_images_are_searched_at_points_of_the_latent_space(scene, family, seeker
     assert latents[0] == pytest.approx(-1, abs=0.25)
     assert latents[1] == pytest.approx(1, abs=0.25)
     given.clear()
-    seeker.searched(scene.poses, np.array([4]), family, RADIUS, LEVEL, np.random.default_rng(2))
+    seeker.searched(scene.poses, np.array([4]), family, radius=RADIUS, level=LEVEL, generator=np.random.default_rng(2))
     assert len(given) == 1  # fewer images than points: each is its own
 
 

@@ -61,13 +61,12 @@ def test_noise_free_limit_is_the_image_model(tmp_path: Path) -> None:
     group = number["rlnOpticsGroup"].astype(int) - 1
     kv, cs, w = (np.array(v)[group] for v in ((300.0, 200.0, 300.0), (2.7, 2.0, 0.01), (0.1, 0.07, 0.1)))
     ctf = CTFParameters.create(
-        *(torch.from_numpy(v) for v in (number["rlnDefocusU"], number["rlnDefocusV"])),
-        torch.from_numpy(np.radians(number["rlnDefocusAngle"])),
-        0.0,
-        0.0,
-        torch.from_numpy(kv),
-        torch.from_numpy(cs),
-        torch.from_numpy(w),
+        torch.from_numpy(number["rlnDefocusU"]),
+        torch.from_numpy(number["rlnDefocusV"]),
+        astigmatism_radian=torch.from_numpy(np.radians(number["rlnDefocusAngle"])),
+        voltage_kv=torch.from_numpy(kv),
+        spherical_aberration_mm=torch.from_numpy(cs),
+        amplitude_contrast=torch.from_numpy(w),
     )
     euler = np.stack([number[f"rlnAngle{a}"] for a in ("Rot", "Tilt", "Psi")], -1)
     t = -np.stack([number["rlnOriginXAngst"], number["rlnOriginYAngst"]], -1)
