@@ -20,8 +20,25 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_costs_of_steps_and_of_later_stages_count(clock: Clock):
+def warm(clock: Clock) -> RemainingTime:
+    """An estimate that has seen the first step, in which kernels are compiled."""
     left = RemainingTime(clock)
+    left.begin("compiled", 0)
+    clock.now += 1000
+    left.update(StepInfo("compiled", 1, cost=1, cost_ahead=0))
+    return left
+
+
+def test_the_first_step_is_not_counted(clock: Clock):
+    left = warm(clock)
+    assert left.seconds() is None
+    clock.now += 2
+    left.update(StepInfo("compiled", 2, cost=1, cost_ahead=5))
+    assert left.seconds() == pytest.approx(10)
+
+
+def test_costs_of_steps_and_of_later_stages_count(clock: Clock):
+    left = warm(clock)
     left.plan([StagePlan("abinit", 6), StagePlan("refine", 20)])
     left.begin("abinit", 0)
     assert left.seconds() is None
@@ -34,7 +51,7 @@ def test_costs_of_steps_and_of_later_stages_count(clock: Clock):
 
 
 def test_a_stage_that_has_just_begun_counts_as_planned(clock: Clock):
-    left = RemainingTime(clock)
+    left = warm(clock)
     left.plan([StagePlan("abinit", 2), StagePlan("refine", 20)])
     left.begin("abinit", 0)
     clock.now += 6
@@ -44,7 +61,7 @@ def test_a_stage_that_has_just_begun_counts_as_planned(clock: Clock):
 
 
 def test_a_resumed_stage_measures_only_its_own_steps(clock: Clock):
-    left = RemainingTime(clock)
+    left = warm(clock)
     left.begin("abinit", 90)
     clock.now += 3
     left.update(StepInfo("abinit", 91, cost=1, cost_ahead=9))
@@ -52,7 +69,7 @@ def test_a_resumed_stage_measures_only_its_own_steps(clock: Clock):
 
 
 def test_nothing_is_claimed_before_anything_is_measured(clock: Clock):
-    left = RemainingTime(clock)
+    left = warm(clock)
     left.plan([StagePlan("abinit", 2)])
     assert left.seconds() is None
     left.begin("abinit", 0)
@@ -61,7 +78,7 @@ def test_nothing_is_claimed_before_anything_is_measured(clock: Clock):
 
 
 def test_a_stage_that_is_longer_than_planned_keeps_later_stages(clock: Clock):
-    left = RemainingTime(clock)
+    left = warm(clock)
     left.plan([StagePlan("abinit", 4), StagePlan("refine", 10)])
     left.begin("abinit", 0)
     clock.now += 2
@@ -71,7 +88,7 @@ def test_a_stage_that_is_longer_than_planned_keeps_later_stages(clock: Clock):
 
 def test_the_last_steps_count_most(clock: Clock):
     """A stage whose costs are misjudged is soon told by its own steps."""
-    left = RemainingTime(clock)
+    left = warm(clock)
     left.begin("abinit", 0)
     for step in range(20):
         clock.now += 1.0

@@ -37,6 +37,9 @@ from cryoloom.recipes.refine import (
 from cryoloom.runs.progress import StagePlan
 from cryoloom.runs.session import Session
 
+# expected cost of final maps and report (`runs.loop.Recipe.expected_costs`), CPU-seconds a voxel
+MAPS_COST = 7e-6
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -73,6 +76,7 @@ def stage_plan(settings: ReconstructSettings, feed: ImageFeed) -> list[StagePlan
         stages += [StagePlan(name, cost) for name, cost in costs.items()]
     if settings.job != "abinit":
         stages.append(StagePlan(RefineRecipe.name, sum(refinement_costs(feed, settings.refine))))
+        stages.append(StagePlan("maps", MAPS_COST * feed.box**3))
     return stages
 
 

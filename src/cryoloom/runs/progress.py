@@ -87,7 +87,8 @@ class RemainingTime:
     """Estimate of the time left in a run.
 
     The speed, seconds per unit of expected cost, is measured on the steps that were done, the last ones counting most;
-    times the cost still ahead, in the present stage and in later ones, it gives the time left.
+    times the cost still ahead, in the present stage and in later ones, it gives the time left. The first step is not
+    counted: kernels are compiled or loaded in it.
     """
 
     # weight of a step relative to the next one: stages differ in how well their costs are known
@@ -99,6 +100,7 @@ class RemainingTime:
         self._stage = ""
         self._last = clock()
         self._spent = self._cost = 0.0
+        self._warm = False
         self._ahead: float | None = None
 
     def plan(self, stages: Sequence[StagePlan]) -> None:
@@ -113,9 +115,10 @@ class RemainingTime:
     def update(self, info: StepInfo) -> None:
         """Note that a step is done."""
         now = self._clock()
-        self._spent = self._MEMORY * self._spent + now - self._last
-        self._cost = self._MEMORY * self._cost + info.cost
-        self._last, self._ahead = now, info.cost_ahead
+        if self._warm:
+            self._spent = self._MEMORY * self._spent + now - self._last
+            self._cost = self._MEMORY * self._cost + info.cost
+        self._last, self._ahead, self._warm = now, info.cost_ahead, True
 
     def seconds(self) -> float | None:
         """Expected seconds from the last step to the end of the run; None while nothing has been measured."""
