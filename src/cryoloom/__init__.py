@@ -24,6 +24,7 @@ _FACE = {
     "reconstruct": "cryoloom.api.jobs",
     "hetero": "cryoloom.api.jobs",
     "resume": "cryoloom.api.jobs",
+    "open_run": "cryoloom.api.jobs",
     "simulate": "cryoloom.api.jobs",
     "evaluate": "cryoloom.api.scores",
     # single steps
@@ -34,6 +35,7 @@ _FACE = {
     "fsc": "cryoloom.api.steps",
     "gold_standard": "cryoloom.api.steps",
     "write_particles": "cryoloom.api.steps",
+    "run": "cryoloom.api.steps",
     "read_map": "cryoloom.maps.io",
     "write_map": "cryoloom.maps.io",
     "set_threads": "cryoloom.environment",
@@ -45,17 +47,19 @@ _FACE = {
     "Maps": "cryoloom.api.results",
     "FSCCurve": "cryoloom.api.results",
     "RunResult": "cryoloom.api.jobs",
+    "FinishedRun": "cryoloom.jobs.finished_run",
     "Scores": "cryoloom.api.scores",
     "BadInput": "cryoloom.particles.errors",
 }
 
 if TYPE_CHECKING:
-    from cryoloom.api.jobs import RunResult, hetero, reconstruct, resume, simulate
+    from cryoloom.api.jobs import RunResult, hetero, open_run, reconstruct, resume, simulate
     from cryoloom.api.results import FSCCurve, Maps
     from cryoloom.api.scores import Scores, evaluate
-    from cryoloom.api.steps import backproject, fsc, gold_standard, open, refine, search, write_particles
+    from cryoloom.api.steps import backproject, fsc, gold_standard, open, refine, run, search, write_particles
     from cryoloom.environment import set_threads
     from cryoloom.inference.poses.posterior import PosePosterior
+    from cryoloom.jobs.finished_run import FinishedRun
     from cryoloom.maps.io import DensityMap, read_map, write_map
     from cryoloom.particles.errors import BadInput
     from cryoloom.particles.feed import ImageFeed
@@ -65,6 +69,7 @@ __all__ = [
     "BadInput",
     "DensityMap",
     "FSCCurve",
+    "FinishedRun",
     "ImageFeed",
     "Maps",
     "ParticleSet",
@@ -77,10 +82,12 @@ __all__ = [
     "gold_standard",
     "hetero",
     "open",
+    "open_run",
     "read_map",
     "reconstruct",
     "refine",
     "resume",
+    "run",
     "search",
     "set_threads",
     "simulate",

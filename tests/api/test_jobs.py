@@ -36,6 +36,7 @@ def test_refinement_from_poses(posed: Path, small_set: Path, tmp_path: Path, cap
     assert scores.poses.share_below(10) > 0.95
     assert scores.map is not None
     assert len(result.half_maps) == 2
+    assert cl.open_run(result.folder).record.status == "finished"
     assert float(result.mask.data.amax()) <= 1.0
 
 

@@ -9,6 +9,8 @@ import torch
 
 import cryoloom as cl
 from cryoloom.physics.rotations import geodesic_degrees
+from cryoloom.recipes.abinit import AbInitRecipe
+from cryoloom.recipes.methods.search import AbInitSettings
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,22 @@ def test_poses_are_written_and_scored(images: cl.ImageFeed, refined: cl.PosePost
     assert scores.map is None
     assert scores.poses.share_below(10) > 0.97
     assert "100 of 100 particles" in repr(scores)
+
+
+def test_a_recipe_runs_without_a_folder(images: cl.ImageFeed):
+    settings = AbInitSettings(
+        restarts=1,
+        levels=(3.75, 4.5),
+        nside=(2, 2, 2),
+        batch=(50, 50, 50),
+        rate=(0.5, 0.5, 0.5),
+        least_steps=(3, 3, 3),
+        most_steps=3,
+        held_out=20,
+    )
+    found = cl.run(AbInitRecipe(images, settings, 1))
+    assert found.starts == 1
+    assert bool(torch.isfinite(found.volume).all())
 
 
 def test_what_a_notebook_shows(images: cl.ImageFeed, true_map: cl.DensityMap, refined: cl.PosePosterior):

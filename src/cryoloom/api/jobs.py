@@ -14,6 +14,7 @@ from cryoloom.api import runs
 from cryoloom.environment import set_threads
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.jobs import layout
+from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.presets import with_preset
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Verdict
@@ -201,6 +202,15 @@ def resume(folder: Source, *, threads: int | None = None, quiet: bool = False) -
     path = Path(folder)
     count = runs.run_settings(path).threads if threads is None else threads
     return _carried_out(quiet, lambda progress, interrupts: runs.continue_run(path, count, progress, interrupts))
+
+
+def open_run(folder: Source) -> FinishedRun:
+    """Open a run folder: record, verdict, particles, maps and latents, each read when it is first asked for.
+
+    Raises:
+        BadRunFolder: if the folder holds no run of this version.
+    """
+    return FinishedRun(Path(folder))
 
 
 def simulate(

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -34,9 +34,13 @@ from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.abinit import FIRST_SIGMA
 from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.runs.display import LiveProgress, in_terminal
+from cryoloom.runs.loop import Recipe
 from cryoloom.runs.progress import Progress, SilentProgress, StepInfo
 from cryoloom.runs.seeds import torch_generator
+from cryoloom.runs.session import Session
 
+S = TypeVar("S")
+R = TypeVar("R")
 _SETTINGS = RefineSettings()
 _WIDER = 1.5  # radius of each stage of a climb over that of the one before
 
@@ -251,6 +255,17 @@ def gold_standard(half1: DensityMap, half2: DensityMap, mask: DensityMap, *, see
     """
     generator = torch_generator(seed, "gold standard")
     return gold_standard_fsc(half1.data, half2.data, mask.data, half1.pixel_size, generator)
+
+
+def run(recipe: Recipe[S, R], *, quiet: bool = False) -> R:
+    """Run a recipe in memory, without a run folder, to its result.
+
+    Args:
+        recipe: a method as a sequence of steps, such as `cryoloom.recipes.abinit.AbInitRecipe`.
+        quiet: show no progress in a terminal.
+    """
+    with _display(quiet) as progress:
+        return Session.in_memory(progress).run(recipe)
 
 
 def write_particles(path: Path | str, images: ImageFeed, poses: PosePosterior) -> None:
