@@ -101,8 +101,8 @@ def test_a_recipe_runs_without_a_folder(images: cl.ImageFeed):
         nside=(2, 2, 2),
         batch=(50, 50, 50),
         rate=(0.5, 0.5, 0.5),
-        least_steps=(3, 3, 3),
-        most_steps=3,
+        least_steps=(6, 6, 5),
+        most_steps=8,
         held_out=20,
     )
     found = cl.run(AbInitRecipe(images, settings, 1))
