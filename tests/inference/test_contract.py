@@ -152,7 +152,12 @@ def task(phantom) -> Task:
     return Task(phantom, phantom.images(R, t, 0.5, generator), R, t, start)
 
 
-@pytest.fixture(scope="module", params=METHODS.values(), ids=METHODS.keys())
+# an encoder is trained first: 12 CPU-s
+SLOW = {"encoder": pytest.mark.slow}
+ROWS = [pytest.param(method, id=name, marks=SLOW.get(name, ())) for name, method in METHODS.items()]
+
+
+@pytest.fixture(scope="module", params=ROWS)
 def method(request) -> Method:
     return request.param
 

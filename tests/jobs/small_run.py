@@ -13,6 +13,7 @@ from cryoloom.recipes.methods.settings import MethodSettings
 from cryoloom.runs.folder import RunFolder
 from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.progress import SilentProgress
+from cryoloom.runs.session import Session
 
 
 def settings_for(particles: Path, seed: int = 1) -> ReconstructSettings:

@@ -106,6 +106,7 @@ def test_latents_tell_the_states_apart(scene, result):
     assert all(r is not None and r < 40 for r in resolutions)
 
 
+@pytest.mark.slow
 def test_poses_are_found_along_with_the_family(scene):
     """From poses that are off by 10 degrees, a fifth of them anywhere."""
     generator = torch.Generator().manual_seed(9)

@@ -53,7 +53,7 @@ def finish(recipe: VariationalRecipe) -> tuple[VariationalState, StepInfo]:
     return state, info
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 10}, {"encoder": "cnn"}, {"method": "autodecoder"}], ids=str)
+@pytest.mark.parametrize("changes", [{"epochs": 16}, {"encoder": "cnn"}, {"method": "autodecoder"}], ids=str)
 def test_two_states_are_told_apart(scene, changes):
     recipe = scene.recipe(**changes)
     state, info = finish(recipe)
