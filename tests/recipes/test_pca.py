@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cryoloom.inference.conformations import local_maps as state_maps
+from cryoloom.inference.conformations.family import local_weight
 from cryoloom.inference.conformations.local_maps import PART, latent_distance, map_of_rows, state_map
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -20,7 +21,7 @@ from cryoloom.maps.coupled_backprojection import Moments, solve_coupled
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
 from cryoloom.recipes.methods.pca import PCASettings, PCAWithPosesSettings
-from cryoloom.recipes.pca import PCARecipe, PCAState, component_resolutions, local_weight
+from cryoloom.recipes.pca import PCARecipe, PCAState, component_resolutions
 from cryoloom.recipes.pca_with_poses import PCAWithPosesRecipe
 from cryoloom.runs.pack import pack, unpack
 from inference.scene import turned

@@ -120,12 +120,10 @@ def reconstruct(
     Raises:
         BadInput, BadRunFolder: for particles or a folder that can't be used. KeyboardInterrupt: see above.
     """
-    if start is not None and start != "poses":
-        start = os.path.abspath(start)
     settings = ReconstructSettings(
         input=_input(particles),
         job="reconstruct" if start is None else "refine",
-        start=None if start is None else str(start),
+        start="poses" if start == "poses" else None if start is None else os.path.abspath(start),
         low_pass_angstrom=low_pass,
         symmetry=symmetry,
         particle_diameter_angstrom=particle_diameter,

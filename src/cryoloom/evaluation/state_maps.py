@@ -103,7 +103,7 @@ class StateMapScores:
 
     @staticmethod
     def in_order(auc: Float[np.ndarray, "S S"]) -> StateMapScores:
-        """Of one map a state, in the order of the states."""
+        """Scores of one map for each state, in the order of the states."""
         return StateMapScores(auc, np.arange(auc.shape[1]))
 
     @property

@@ -44,7 +44,7 @@ class AnalysisSettings:
     """Embed the latent coordinates in two dimensions."""
 
     seed: int = 1
-    """Of k-means and UMAP."""
+    """Seed of k-means and UMAP."""
 
 
 def analyze(run: ConformationRun, settings: AnalysisSettings, progress: Progress) -> None:

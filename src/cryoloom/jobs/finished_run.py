@@ -98,12 +98,12 @@ class FinishedRun:
 
     @cached_property
     def steps(self) -> tuple[LoggedStep, ...]:
-        """Of all stages, from metrics.jsonl."""
+        """Steps of all stages, from metrics.jsonl."""
         return read_metrics(self.path(layout.STEPS)) if self.has(layout.STEPS) else ()
 
     @cached_property
     def fsc(self) -> FSCTable | None:
-        """Of the half maps."""
+        """FSC curves of the half maps."""
         return read_fsc_table(self.path(layout.FSC))
 
     @cached_property
@@ -139,7 +139,7 @@ class FinishedRun:
 
     @cached_property
     def latents(self) -> LatentPosterior | None:
-        """Of all images; None if no heterogeneity was found.
+        """Latents of all images; None if no heterogeneity was found.
 
         Raises:
             ValueError: for arrays that are damaged or belong to different numbers of images.

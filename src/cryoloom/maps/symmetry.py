@@ -143,7 +143,7 @@ def on_axes(
 
 
 def _centre_of_mass(volume: Tensor, radius: int) -> Tensor:
-    """Of the density above a share of the peak, in voxels (x, y, z) from D // 2."""
+    """Centre of mass of the density above a share of the peak, in voxels (x, y, z) from D // 2."""
     box = volume.shape[-1]
     smooth = low_pass(volume, box / radius) * (radius_grid(box, volume.dtype, volume.device) < 0.47 * box)
     solid = (smooth - PEAK_SHARE * smooth.max()).clamp(min=0)

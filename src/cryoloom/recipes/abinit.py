@@ -116,7 +116,7 @@ class AbInitRecipe:
         self.pool = order[held:]
 
     def radius(self, level: int) -> int:
-        """Of a level, in Fourier pixels of the working box."""
+        """Radius of a level, in Fourier pixels of the working box."""
         return self.feed.radius_of(self.levels[level])
 
     def init(self) -> AbInitState:
@@ -326,7 +326,7 @@ class AbInitRecipe:
         return likeness
 
     def _likeness_of(self, a: Start, b: Start) -> float:
-        """Of two starts' maps at one level, over both hands."""
+        """Likeness of two starts' maps at one level, the best over both hands."""
         first, second = self._volume(a)[0], self._volume(b)[0]
         return max(map_likeness(first, second, frame) for frame in common_frames(a.held_poses, b.held_poses))
 

@@ -16,8 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.inference.conformations.family import (
+    Population,
+    aligned,
+    local_weight,
+    localised,
+    principal,
+    standardised,
+)
 from cryoloom.inference.conformations.latent_volume import LatentVolume
-from cryoloom.inference.conformations.linear import Inferred, contrast_prior, infer_latents, infer_mixture, products
+from cryoloom.inference.conformations.linear import contrast_prior, infer_latents, infer_mixture, products
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posed import PosedImages, in_batches
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -46,8 +54,6 @@ JOINT = 3  # iterations over all images once the number of components is known
 LEAST_GAIN = 0.02
 ODD = 0.02  # share of images that may ask for a component without being heard: they are odd, not a conformation
 SURE = 3.0  # ... and so many standard errors of that gain
-LEAST_CONTRAST = 0.5  # images below show no particle
-NEIGHBOURHOOD = 1.5  # s.d. of local averages, voxels of the band-limited box
 # expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, squared volumes and squared Fourier pixel
 COST = 5e-8
 JUMP_DEGREES = 8.0  # a pose that moves further has been found elsewhere
@@ -114,14 +120,14 @@ class PCARecipe:
         self.most = settings.most_components if settings.components is None else settings.components
 
     def radius(self, iteration: int) -> int:
-        """The march: linear over the first half of the iterations."""
+        """Radius of an iteration: it grows linearly over the first half of the iterations."""
         s = self.settings
         part = min(1.0, iteration / max(1.0, 0.5 * s.iterations))
         return self.feed.radius_of(s.first_level + part * (s.last_level - s.first_level))
 
     @property
     def last_radius(self) -> int:
-        """Of the last iterations."""
+        """Radius of the last iterations."""
         return self.radius(self.iterations)
 
     def init(self) -> PCAState:
@@ -243,8 +249,8 @@ class PCARecipe:
         halves = []
         for moments, population in found:
             volumes = solve_coupled(moments, ssnr_of_half(fsc), radius) * mask
-            halves.append(_standardised(volumes, population))
-        halves = localised(*_aligned(halves[0], halves[1]))
+            halves.append(standardised(volumes, population))
+        halves = localised(*aligned(halves[0], halves[1]))
         contrast_sigma = (found[0][1] + found[1][1]).contrast_sigma
         if state.iteration == self.pruning:
             worth = _worth_keeping(self._held_out(replace(state, halves=halves, poses=poses), radius))
@@ -254,7 +260,7 @@ class PCARecipe:
         following = replace(
             state, iteration=state.iteration + 1, halves=halves, fsc=fsc, contrast_sigma=contrast_sigma, poses=poses
         )
-        power = _sizes(halves[0])
+        power = halves[0].flatten(1).norm(dim=1)
         metrics = (
             ("evidence", evidence),
             *moved,
@@ -274,7 +280,7 @@ class PCARecipe:
         kept = self.settings.components
         if kept is None:
             kept = _worth_keeping(evidence)
-        joined = _joined(*(self._boxed(v, radius) for v in state.halves))[: kept + 1]
+        joined = torch.stack([self._boxed(v, radius) for v in state.halves]).mean(0)[: kept + 1]
         following = replace(
             state,
             iteration=max(state.iteration, self.iterations) + 1,
@@ -323,12 +329,12 @@ class PCARecipe:
         assert total is not None
         assert population is not None
         solved = solve_coupled(total, ssnr_of_sum(state.fsc), radius) * self._mask(radius)
-        volumes = _standardised(solved, population)
+        volumes = standardised(solved, population)
         if len(volumes) > 1:
             own = [self._boxed(v, radius)[1 : len(volumes)] for v in state.halves]
             volumes = torch.cat([volumes[:1], volumes[1:] * local_weight(own[0], own[1]).amax(0)])
-        volumes = _principal(volumes)
-        power = _sizes(volumes)
+        volumes = principal(volumes)
+        power = volumes.flatten(1).norm(dim=1)
         metrics = (("evidence", evidence), *((f"size_{j}", float(power[j] / power[0])) for j in range(1, len(power))))
         return replace(state, iteration=state.iteration + 1, volumes=volumes), metrics, None
 
@@ -403,125 +409,6 @@ def family_cost(feed: ImageFeed, settings: PCASettings) -> float:
     )
     early, late = round(PRUNED * settings.iterations), settings.iterations - round(PRUNED * settings.iterations)
     return early * pass_cost(feed, most, middle) + (late + JOINT + 1) * pass_cost(feed, SPARE + 2, last)
-
-
-@dataclass(frozen=True)
-class Population:
-    """Sums over images of E[z] [Z] and E[z z^T] [Z, Z], their number, and E[a], E[a^2] of their contrasts."""
-
-    count: int
-    z: Tensor
-    zz: Tensor
-    contrast: tuple[Tensor, ...]
-    contrast_square: tuple[Tensor, ...]
-
-    @property
-    def contrast_sigma(self) -> float:
-        """S.d. of the contrasts of images that show a particle, in units of their mean."""
-        a, aa = torch.cat(self.contrast).double(), torch.cat(self.contrast_square).double()
-        seen = a > LEAST_CONTRAST
-        if not seen.any():
-            return 0.0
-        mean = a[seen].mean()
-        return float((aa[seen].mean() - mean.square()).clamp(min=0).sqrt() / mean)
-
-    @staticmethod
-    def empty(components: int) -> Population:
-        """Of no images."""
-        return Population(0, torch.zeros(components).double(), torch.zeros(components, components).double(), (), ())
-
-    @staticmethod
-    def of(found: Inferred) -> Population:
-        """Of some images."""
-        latents = found.latents
-        mean = latents.mean.double().cpu()
-        square = latents.covariance.double().cpu().sum(0) + mean.T @ mean
-        return Population(len(mean), mean.sum(0), square, (latents.contrast.cpu(),), (found.second[:, 0].cpu(),))
-
-    def __add__(self, other: Population) -> Population:
-        return Population(
-            self.count + other.count,
-            self.z + other.z,
-            self.zz + other.zz,
-            (*self.contrast, *other.contrast),
-            (*self.contrast_square, *other.contrast_square),
-        )
-
-
-def _standardised(volumes: Tensor, population: Population) -> Tensor:
-    """The same family in coordinates whose population has mean 0 and covariance 1, and contrasts around 1.
-
-    EM alone comes there slowly; the step is that of parameter-expanded EM (Liu, Rubin & Wu 1998).
-    """
-    mean = population.z / population.count
-    spread = population.zz / population.count - mean[:, None] * mean
-    root = torch.linalg.cholesky(spread + 1e-9 * torch.eye(len(mean)).double()).to(volumes)
-    base, components = volumes[0], volumes[1:]
-    scale = float(torch.cat(population.contrast).median())
-    base = base + torch.einsum("j,jzyx->zyx", mean.to(volumes), components)
-    return scale * torch.cat([base[None], torch.einsum("ji,jzyx->izyx", root, components)])
-
-
-def _principal(volumes: Tensor) -> Tensor:
-    """The same family with orthogonal components, largest first."""
-    flat = volumes[1:].flatten(1)
-    if len(flat) == 0:
-        return volumes
-    _, U = torch.linalg.eigh((flat @ flat.T).double())
-    turned = U.flip(1).T.to(flat) @ flat
-    return torch.cat([volumes[:1], turned.reshape(volumes[1:].shape)])
-
-
-def _aligned(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both families with the first's principal components in order, the second's turned to agree with them."""
-    first = _principal(first)
-    if len(first) == 1:
-        return first, second
-    overlap = first[1:].flatten(1) @ second[1:].flatten(1).T
-    U, _, Vt = torch.linalg.svd(overlap.double())
-    turned = (U @ Vt).to(second) @ second[1:].flatten(1)
-    return first, torch.cat([second[:1], turned.reshape(second[1:].shape)])
-
-
-def localised(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both families with their components damped where the halves do not agree: what moves is often a small part.
-
-    A Wiener filter in space: the power of the halves' mean and of half their difference, averaged over a few voxels,
-    are signal with noise, and noise.
-    """
-    if len(first) == 1:
-        return first, second
-    weight = local_weight(first[1:], second[1:])
-    return tuple(torch.cat([v[:1], v[1:] * weight]) for v in (first, second))  # type: ignore[return-value]
-
-
-def local_weight(first: Float[Tensor, "Z m m m"], second: Float[Tensor, "Z m m m"]) -> Float[Tensor, "Z m m m"]:
-    """Share of the local power of each component that its halves have in common, 0 to 1."""
-    both = _smooth((0.5 * (first + second)).square())
-    apart = _smooth((0.5 * (first - second)).square())
-    return (1 - apart / both.clamp(min=1e-30)).clamp(0, 1)
-
-
-def _smooth(values: Float[Tensor, "Z m m m"]) -> Tensor:
-    width = 2 * round(2 * NEIGHBOURHOOD) + 1
-    x = torch.arange(width, dtype=values.dtype, device=values.device) - width // 2
-    kernel = torch.exp(-0.5 * (x / NEIGHBOURHOOD).square())
-    kernel = kernel / kernel.sum()
-    out = values[:, None]
-    for axis in range(3):
-        shape, pad = [1, 1, 1, 1, 1], [0, 0, 0]
-        shape[2 + axis], pad[axis] = width, width // 2
-        out = torch.nn.functional.conv3d(out, kernel.reshape(shape), padding=pad)
-    return out[:, 0]
-
-
-def _joined(first: Tensor, second: Tensor) -> Tensor:
-    """The mean of two aligned families."""
-    return 0.5 * (first + second)
-
-
-def _sizes(volumes: Tensor) -> Tensor:
-    return volumes.flatten(1).norm(dim=1)
 
 
 def _worth_keeping(evidence: Float[Tensor, "N Q"]) -> int:

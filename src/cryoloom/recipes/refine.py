@@ -268,7 +268,7 @@ class RefineRecipe:
             assert best.covariance is not None
             kept = (best.bare().to(torch.device("cpu")), best.covariance[:, 0].cpu())
             parts.append((*kept, refined.score.cpu(), refined.power.cpu()))
-            generator = torch_generator(self.seed, self.name, "samples", state.iteration, half, number)
+            generator = torch_generator(self.seed, self.name, f"half set {half + 1}", state.iteration, number)
             samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.group))
             newest = accumulate(images, symmetric_samples(samples, self.group), Band(radii.insertion).side)
             statistics = newest if statistics is None else statistics + newest
@@ -336,14 +336,14 @@ class RefineRecipe:
         return StepInfo(self.name, state.iteration, side / state.shell if state.shell > 0 else None, metrics)
 
     def _search_radius(self, state: RefineState) -> int:
-        """Of the next global search: as far as the maps are worth it."""
+        """Radius of the next global search: as far as the maps can be trusted."""
         levels = self.settings.fine_levels
         level = self.feed.radius_of(levels[min(state.searches or 0, len(levels) - 1)])
         trusted = state.radius if state.iteration == 0 else max(5, int(crossing(state.fsc, 0.3)))
         return min(level, trusted)
 
     def _climb_radius(self, state: RefineState) -> int:
-        """Of the comparison: the FSC's 0.143 shell and a few more, never more than half again the last radius."""
+        """Radius of the comparison: the FSC's 0.143 shell and a few more, at most half again the last radius."""
         if state.iteration == 0:
             return state.radius
         return min(self.limit, round(state.shell) + 3, round(1.5 * state.radius))

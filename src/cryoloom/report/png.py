@@ -25,7 +25,7 @@ def png_bytes(pixels: np.ndarray) -> bytes:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in _COLOUR_TYPES or 0 in image.shape:
         raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype}; expected uint8 [H, W], 3 or 4 last")
     height, width, channels = image.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
+    header = _header(width, height, _COLOUR_TYPES[channels])
     # each row is stored as its difference to the row above (filter 2): half the size for smooth images
     rows = image.reshape(height, -1)
     lines = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)
@@ -61,12 +61,17 @@ def shaded_png_bytes(pixels: np.ndarray, shades: int = 48) -> bytes:
     lines[:, 1:] = index
     return (
         _SIGNATURE
-        + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+        + _chunk(b"IHDR", _header(width, height, 3))
         + _chunk(b"PLTE", (palette + 0.5).astype(np.uint8).tobytes())
         + _chunk(b"tRNS", b"\0")
         + _chunk(b"IDAT", zlib.compress(lines.tobytes(), 9))
         + _chunk(b"IEND", b"")
     )
+
+
+def _header(width: int, height: int, colour_type: int) -> bytes:
+    """The IHDR chunk's data: 8 bits a channel, plain compression and filter, not interlaced."""
+    return struct.pack(">II", width, height) + bytes((8, colour_type, 0, 0, 0))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -41,7 +41,7 @@ class ShownRun:
 
     @cached_property
     def surface(self) -> Surface | None:
-        """Of the map to look at, within its mask; None without a map, or without contrast in it."""
+        """Surface of the map to look at, within its mask; None without a map, or without contrast in it."""
         view, mask = self.view(self.best_map), self.view(layout.MASK)
         if view is None:
             return None

@@ -75,7 +75,9 @@ class Session:
         interrupts = contextlib.nullcontext() if self.folder is None else self._interrupts.deferred()
         with interrupts:
             if self.folder is None:
-                return run_steps(recipe, recipe.init(), 0, self._interrupts, self, _Forgetful())
+                return run_steps(
+                    recipe, recipe.init(), 0, interrupts=self._interrupts, teller=self, keeper=_Forgetful()
+                )
             return self._in_folder(recipe, self.folder)
 
     def _in_folder(self, recipe: Recipe[S, R], folder: RunFolder) -> S:
@@ -92,7 +94,7 @@ class Session:
             self.say(f"{recipe.name}: resumed after step {step}")
         folder.metrics.cut(recipe.name, step)
         keeper = _Keeper(recipe.name, folder, saved, self._seconds)
-        return run_steps(recipe, state, step, self._interrupts, self, keeper)
+        return run_steps(recipe, state, step, interrupts=self._interrupts, teller=self, keeper=keeper)
 
     @contextlib.contextmanager
     def timing(self, stage: str) -> Iterator[None]:

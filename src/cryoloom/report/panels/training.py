@@ -42,7 +42,7 @@ def html(run: ShownRun) -> Markup:
 
 
 def training_charts(steps: Sequence[LoggedStep]) -> list[TrainingChart]:
-    """Of the stages that train networks; empty if none does."""
+    """Metrics of the stages that train networks; empty if none does."""
     out = []
     for name, (title, caption) in _METRICS.items():
         points = _points(steps, name)
