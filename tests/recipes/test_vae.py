@@ -37,8 +37,10 @@ TINY = NetworkSettings(
 class VariationalScene(Scene):
     """The set, and recipes that learn it."""
 
-    def recipe(self, poses: PosePosterior | None = None, method: Method = "vae", **changes: Any) -> VariationalRecipe:
-        return VariationalRecipe(self.posed(poses), replace(TINY, **changes), 1, self.mean, method)
+    def recipe(
+        self, poses: PosePosterior | None = None, method: Method = "vae", seed: int = 1, **changes: Any
+    ) -> VariationalRecipe:
+        return VariationalRecipe(self.posed(poses), replace(TINY, **changes), seed, self.mean, method)
 
 
 @pytest.fixture(scope="module")
