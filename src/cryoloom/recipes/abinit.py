@@ -2,8 +2,8 @@
 
 Every step matches a small batch against slices of the present map (exhaustively, as matrix products), draws poses from
 the posterior and blends the batch's statistics into running ones. Nothing is stored per image. A level ends when the
-likelihood of held-out images no longer grows. Starts are independent until two of them agree (their aligned maps
-correlate); where none agree, the likeliest is carried on to one more level.
+likelihood of held-out images stops growing. New random starts are made until two of them agree (their aligned maps
+correlate); if none agree, the start with the highest likelihood goes on to one more level.
 """
 
 from __future__ import annotations
@@ -39,16 +39,18 @@ from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
 DRAWS = 32  # poses drawn from each image's posterior
-CHECK_EVERY = 5  # steps between looks at the held-out images
-FIRST_SIGMA = 0.06  # prior s.d. of shifts, box sides, before it is learnt
-REACH = 2.5  # shifts are searched to so many standard deviations
+CHECK_EVERY = 5  # steps between evaluations of the held-out images
+FIRST_SIGMA = 0.06  # initial standard deviation of shifts, in box sides; it is then learnt
+REACH = 2.5  # range of the shift search, in standard deviations
 NOISE_RATE = 0.1
 # expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, rotation and squared Fourier pixel
 STEP_COST = 1.2e-8
 USUAL_STARTS = 2
-USUAL_LENGTH = 1.2  # of a level, in least steps
-LEAST_GAIN = 0.2  # nats an image, for a level to go on,
-LEAST_SHARE = 0.005  # ... or this share of what the map makes held-out images likelier by
+USUAL_LENGTH = 1.2  # usual length of a level, relative to its minimum number of steps
+# minimum gain of held-out images for a level to go on: in nats per image, and as a share of the gain that the map gives
+# over no particle
+LEAST_GAIN = 0.2
+LEAST_SHARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class Start:
 
     Attributes:
         first, second: statistics fed by even and odd steps: their FSC gives the weight of each shell.
-        noise: [G, S]; sigma_angstrom: s.d. of shifts; level, steps: at this level; evidence: of the held-out images
-            at the checks of this level, nats an image, newest last; strength: that of the newest over no particle at
-            all; held_poses: [H, 3, 3], theirs at the last check.
+        noise: [G, S]; sigma_angstrom: standard deviation of shifts; level, steps: present level, steps done in it.
+        evidence: mean log evidence of the held-out images at the checks of this level, nats per image, newest last.
+        strength: the newest evidence relative to no particle; held_poses: [H, 3, 3], poses of held-out images then.
     """
 
     first: Statistics

@@ -36,7 +36,7 @@ SAMPLE = 1000  # images from which power spectra are measured
 
 @dataclass(frozen=True)
 class AmortizedState:
-    """Carried from round to round: rounds done, both networks with their optimiser, and the learnt noise [G, S]."""
+    """State carried from round to round: rounds done, networks with their optimiser, and the learnt noise [G, S]."""
 
     round: int
     weights: Weights
@@ -66,7 +66,7 @@ class AmortizedRecipe:
         )
 
     def _power(self) -> Tensor:
-        """E|Y|^2 by shell of the images, [S], and E|V|^2 of the volume that explains what noise does not, [S]."""
+        """Power by shell of the images, E|Y|^2, and of a volume that explains what noise does not, E|V|^2: [2, S]."""
         rows = np.linspace(0, len(self.feed) - 1, min(SAMPLE, len(self.feed))).astype(np.int64)
         noise = self.feed.source.preprocessing.noise.float()
         images = self.feed.images(rows, self.reach, noise)
@@ -109,7 +109,7 @@ class AmortizedRecipe:
         return RealVoxels(f.box, f.pixel_size, scale / f.box**1.5)
 
     def init(self) -> AmortizedState:
-        """Random networks; all that the images hold is noise until the volume explains some of it."""
+        """Random networks; the whole power of the images counts as noise until the volume explains some of it."""
         S = len(self.power[0])
         groups = self.feed.groups
         return AmortizedState(0, self.trainer.weights(), self.power[0].expand(groups, S).clone().cpu())
@@ -160,12 +160,12 @@ class AmortizedRecipe:
         return AmortizedState(state.round + 1, self.trainer.weights(), noise), info
 
     def _rate(self, round_: int) -> float:
-        """Full until the last quarter, then falling to a twentieth."""
+        """Learning rate relative to the initial one: constant, then falling to a twentieth in the last quarter."""
         left = (self.settings.rounds - round_) / (0.25 * self.settings.rounds)
         return float(min(1.0, max(0.05, left)))
 
     def _learnt_noise(self, noise: Tensor, group: Tensor, residual: Tensor) -> Tensor:
-        """Spectra drawn towards the power of the residuals, group by group."""
+        """Noise spectra moved towards the power of the residuals, by optics group."""
         share = torch.bincount(group, minlength=len(noise))[:, None] / len(group)
         rate = 1 - (1 - self.settings.noise_rate) ** share
         return ResidualPower.of_shells(residual, group, len(noise)).learnt(noise, rate)

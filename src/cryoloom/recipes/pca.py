@@ -45,19 +45,19 @@ from cryoloom.runs.seeds import torch_generator
 from cryoloom.volumes.linear_family import LinearFamily
 
 BATCH = 2000  # images at once: the sums over each batch are as large as all volumes together
-FIRST_SHARE = 0.1  # amplitude of the random components that EM begins with, of the mean's
-PRUNED = 0.4  # share of the iterations after which components that promise nothing are dropped, but
-SPARE = 2  # ... for so many components
+FIRST_SHARE = 0.1  # amplitude of the initial random components relative to the mean
+PRUNED = 0.4  # share of the iterations after which components without a gain are dropped,
+SPARE = 2  # except for this many
 JOINT = 3  # iterations over all images once the number of components is known
-# nats an image that a component must add for images that it was not learnt from (500 images of one shape: 0.002 to 0.01
-# with nine seeds),
+# minimum gain of the held-out log-likelihood per component, nats per image (500 images of one shape gave 0.002 to 0.01
+# with nine seeds)
 LEAST_GAIN = 0.02
-ODD = 0.02  # share of images that may ask for a component without being heard: they are odd, not a conformation
-SURE = 3.0  # ... and so many standard errors of that gain
+ODD = 0.02  # share of the images with the largest gains that is left out: a few odd images are not a conformation
+SURE = 3.0  # minimum gain in standard errors
 # expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, squared volumes and squared Fourier pixel
 COST = 5e-8
-JUMP_DEGREES = 8.0  # a pose that moves further has been found elsewhere
-BLIND = 1e4  # times the variance of the sum over an image
+JUMP_DEGREES = 8.0  # a pose that moves by more has been found elsewhere by a search
+BLIND = 1e4  # factor on the noise variance of each image's sum, by which it is ignored
 
 
 # expectations E[a] [B, Q] and E[a a^T] [B, Q (Q + 1) / 2] of the mixture of Q volumes that each image shows at R, t
@@ -66,7 +66,7 @@ Mixture = Callable[[Images, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class PCAState:
-    """Carried from iteration to iteration.
+    """State carried from iteration to iteration.
 
     Attributes:
         iteration: done so far, over the halves, the judgement, and all images.
@@ -103,14 +103,14 @@ class PCARecipe:
     def __init__(
         self, posed: PosedImages, settings: PCASettings, seed: int, mask: Float[Tensor, "D D D"] | None = None
     ) -> None:
-        """Learn from posed images; each is looked at with the likeliest candidate of its poses.
+        """Learn from posed images; of several candidate poses the likeliest is used.
 
         Args:
             mask: 0 to 1 in the working box, within which the particle lies; its sphere when None.
         """
         self.feed, self.settings, self.seed = posed.feed, settings, seed
         poses, noise = posed.poses, posed.noise.clone()
-        # each image's own background has been subtracted with an error, which must not pass for a change of density
+        # the background of each image was subtracted with an error, which must not be taken for a change of density
         noise[:, 0] *= BLIND
         bare = PosePosterior(poses.R.float(), poses.t.float(), poses.log_weight.float())
         self.posed = replace(posed, poses=bare, noise=noise)
@@ -155,14 +155,14 @@ class PCARecipe:
         return state.components == 0 or state.iteration > self.iterations + JOINT
 
     def end_early(self, state: PCAState) -> PCAState:
-        """The components as they are, judged and joined."""
+        """The present components, evaluated on held-out images and fitted to all."""
         while not self.finished(state):
             iteration = max(state.iteration, self.iterations)
             state, _ = self.step(replace(state, iteration=iteration))
         return state
 
     def step(self, state: PCAState) -> tuple[PCAState, StepInfo]:
-        """One iteration of both halves; or the judgement; or one iteration over all images."""
+        """One iteration of both halves, or the evaluation on held-out images, or one iteration over all images."""
         if state.iteration < self.iterations:
             following, metrics, message = self._step_halves(state)
         elif state.components is None:
@@ -272,7 +272,7 @@ class PCARecipe:
         return following, metrics, message
 
     def _judge(self, state: PCAState) -> tuple[PCAState, tuple[tuple[str, float], ...], str | None]:
-        """Every image by the other half's model, with 0 to Z of its components."""
+        """Evaluate every image under the model of the other half, with 0 to Z of its components."""
         radius = self.last_radius
         evidence = self._held_out(state, radius)
         gain = evidence - evidence[:, :1]
@@ -294,7 +294,7 @@ class PCARecipe:
         return following, tuple((f"gain_{j}", float(g)) for j, g in enumerate(gains)), message
 
     def _held_out(self, state: PCAState, radius: int) -> Float[Tensor, "n Q"]:
-        """Log evidence of every image that takes part by the other half's model, with 0 to Z of its components."""
+        """Log evidence of the images of the half sets under the model of the other half, with 0 to Z components."""
         Q = len(state.halves[0])
         evidence = torch.zeros(len(self.feed), Q, dtype=torch.float64)
         prior = contrast_prior(state.contrast_sigma)
@@ -309,11 +309,11 @@ class PCARecipe:
         return evidence[torch.from_numpy(self.posed.half >= 0)]
 
     def _kept_on(self, worth: int) -> int:
-        """How many components go on after a first look, in which so many were worth it."""
+        """Number of components that go on after the first evaluation, in which `worth` of them showed a gain."""
         return max(self.settings.components or 0, worth + SPARE)
 
     def _poses(self, state: PCAState, radius: int) -> PosePosterior:
-        """Those at which images are looked at in an iteration."""
+        """Poses that are used in an iteration."""
         return state.poses
 
     def _step_joint(self, state: PCAState) -> tuple[PCAState, tuple[tuple[str, float], ...], str | None]:
@@ -412,7 +412,7 @@ def family_cost(feed: ImageFeed, settings: PCASettings) -> float:
 
 
 def _worth_keeping(evidence: Float[Tensor, "N Q"]) -> int:
-    """How many components held-out images ask for: up to the last that adds more than could be chance."""
+    """Number of components that held-out images support: up to the last whose gain exceeds chance."""
     kept = 0
     for q in range(1, evidence.shape[1]):
         gain = (evidence[:, q] - evidence[:, kept]).sort().values
@@ -424,7 +424,8 @@ def _worth_keeping(evidence: Float[Tensor, "N Q"]) -> int:
 
 
 def component_resolutions(state: PCAState, side_angstrom: float) -> list[float | None]:
-    """Angstrom at which each component's halves agree to 0.143, mean first; None where they never do."""
+    """Resolution in angstrom to which each component agrees between the halves (FSC 0.143), mean first; None where it
+    does not."""
     out = []
     for curve in state.fsc:
         shell = resolved_shell(curve)

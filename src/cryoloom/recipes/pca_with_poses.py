@@ -31,7 +31,7 @@ DOUBTFUL_SHARE = 0.3  # share of the images that a usual later search takes
 
 
 class PCAWithPosesRecipe(PCARecipe):
-    """The stage `turns`: from poses found on one map to poses that know of conformations."""
+    """The stage `turns`: from poses found on one map to poses found along with conformations."""
 
     name = "turns"
 
@@ -54,11 +54,11 @@ class PCAWithPosesRecipe(PCARecipe):
         self.pruning = turns.held - 1
 
     def radius(self, iteration: int) -> int:
-        """Radius of an iteration: low for long, then growing to that of the settings."""
+        """Radius of an iteration: low at first, then growing to that of the settings."""
         return turns_radius(self.feed, self.settings, self.turns, iteration)
 
     def finished(self, state: PCAState) -> bool:
-        """Whether all turns are done, or nothing is to be seen at low resolution."""
+        """Whether all iterations are done, or no component shows a gain at low resolution."""
         return state.iteration >= self.iterations or len(state.halves[0]) == 1
 
     def end_early(self, state: PCAState) -> PCAState:
@@ -70,14 +70,14 @@ class PCAWithPosesRecipe(PCARecipe):
         return turns_costs(self.feed, self.settings, self.turns)[state.iteration :]
 
     def result(self, state: PCAState) -> Refined | None:  # type: ignore[override]
-        """Poses of all images with their covariances, and how well they fit, each under the family of its own half.
+        """Poses of all images with their covariances and fit, each under the family of its own half set.
 
         None where nothing was seen: the poses that were given are as good. Images that were left out keep theirs.
         """
         if len(state.halves[0]) == 1:
             return None
         poses, parts, rows = state.poses, [], []
-        # those left out are no part of a half, but are to be judged as well
+        # images that were left out belong to no half set, but are evaluated as well
         for h, mine in ((0, self.posed.half < 1), (1, self.posed.half == 1)):
             rows.append(np.flatnonzero(mine))
             parts.append(
@@ -97,7 +97,7 @@ class PCAWithPosesRecipe(PCARecipe):
         return worth and super()._kept_on(worth)
 
     def _poses(self, state: PCAState, radius: int) -> PosePosterior:
-        """All poses after a climb, and perhaps a search, in the family of their own half."""
+        """Poses of all images after a climb, and in some iterations a search, under the family of their half set."""
         t, i = self.turns, state.iteration
         if i < t.first_climb:
             return state.poses

@@ -1,8 +1,8 @@
 """Refinement: global searches and Levenberg-Marquardt on every pose, half sets apart from the first insertion on.
 
-Each iteration takes every image once: candidates (found anew by a global search where they are missing or doubtful)
-climb against the map of the image's own half, the optima are weighed by their Laplace evidence, and the weighted poses
-are inserted into the next map of that half. The radius follows the FSC of the halves.
+Each iteration takes every image once. Its candidate poses, found by a global search where they are missing or doubtful,
+climb against the map of the image's own half set; the optima are weighted by their Laplace evidence, and the image is
+inserted at the weighted poses into the next map of that half. The radius follows the FSC of the half maps.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
 BATCH = 500  # images at once
-DOUBT_NATS = 5.0  # an image is searched again if its second candidate is closer than that
-MISFIT = 3.0  # ... or its best score so many s.d. below what its pose would give if it were right
-TIGHT = 1.5  # times the common radius that the halves must agree to before the molecule is masked
-FEW_DOUBTFUL = 0.005  # below this share a search is not worth its slices
-LOW_STEPS = 4  # of a climb at low radius, where there are more candidates than are kept
-STILL = 0.3  # poses that move by less than this share of their uncertainty stand still
-MANY_DOUBTFUL = 0.25  # from this share on all images are searched again,
+DOUBT_NATS = 5.0  # an image is searched again if its second candidate is within this distance,
+MISFIT = 3.0  # or if its best score is this many standard deviations below that of a correct pose
+TIGHT = 1.5  # the molecule is masked once the halves agree beyond this multiple of the starting radius
+FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
+LOW_STEPS = 4  # steps at low radius, where there are more candidates than are kept
+STILL = 0.3  # poses are settled if they move by less than this share of their uncertainty
+MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again,
 # expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image and squared Fourier pixel: measured on a
 # ribosome and an antibody (5,000 images of 64 px)
 SEARCH_COST, CLIMB_COST, INSERTION_COST = 6e-6, 6e-8, 6e-7
 USUAL_ITERATIONS = 5
 SEARCHED_SHARES = (1.0, 0.6, 0.2)  # shares of the images that usual first, second and third searches take
-ALL_SEARCHED = 2  # ... in the first so many searches; what is certain at the second's radius is right
+ALL_SEARCHED = 2  # in this many first searches; later, what is certain is right
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,10 @@ from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 from cryoloom.volumes.positional_mlp import PositionalMLP
 
-STEP_IMAGES = 2000  # about so many images a step
-DEVIATION = 0.3  # unit of what the decoder learns, in r.m.s. amplitudes of the mean by shell
+STEP_IMAGES = 2000  # approximate number of images in a step
+DEVIATION = 0.3  # unit of the decoder's output, relative to the r.m.s. amplitude of the mean by shell
 FALLING = 0.5  # share of the updates over which the learning rate falls
-LAST_RATE = 0.03  # and to which part of itself
+LAST_RATE = 0.03  # final learning rate relative to the initial one
 # expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds a coefficient, layer and squared width
 COST = 1e-10
 READ = 500  # images at once when latents are read out
@@ -49,7 +49,7 @@ READ = 500  # images at once when latents are read out
 
 @dataclass(frozen=True)
 class VariationalState:
-    """Carried from step to step.
+    """State carried from step to step.
 
     Attributes:
         step: done so far; weights: the networks and their optimiser; noise: E|n|^2 by shell, [G, S].
@@ -78,7 +78,7 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + float(value) * count
 
     def means(self) -> tuple[tuple[str, float], ...]:
-        """Over all."""
+        """Means over all images of the step."""
         return tuple((name, value / self.count) for name, value in self.sums.items())
 
 
@@ -152,7 +152,7 @@ class VariationalRecipe:
         return kind(radius, f.diameter_px / f.box, s.latent, s.encoder_width, s.encoder_layers)
 
     def init(self) -> VariationalState:
-        """Fresh networks; where there is a table, all images alike."""
+        """Untrained networks; in a table, the same latents for all images."""
         N, Z = len(self.feed), self.settings.latent
         device = self.feed.device
         latents = None
@@ -287,7 +287,7 @@ class VariationalRecipe:
 
     @torch.no_grad()
     def poses(self, state: VariationalState) -> PosePosterior:
-        """Those that were given, with what was learnt about them, on the CPU."""
+        """The given poses with the corrections that were learnt, on the CPU."""
         correction = None if state.corrections is None else state.corrections.values
         R, t = self._poses(torch.arange(len(self.feed), device=self.feed.device), correction)
         return PosePosterior.certain(R.cpu(), t.cpu())

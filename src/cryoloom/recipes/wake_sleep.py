@@ -37,12 +37,12 @@ from cryoloom.runs.seeds import numpy_generator, torch_generator
 
 # expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds an image
 IMAGE_COST = 8e-4
-JUDGED = 512  # dreams that no update saw, by which the encoder is judged
+JUDGED = 512  # number of dreams, not used for training, on which the encoder is evaluated
 
 
 @dataclass(frozen=True)
 class WakeSleepState:
-    """Carried from round to round.
+    """State carried from round to round.
 
     Attributes:
         round: done so far; weights: the encoder and its optimiser.
@@ -82,7 +82,7 @@ class WakeSleepRecipe:
         self.trainer = Trainer({"encoder": self.encoder}, {"encoder": settings.learning_rate})
 
     def init(self) -> WakeSleepState:
-        """An encoder that has seen nothing."""
+        """An untrained encoder."""
         return WakeSleepState(0, self.trainer.weights(), None, None, self.volume)
 
     def finished(self, state: WakeSleepState) -> bool:
@@ -94,7 +94,7 @@ class WakeSleepRecipe:
         return state
 
     def step(self, state: WakeSleepState) -> tuple[WakeSleepState, StepInfo]:
-        """One round asleep and, in turn, one batch awake."""
+        """One round of training on dreams and, every few rounds, one batch of real images."""
         s = self.settings
         self.trainer.restore(state.weights)
         generator = torch_generator(self.seed, self.name, "round", state.round + 1)
@@ -130,17 +130,17 @@ class WakeSleepRecipe:
         return following, info
 
     def _rate(self, update: int) -> float:
-        """Warm-up, then a cosine to zero."""
+        """Learning rate relative to its maximum: warm-up, then a cosine to zero."""
         total = self.settings.rounds * self.settings.updates
         return min(1.0, (update + 1) / 50) * 0.5 * (1 + math.cos(math.pi * update / total))
 
     def _like(self, rng: np.random.Generator, count: int) -> dispatch.Images:
-        """Real images whose CTF and noise dreams take over."""
+        """Real images from which dreams take CTF and noise."""
         rows = np.sort(rng.integers(0, len(self.feed), count))
         return self.feed.images(rows, self.radius, self.noise)
 
     def _awake(self, state: WakeSleepState, rng: np.random.Generator, generator: torch.Generator) -> WakeSleepState:
-        """Candidates of real images climb a little, are weighed, and blended into the volume."""
+        """Refine candidate poses of real images by a few steps, weigh them, and blend the images into the volume."""
         s = self.settings
         rows = np.sort(rng.choice(len(self.feed), min(s.wake_batch, len(self.feed)), replace=False))
         images = self.feed.images(rows, self.radius, self.noise)
