@@ -82,6 +82,7 @@ def test_what_a_run_holds_is_scored(run: tuple[str | Path, ...], values: dict) -
     assert f"{values['fsc_auc_mean']:.4f}" in result.output
 
 
+@pytest.mark.slow
 def test_maps_in_the_order_of_the_states(folder: Path, run: tuple[str | Path, ...], values: dict) -> None:
     paths = ",".join(str(folder / f"class_{k:03d}.mrc") for k in (2, 3, 1))
     by_state = _json(*run, "--maps", paths)

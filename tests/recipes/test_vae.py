@@ -55,7 +55,11 @@ def finish(recipe: VariationalRecipe) -> tuple[VariationalState, StepInfo]:
     return state, info
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 16}, {"encoder": "cnn"}, {"method": "autodecoder"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"epochs": 16}, pytest.param({"encoder": "cnn"}, marks=pytest.mark.slow), {"method": "autodecoder"}],
+    ids=str,
+)
 def test_two_states_are_told_apart(scene, changes):
     recipe = scene.recipe(**changes)
     state, info = finish(recipe)
