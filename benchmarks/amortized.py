@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +46,8 @@ from cryoloom.inference.poses.encoder_file import read_encoder
 from cryoloom.inference.poses.misfit import misfit
 from cryoloom.inference.poses.proposals import propose
 from cryoloom.inference.training import Trainer
+from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.presets import with_preset
-from cryoloom.jobs.reconstruct import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.kernels.images import Images
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation
@@ -56,9 +55,12 @@ from cryoloom.maps.io import read_map
 from cryoloom.maps.mask import soft_sphere
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.rotations import random_rotations
-from cryoloom.recipes.abinit import AbInitRecipe, AbInitSettings
+from cryoloom.recipes.abinit import AbInitRecipe
 from cryoloom.recipes.amortized import AmortizedRecipe, AmortizedState
-from cryoloom.recipes.wake_sleep import WakeSleepRecipe, WakeSleepSettings
+from cryoloom.recipes.methods.hybrid import WakeSleepSettings
+from cryoloom.recipes.methods.search import AbInitSettings
+from cryoloom.recipes.wake_sleep import WakeSleepRecipe
+from cryoloom.runs.session import Session
 from cryoloom.volumes.fourier_net import FourierNet
 from cryoloom.volumes.interface import Volume, rotated_frequencies
 from cryoloom.volumes.voxel_grid import VoxelGrid
@@ -90,7 +92,7 @@ VARIANTS: dict[str, dict] = {
 
 def feed_of(folder: Path, **changes: object) -> tuple[ImageFeed, torch.Tensor]:
     """The images of a set as a run sees them, and their noise."""
-    settings = ReconstructSettings(InputSettings(str(folder / "particles.star")), **changes)  # type: ignore[arg-type]
+    settings = ReconstructSettings(input=InputSettings(str(folder / "particles.star")), **changes)  # type: ignore[arg-type]
     particles = open_input(settings.input)
     preprocessing = prepare(particles, settings)
     return make_feed(particles, preprocessing, settings), preprocessing.noise.float()
@@ -140,8 +142,7 @@ def parts(seed: int, sets: Path) -> dict:
     """What each part of the hybrid's encoder buys: the best of K candidates for real images, before any polish."""
     folder = make_set("ribosome", seed, sets)
     feed = feed_of(folder)[0]
-    abinit = AbInitRecipe(feed, AbInitSettings(), seed)
-    first = abinit.result(finished(abinit))
+    first = Session.in_memory().run(AbInitRecipe(feed, AbInitSettings(), seed))
     e = evaluator()
     At = e.read_poses(str(folder / "truth.star"))[1]
     out: dict = {"machine": machine(), "commit": commit(), "set": "ribosome", "seed": seed, "parts": {}}
@@ -162,8 +163,8 @@ def parts(seed: int, sets: Path) -> dict:
             recipe.encode = replace(recipe.encode, encoder=recipe.encoder)
             recipe.trainer = Trainer({"encoder": recipe.encoder}, {"encoder": recipe.settings.learning_rate})
         began = time.process_time()
-        state = finished(recipe)
-        spent, candidates = time.process_time() - began, recipe.proposals(state)
+        state = Session.in_memory().state(recipe)
+        spent, candidates = time.process_time() - began, recipe.result(state).poses
         hand, Q, _, _ = e.common_frame(At, np.swapaxes(candidates.best()[0].double().numpy(), 1, 2), "C1")
         truth = framed(At, hand, Q)
         out["parts"][name] = {"cpu_s": spent}
@@ -175,14 +176,6 @@ def parts(seed: int, sets: Path) -> dict:
             }
         print(name, out["parts"][name], flush=True)
     return out
-
-
-def finished(recipe: Any) -> Any:
-    """The last state of a recipe."""
-    state = recipe.init()
-    while not recipe.finished(state):
-        state, _ = recipe.step(state)
-    return state
 
 
 def framed(At: np.ndarray, hand: bool, Q: np.ndarray) -> torch.Tensor:
@@ -419,7 +412,7 @@ def cold(work: Path, presets: list[str], snrs: list[float], seeds: list[int]) ->
 @torch.no_grad()
 def likeliest_rotations(recipe: AmortizedRecipe, state: AmortizedState) -> torch.Tensor:
     """R [N, 3, 3] of the candidate that explains each image best."""
-    poses, feed, radius = recipe.proposals(state), recipe.feed, recipe.radius(max(0, state.round - 1))
+    poses, feed, radius = recipe.result(state).poses, recipe.feed, recipe.radius(max(0, state.round - 1))
     branches = []
     for rows in torch.arange(len(feed)).split(500):
         images = feed.images(rows.numpy(), radius, state.noise)
@@ -430,12 +423,12 @@ def likeliest_rotations(recipe: AmortizedRecipe, state: AmortizedState) -> torch
 def cold_run(work: Path, preset: str, snr: float, seed: int) -> dict:
     """One run by the program itself, its poses scored from checkpoint to checkpoint by their weights."""
     folder = small_ribosome(work, snr, seed)
-    settings = ReconstructSettings(InputSettings(str(folder / "particles.star")), seed=seed)
+    settings = ReconstructSettings(input=InputSettings(str(folder / "particles.star")), seed=seed)
     settings = with_preset(settings, "cryoai-compact" if preset in VARIANTS else preset)
-    settings = replace(settings, amortized=replace(settings.amortized, **VARIANTS.get(preset, {})))
+    settings = replace(settings, methods=settings.methods.changed("amortized", **VARIANTS.get(preset, {})))
     particles = open_input(settings.input)
     feed = make_feed(particles, prepare(particles, settings), settings)
-    recipe = AmortizedRecipe(feed, settings.amortized, seed)
+    recipe = AmortizedRecipe(feed, settings.methods["amortized"], seed)
     e = evaluator()
     _, At, *_ = e.read_poses(str(folder / "truth.star"))
     state, spent, course = recipe.init(), 0.0, []
