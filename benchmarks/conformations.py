@@ -179,7 +179,7 @@ def write_state_maps(opened: ConformationRun, state: np.ndarray, folder: Path) -
     for k in range(1, state.max() + 1):
         found = opened.map_at(opened.latents.mean[torch.from_numpy(state == k)].mean(0))
         paths.append(str(folder / f"mean_of_state_{k:02d}.mrc"))
-        write_map(Path(paths[-1]), DensityMap(found.combined.contiguous(), opened.feed.pixel_size))
+        write_map(Path(paths[-1]), DensityMap(found.combined.contiguous(), opened.posed.feed.pixel_size))
     return paths
 
 

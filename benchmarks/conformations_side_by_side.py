@@ -211,7 +211,7 @@ def cryodrgn_row(program: Path, form: Form, trained: dict, epoch: int, case: Cas
     opened = open_conformations(case.work / "cryoloom-pca", torch.device("cpu"), 1)
     decoded = sorted(maps.glob("vol_*.mrc"))
     for path in decoded if form.box is not None else []:
-        box, pixel_size = opened.feed.box, opened.feed.pixel_size
+        box, pixel_size = opened.posed.feed.box, opened.posed.feed.pixel_size
         write_map(path, DensityMap(resize_real(read_map(path).data, box, 3).contiguous(), pixel_size))
     latents = LatentPosterior.diagonal(torch.from_numpy(mean).float(), torch.from_numpy(log_variance).float())
     near = run / f"near.{epoch}"
