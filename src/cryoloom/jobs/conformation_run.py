@@ -90,7 +90,7 @@ def open_conformations(folder: Path, device: torch.device, threads: int) -> Conf
             feed,
             PosePosterior.certain(poses.R.float(), poses.t.float()),
             half - 1,
-            noise=feed.source.preprocessing.noise.float(),
+            noise=feed.noise,
             sigma_angstrom=max(float(poses.t.square().mean().sqrt()), feed.pixel_size),
         ),
         latents=latents,

@@ -108,7 +108,7 @@ def given_mask(path: Path, feed: ImageFeed) -> Tensor:
         ValueError: if its field of view is not that of the images.
     """
     given = read_map(path)
-    side = feed.box * feed.pixel_size
+    side = feed.field_of_view
     if abs(given.pixel_size * given.data.shape[-1] / side - 1) > 0.01:
         raise ValueError(
             f"{path}: a mask of {given.pixel_size * given.data.shape[-1]:.1f} angstrom\n  expected: the field of view "

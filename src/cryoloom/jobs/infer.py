@@ -168,11 +168,11 @@ def infer(
         polish: optimisation steps at each radius, up to the map's resolution; 0 weighs the candidates as they are.
         say: told after each batch how many images are done, and images a second.
     """
-    noise = feed.source.preprocessing.noise.float()
+    noise = feed.noise
     low = int(run.encode.encoder.radius)
     radii = march(low, run.radius) if polish else [low]
     grids = [volume_to_half(rebox(run.map.to(feed.device), Band(r).box)) for r in radii]
-    sigma = FIRST_SIGMA * feed.box * feed.pixel_size
+    sigma = FIRST_SIGMA * feed.field_of_view
     N = len(feed)
     R, t, weight, score = torch.empty(N, 3, 3), torch.empty(N, 2), torch.empty(N), torch.empty(N)
     encode_s = polish_s = latency = 0.0

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 
 from cryoloom.jobs.settings import Common, InputSettings
-from cryoloom.particles.batches import ParticleSource
-from cryoloom.particles.feed import ImageFeed
+from cryoloom.particles.feed import ImageFeed, normalised_feed
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.particles.preprocess import Preprocessing, measure
-from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.runs.seeds import torch_generator
 
 
@@ -34,6 +32,4 @@ def prepare(particles: ParticleSet, settings: Common) -> Preprocessing:
 
 def make_feed(particles: ParticleSet, preprocessing: Preprocessing, settings: Common) -> ImageFeed:
     """The images on their way to the kernels, on the device of the run."""
-    disc = FourierDisc.create(preprocessing.box, preprocessing.pixel_size)
-    source = ParticleSource(particles, preprocessing, disc, settings.cache_bytes)
-    return ImageFeed(source, torch.device(settings.device))
+    return normalised_feed(particles, preprocessing, settings.cache_bytes, torch.device(settings.device))

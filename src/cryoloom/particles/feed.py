@@ -11,7 +11,7 @@ from cryoloom.kernels.images import Images
 from cryoloom.maps.backprojection import particle_mask
 from cryoloom.particles.batches import ParticleSource
 from cryoloom.particles.particle_set import ParticleSet
-from cryoloom.particles.preprocess import measure
+from cryoloom.particles.preprocess import Preprocessing, measure
 from cryoloom.physics.ctf import evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.noise import spread_shells
@@ -105,6 +105,12 @@ def feed_of(
     preprocessing = measure(
         particles, particle_diameter_angstrom=particle_diameter_angstrom, box=box, generator=generator
     )
+    return normalised_feed(particles, preprocessing, cache_bytes, choose_device(device, lambda message: None))
+
+
+def normalised_feed(
+    particles: ParticleSet, preprocessing: Preprocessing, cache_bytes: int, device: torch.device
+) -> ImageFeed:
+    """The images of a set on a device, normalised by what was measured of them."""
     disc = FourierDisc.create(preprocessing.box, preprocessing.pixel_size)
-    source = ParticleSource(particles, preprocessing, disc, cache_bytes)
-    return ImageFeed(source, choose_device(device, lambda message: None))
+    return ImageFeed(ParticleSource(particles, preprocessing, disc, cache_bytes), device)

@@ -111,7 +111,7 @@ class AbInitRecipe:
         self.levels = (*settings.levels, settings.final_level)
         order = numpy_generator(seed, self.name, "images").permutation(len(feed))[: settings.considered]
         count = max(settings.least_used, round(settings.share * len(order)))
-        radius, noise = self.radius(len(settings.levels) - 1), feed.source.preprocessing.noise
+        radius, noise = self.radius(len(settings.levels) - 1), feed.noise
         order = most_informative(feed, order, radius, noise, count)
         held = min(settings.held_out, len(order) // 5)
         self.held_out = np.sort(order[:held])
@@ -147,7 +147,7 @@ class AbInitRecipe:
         info = StepInfo(
             stage=self.name,
             step=state.step + 1,
-            resolution_angstrom=self.feed.box * self.feed.pixel_size / radius,
+            resolution_angstrom=self.feed.field_of_view / radius,
             metrics=(
                 ("start", float(state.index)),
                 ("level", float(level)),
@@ -177,7 +177,7 @@ class AbInitRecipe:
         rng = numpy_generator(self.seed, self.name, "start", index)
         generator = torch_generator(self.seed, self.name, "start", index)
         radius = self.radius(0)
-        noise = self.feed.source.preprocessing.noise.float()
+        noise = self.feed.noise
         rows = np.sort(rng.choice(self.pool, min(400, len(self.pool)), replace=False))
         images = self.feed.images(rows, radius, noise)
         n, device = len(rows), self.feed.device
@@ -188,7 +188,7 @@ class AbInitRecipe:
             torch.ones(n, device=device),
         )
         first = accumulate(images, samples, Band(radius).side)
-        sigma = FIRST_SIGMA * self.feed.box * self.feed.pixel_size
+        sigma = FIRST_SIGMA * self.feed.field_of_view
         return Start(
             first=first,
             second=first,

@@ -68,7 +68,7 @@ class AmortizedRecipe:
     def _power(self) -> Tensor:
         """Power by shell of the images, E|Y|^2, and of a volume that explains what noise does not, E|V|^2: [2, S]."""
         rows = np.linspace(0, len(self.feed) - 1, min(SAMPLE, len(self.feed))).astype(np.int64)
-        noise = self.feed.source.preprocessing.noise.float()
+        noise = self.feed.noise
         images = self.feed.images(rows, self.reach, noise)
         observed = shell_means(images.observed.abs().square(), images.disc).mean(0)
         excess = shell_means(images.observed.abs().square() - images.variance[images.group], images.disc).mean(0)
@@ -81,7 +81,7 @@ class AmortizedRecipe:
         blocks = PAPER if s.encoder == "paper" else COMPACT
         return VGGEncoder(
             box=box,
-            pixel_size=f.box * f.pixel_size / box,
+            pixel_size=f.field_of_view / box,
             radius=self.reach,
             blocks=blocks,
             filters=s.filters,
@@ -156,7 +156,7 @@ class AmortizedRecipe:
         ]
         if s.symmetrised:
             metrics.append(("half_turned", shares))
-        info = StepInfo(self.name, state.round + 1, self.feed.box * self.feed.pixel_size / radius, tuple(metrics))
+        info = StepInfo(self.name, state.round + 1, self.feed.field_of_view / radius, tuple(metrics))
         return AmortizedState(state.round + 1, self.trainer.weights(), noise), info
 
     def _rate(self, round_: int) -> float:
@@ -180,7 +180,7 @@ class AmortizedRecipe:
         self.encoder.eval()
         poses = propose(self.encode, self.feed, self.reach, state.noise)
         volume = rebox(self.volume.density_map(self.reach), Band(self.reach).box).contiguous()
-        noise = self.feed.source.preprocessing.noise.float().clone()
+        noise = self.feed.noise.clone()
         noise[:, : state.noise.shape[1]] = state.noise
         return Proposed(self.encode, poses, volume, noise)
 

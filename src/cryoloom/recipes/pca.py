@@ -170,7 +170,7 @@ class PCARecipe:
         else:
             following, metrics, message = self._step_joint(state)
         radius = self.radius(state.iteration)
-        side = self.feed.box * self.feed.pixel_size
+        side = self.feed.field_of_view
         info = StepInfo(
             stage=self.name,
             step=state.iteration + 1,

@@ -322,7 +322,7 @@ class RefineRecipe:
         return following, self._info(following, searched, moved, uncertain)
 
     def _info(self, state: RefineState, searched: float, moved: float, uncertain: float) -> StepInfo:
-        side = self.feed.box * self.feed.pixel_size
+        side = self.feed.field_of_view
         metrics = (
             ("radius", float(state.radius)),
             ("shell", state.shell),
@@ -383,7 +383,7 @@ class RefineRecipe:
         shell = resolved_shell(fsc)
         if shell < TIGHT * (self.first_radius):
             return mask, fsc
-        side = self.feed.box * self.feed.pixel_size
+        side = self.feed.field_of_view
         joint = solve(halves[0] + halves[1], ssnr_of_sum(fsc), insertion) * mask
         diameter = self.feed.source.preprocessing.particle_diameter_angstrom
         mask = mask * automatic_mask(joint, side / joint.shape[-1], diameter, side / shell)

@@ -195,7 +195,7 @@ class VariationalRecipe:
         assert residuals is not None
         noise = residuals.learnt(state.noise, s.noise_rate)
         following = replace(following, weights=self.trainer.weights(), noise=noise)
-        resolution = self.feed.box * self.feed.pixel_size / self.radius
+        resolution = self.feed.field_of_view / self.radius
         seen = ("images_seen", float(following.step * len(self.feed) / self.parts))
         return following, StepInfo(self.name, following.step, resolution, (*tally.means(), seen))
 

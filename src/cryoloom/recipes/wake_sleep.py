@@ -118,7 +118,7 @@ class WakeSleepRecipe:
         info = StepInfo(
             self.name,
             state.round + 1,
-            self.feed.box * self.feed.pixel_size / self.radius,
+            self.feed.field_of_view / self.radius,
             (
                 ("loss", loss),
                 ("gradient_norm", norm),

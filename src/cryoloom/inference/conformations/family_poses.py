@@ -18,6 +18,7 @@ from torch import Tensor
 from cryoloom.inference.conformations.joint import FamilyEvidence
 from cryoloom.inference.conformations.linear import contrast_prior, infer_latents, products
 from cryoloom.inference.poses.global_search import candidates_of, references_of, search
+from cryoloom.inference.poses.posed import in_batches
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined, climb_poses
 from cryoloom.kernels.half_grid import volumes_to_halves
@@ -55,7 +56,7 @@ class FamilyPoses:
     def climbed(self, poses: PosePosterior, rows: np.ndarray, family: Family, radius: int, steps: int) -> Refined:
         """All candidates of the images in `rows` after `steps` refinement steps; on the CPU."""
         parts, grids = [], volumes_to_halves(family.volumes)
-        for some in _batches(rows, BATCH):
+        for some in in_batches(rows, BATCH):
             start = poses.rows(torch.from_numpy(some)).bare().to(self.feed.device)
             images = self.feed.images(some, radius, family.noise)
             refined = climb_poses(self._evidence(grids, images, family), start, steps)
@@ -82,11 +83,11 @@ class FamilyPoses:
             found.append(
                 [
                     search(self.feed, self.feed.images(some, fine, family.noise), references, self.sigma)
-                    for some in _batches(rows, SEARCHED)
+                    for some in in_batches(rows, SEARCHED)
                 ]
             )
         grids, parts = volumes_to_halves(family.volumes), []
-        for i, some in enumerate(_batches(rows, SEARCHED)):
+        for i, some in enumerate(in_batches(rows, SEARCHED)):
             new = candidates_of(self.feed, [f[i] for f in found], fine, self.sigma, CANDIDATES)
             known = poses.rows(torch.from_numpy(some)).bare().to(self.feed.device)
             likely = torch.where(known.log_weight > -LIKELY_NATS, 0.0, -torch.inf)
@@ -131,7 +132,3 @@ def second_behind(poses: PosePosterior) -> Float[Tensor, " B"]:
         return torch.full((len(poses),), torch.inf)
     first, second = poses.log_weight.topk(2, dim=1).values.unbind(1)
     return first - second
-
-
-def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    return [rows[i : i + size] for i in range(0, len(rows), size)]

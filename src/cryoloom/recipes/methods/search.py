@@ -99,7 +99,7 @@ def start(job: PoseJob) -> PoseStart:
     feed = job.feed
     recipe = AbInitRecipe(feed, job.settings["abinit"], job.seed, job.preview)
     found = job.session.run(recipe)
-    pixel_size = feed.box * feed.pixel_size / found.volume.shape[-1]
+    pixel_size = feed.field_of_view / found.volume.shape[-1]
     volume, score = on_axes(found.volume, pixel_size, job.symmetry, found.radius)
     job.preview(volume)
     agreement = StartAgreement(found.starts, found.agreeing, found.likeness)
