@@ -20,6 +20,7 @@ from cryoloom.maps.backprojection import accumulate, solve
 from cryoloom.maps.coupled_backprojection import Moments, solve_coupled
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations
+from cryoloom.recipes.family_em import FamilyState
 from cryoloom.recipes.methods.pca import PCASettings, PCAWithPosesSettings
 from cryoloom.recipes.pca import PCARecipe, PCAState, component_resolutions
 from cryoloom.recipes.pca_with_poses import PCAWithPosesRecipe
@@ -135,7 +136,7 @@ def test_poses_are_found_along_with_the_family(scene):
     assert posed.posterior.covariance is not None
     assert float((posed.misfit < 3).float().mean()) > 0.9
     # the same from its arrays
-    again = unpack(PCAState, pack(state))
+    again = unpack(FamilyState, pack(state))
     assert torch.equal(again.poses.R, state.poses.R)
 
 

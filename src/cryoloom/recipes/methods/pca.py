@@ -132,9 +132,9 @@ def find(job: ConformationJob) -> Conformations:
 
 def costs(feed: ImageFeed, settings: MethodSettings) -> Mapping[str, float]:
     """Expected cost of PCA."""
-    from cryoloom.recipes.pca import family_cost
+    from cryoloom.recipes.pca import family_costs
 
-    return {"pca": family_cost(feed, settings["pca"])}
+    return {"pca": sum(family_costs(feed, settings["pca"]))}
 
 
 PCA = ConformationMethod("pca", "components around a mean map", find, {"pca": PCASettings}, costs)
