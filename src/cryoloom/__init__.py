@@ -36,6 +36,7 @@ _FACE = {
     "gold_standard": "cryoloom.api.steps",
     "write_particles": "cryoloom.api.steps",
     "run": "cryoloom.api.steps",
+    "register": "cryoloom.api.registration",
     "read_map": "cryoloom.maps.io",
     "write_map": "cryoloom.maps.io",
     "set_threads": "cryoloom.environment",
@@ -46,14 +47,14 @@ _FACE = {
     "PosePosterior": "cryoloom.inference.poses.posterior",
     "Maps": "cryoloom.api.results",
     "FSCCurve": "cryoloom.api.results",
-    "RunResult": "cryoloom.api.jobs",
     "FinishedRun": "cryoloom.jobs.finished_run",
     "Scores": "cryoloom.api.scores",
     "BadInput": "cryoloom.particles.errors",
 }
 
 if TYPE_CHECKING:
-    from cryoloom.api.jobs import RunResult, hetero, open_run, reconstruct, resume, simulate
+    from cryoloom.api.jobs import hetero, open_run, reconstruct, resume, simulate
+    from cryoloom.api.registration import register
     from cryoloom.api.results import FSCCurve, Maps
     from cryoloom.api.scores import Scores, evaluate
     from cryoloom.api.steps import backproject, fsc, gold_standard, open, refine, run, search, write_particles
@@ -74,7 +75,6 @@ __all__ = [
     "Maps",
     "ParticleSet",
     "PosePosterior",
-    "RunResult",
     "Scores",
     "backproject",
     "evaluate",
@@ -86,6 +86,7 @@ __all__ = [
     "read_map",
     "reconstruct",
     "refine",
+    "register",
     "resume",
     "run",
     "search",

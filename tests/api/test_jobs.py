@@ -29,9 +29,9 @@ def test_refinement_from_poses(posed: Path, small_set: Path, tmp_path: Path, cap
     assert capfd.readouterr() == ("", "")
     assert (result.folder / "report.html").is_file()
     assert result.verdict is not None
-    assert repr(result).startswith(f"RunResult('{tmp_path}/run', ")
+    assert repr(result).startswith(f"FinishedRun('{tmp_path}/run': refine, ")
     assert result.map.data.shape == (32, 32, 32)
-    assert len(result.poses) == 100
+    assert len(result.poses) == len(result.particles) == 100
     scores = cl.evaluate(result.folder, small_set)
     assert scores.poses.share_below(10) > 0.95
     assert scores.map is not None

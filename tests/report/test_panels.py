@@ -24,7 +24,7 @@ from cryoloom.report.panel import Panel, beside, from_template
 
 def html(run):
     """A sentence."""
-    found = run.run.particles
+    found = run.run.estimates
     return from_template(__file__, count=found.count, name="<b>" + run.run.folder.name)
 
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cryoloom.api import runs
 from cryoloom.environment import set_threads
-from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.jobs import layout
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.presets import with_preset
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
-from cryoloom.jobs.verdict import Verdict
-from cryoloom.jobs.verdict_text import headline
-from cryoloom.maps.io import DensityMap, read_map
-from cryoloom.particles.particle_set import ParticleSet, open_particles
+from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.recipes.methods.registry import conformation_method, pose_method
 from cryoloom.runs.display import announce, open_progress
 from cryoloom.runs.interrupts import Interrupts, Stopped
@@ -31,50 +26,6 @@ from cryoloom.simulation.truth import SimulationSettings
 
 Source = str | os.PathLike[str]
 Device = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True, repr=False)
-class RunResult:
-    """A finished run: its verdict, and its files read when they are asked for.
-
-    Attributes:
-        folder: of the run; `report.html` in it is the page to look at first.
-        verdict: whether the result is to be trusted, and why; None after ab initio alone.
-    """
-
-    folder: Path
-    verdict: Verdict | None
-
-    @cached_property
-    def map(self) -> DensityMap:
-        """The filtered map, map.mrc."""
-        return read_map(layout.MAP.path(self.folder))
-
-    @cached_property
-    def half_maps(self) -> tuple[DensityMap, DensityMap]:
-        """The unfiltered half maps."""
-        return read_map(layout.HALF1.path(self.folder)), read_map(layout.HALF2.path(self.folder))
-
-    @cached_property
-    def mask(self) -> DensityMap:
-        """The soft mask of the molecule."""
-        return read_map(layout.MASK.path(self.folder))
-
-    @cached_property
-    def particles(self) -> ParticleSet:
-        """The particles with the poses that were found, particles.star."""
-        return open_particles(layout.PARTICLES.path(self.folder), scan=False)
-
-    @cached_property
-    def poses(self) -> PosePosterior:
-        """The best pose of each particle, K = 1."""
-        found = self.particles.input_poses()
-        return PosePosterior.certain(found.R.float(), found.t.float())
-
-    def __repr__(self) -> str:
-        if self.verdict is None:
-            return f"RunResult({str(self.folder)!r}, ab initio only: no verdict)"
-        return f"RunResult({str(self.folder)!r}, {headline(self.verdict)})"
 
 
 def reconstruct(
@@ -94,7 +45,7 @@ def reconstruct(
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
-) -> RunResult:
+) -> FinishedRun:
     """The main job: particles in; poses, gold-standard map and verdict out, as `cryoloom reconstruct` does.
 
     Ctrl-C stops the run at a checkpoint and raises KeyboardInterrupt; `resume(output)` continues it.
@@ -155,7 +106,7 @@ def hetero(
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
-) -> RunResult:
+) -> FinishedRun:
     """Conformations of posed particles, as `cryoloom hetero` finds them.
 
     Args:
@@ -187,7 +138,7 @@ def hetero(
     return _started(settings, output, device=device, threads=threads, overwrite=overwrite, quiet=quiet)
 
 
-def resume(folder: Source, *, threads: int | None = None, quiet: bool = False) -> RunResult:
+def resume(folder: Source, *, threads: int | None = None, quiet: bool = False) -> FinishedRun:
     """Continue an interrupted run; the result is that of an uninterrupted one.
 
     Args:
@@ -265,7 +216,7 @@ def _input(particles: Source | ParticleSet) -> InputSettings:
 
 def _started(
     settings: runs.Settings, output: Source, *, device: str, threads: int | None, overwrite: bool, quiet: bool
-) -> RunResult:
+) -> FinishedRun:
     settings = replace(settings, threads=set_threads(threads))
     path = Path(output)
     return _carried_out(
@@ -276,13 +227,13 @@ def _started(
     )
 
 
-def _carried_out(quiet: bool, work: Callable[[Progress, Interrupts], runs.Ended]) -> RunResult:
+def _carried_out(quiet: bool, work: Callable[[Progress, Interrupts], Path]) -> FinishedRun:
     """The result of a run; Ctrl-C stops it at a checkpoint."""
     with open_progress(quiet) as progress:
         try:
-            ended = work(progress, Interrupts(announce, end_stages=False))
+            folder = work(progress, Interrupts(announce, end_stages=False))
         except Stopped as stopped:
             if stopped.signal_number != signal.SIGINT:
                 raise
             raise KeyboardInterrupt("\n".join([str(stopped), *getattr(stopped, "__notes__", [])])) from stopped
-    return RunResult(ended.folder, ended.verdict)
+    return FinishedRun(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -13,7 +13,6 @@ from cryoloom.jobs.hetero import run_hetero
 from cryoloom.jobs.inputs import open_input, prepare
 from cryoloom.jobs.reconstruct import run
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
-from cryoloom.jobs.verdict import Verdict
 from cryoloom.jobs.verdict_text import lines
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.particles.preprocess import Preprocessing
@@ -28,14 +27,6 @@ from cryoloom.runs.session import Session
 Settings: TypeAlias = ReconstructSettings | HeteroSettings
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A run that has come to its end: its folder and its verdict (None after ab initio alone)."""
-
-    folder: Path
-    verdict: Verdict | None
-
-
 def start_run(
     settings: Settings,
     output: Path,
@@ -44,13 +35,16 @@ def start_run(
     *,
     device: str = "auto",
     overwrite: bool = False,
-) -> Ended:
+) -> Path:
     """Check all input, then compute in a new run folder.
 
     Args:
         settings: of the job; `settings.threads` becomes the number of threads of the numerical libraries.
         device: "auto", "cpu" or "cuda".
         overwrite: replace an earlier run in `output`.
+
+    Returns:
+        The run folder.
 
     Raises:
         BadInput: for particles that can't be used. BadRunFolder: for a folder that can't be used.
@@ -93,7 +87,7 @@ def run_settings(folder: Path) -> Settings:
     return read_settings(folder, HeteroSettings if read_record(folder).command == "hetero" else ReconstructSettings)
 
 
-def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Interrupts) -> Ended:
+def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Interrupts) -> Path:
     """Continue an interrupted run; the result is that of an uninterrupted one.
 
     Raises:
@@ -117,7 +111,7 @@ def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Int
 
 def _work(
     settings: Settings, particles: ParticleSet, preprocessing: Preprocessing, session: Session, folder: RunFolder
-) -> Ended:
+) -> Path:
     if isinstance(settings, HeteroSettings):
         verdict = run_hetero(settings, particles, preprocessing, session)
     else:
@@ -131,7 +125,7 @@ def _work(
         for line in lines(verdict):
             session.say(line)
     session.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
-    return Ended(folder.path, verdict)
+    return folder.path
 
 
 def _check_memory(settings: Settings, particles: ParticleSet) -> None:

@@ -1,4 +1,4 @@
-"""A run folder, opened again: record, verdict, particles, maps and latents, each read when it is first asked for."""
+"""A run folder, opened: record, verdict, particles, maps and latents, each read when it is first asked for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import numpy as np
 import torch
 
 from cryoloom.inference.conformations.posterior import LatentPosterior
+from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.jobs import layout
 from cryoloom.jobs.class_table import ClassRow, read_class_table
 from cryoloom.jobs.fsc_table import FSCTable, read_fsc_table
 from cryoloom.jobs.layout import RunFile
-from cryoloom.jobs.run_particles import RunParticles, read_run_particles
+from cryoloom.jobs.particle_estimates import ParticleEstimates, read_particle_estimates
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Verdict
+from cryoloom.jobs.verdict_text import headline
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.errors import BadInput
+from cryoloom.particles.particle_set import ParticleSet, open_particles
+from cryoloom.particles.stated import StatedInput
 from cryoloom.runs.metrics_log import LoggedStep, read_metrics
 from cryoloom.runs.record import RunRecord, from_json, read_record, read_settings
 
@@ -40,9 +44,10 @@ class Trajectory:
 
 
 class FinishedRun:
-    """A run folder and what is in it.
+    """A run folder and what is in it: what `cl.reconstruct`, `cl.hetero` and `cl.open_run` return.
 
-    What an unfinished run has not written yet, or what has been removed, is None (or empty); `require` insists on it.
+    `map`, `half_maps`, `mask`, `particles` and `poses` raise BadInput where the run has not written them. All else that
+    an unfinished run has not written yet, or that has been removed, is None (or empty); `require` insists on it.
 
     Attributes:
         folder: of the run; record: the contents of run.json.
@@ -56,7 +61,10 @@ class FinishedRun:
         self.record = read_record(self.folder) if record is None else record
 
     def __repr__(self) -> str:
-        return f"FinishedRun({self.folder}: {self.record.command}, {self.record.status})"
+        if self.record.status != "finished":
+            return f"FinishedRun({str(self.folder)!r}: {self.record.command}, {self.record.status})"
+        said = "no verdict: ab initio only" if self.verdict is None else headline(self.verdict)
+        return f"FinishedRun({str(self.folder)!r}: {self.record.command}, {said})"
 
     def path(self, file: RunFile, **fields: int | str) -> Path:
         """Where a file of the run is, whether it exists or not."""
@@ -107,18 +115,41 @@ class FinishedRun:
         return read_fsc_table(self.path(layout.FSC))
 
     @cached_property
-    def particles(self) -> RunParticles | None:
-        """From particles.star."""
-        no_ctf = _anywhere(self.record.settings, "no_ctf") is True
-        return read_run_particles(self.path(layout.PARTICLES), no_ctf)
+    def map(self) -> DensityMap:
+        """The filtered map, map.mrc."""
+        return read_map(self.require(layout.MAP))
 
-    def map(self, file: RunFile, **fields: int | str) -> DensityMap | None:
-        """A map, read anew at each call.
+    @cached_property
+    def half_maps(self) -> tuple[DensityMap, DensityMap]:
+        """The unfiltered half maps."""
+        return read_map(self.require(layout.HALF1)), read_map(self.require(layout.HALF2))
 
-        Raises:
-            ValueError: for a damaged file.
-        """
-        return read_map(self.path(file, **fields)) if self.has(file, **fields) else None
+    @cached_property
+    def mask(self) -> DensityMap:
+        """The soft mask of the particle."""
+        return read_map(self.require(layout.MASK))
+
+    @cached_property
+    def particles(self) -> ParticleSet:
+        """The particles with the poses that were found, particles.star; their images must be where they were."""
+        # pixels were checked by the run; duplicates were accepted by it
+        stated = StatedInput(no_ctf=self._no_ctf, on_duplicates="keep")
+        return open_particles(self.require(layout.PARTICLES), stated, scan=False)
+
+    @cached_property
+    def poses(self) -> PosePosterior:
+        """The best pose of each particle, K = 1."""
+        found = self.particles.input_poses()
+        return PosePosterior.certain(found.R.float(), found.t.float())
+
+    @cached_property
+    def estimates(self) -> ParticleEstimates | None:
+        """What particles.star says of each particle; the images need not exist any more."""
+        return read_particle_estimates(self.path(layout.PARTICLES), self._no_ctf)
+
+    @property
+    def _no_ctf(self) -> bool:
+        return _anywhere(self.record.settings, "no_ctf") is True
 
     def array(self, file: RunFile, dims: int, **fields: int | str) -> np.ndarray | None:
         """The numbers of a .npy file of `dims` dimensions, read anew at each call.

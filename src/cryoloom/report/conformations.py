@@ -119,7 +119,7 @@ def read_conformations(run: FinishedRun) -> Conformations | None:
     if z is None and not run.classes and classes is None:
         return None
     series = tuple(s for s in (classes, _cluster_series(run), *_trajectories(run)) if s is not None)
-    names = None if run.particles is None else run.particles.names
+    names = None if run.estimates is None else run.estimates.names
     labellings = _labellings(run)
     if z is None:
         count = len(names) if names is not None else sum(row.particles for row in run.classes)
@@ -142,7 +142,7 @@ def read_conformations(run: FinishedRun) -> Conformations | None:
 
 def _labellings(run: FinishedRun) -> tuple[Labelling, ...]:
     out = []
-    particles, clusters = run.particles, run.array(layout.CLUSTER_LABELS, 1)
+    particles, clusters = run.estimates, run.array(layout.CLUSTER_LABELS, 1)
     if run.classes and particles is not None and particles.classes is not None:
         out.append(Labelling("class", particles.classes, run.classes))
     if clusters is not None:

@@ -69,7 +69,7 @@ def _per_particle(seconds: float) -> str:
 
 def _count(run: ShownRun) -> int | None:
     try:
-        return None if run.run.particles is None else run.run.particles.count
+        return None if run.run.estimates is None else run.run.estimates.count
     except ValueError:  # the panels of the particles say what is wrong with them
         return None
 

@@ -30,7 +30,7 @@ class PairFigure:
 
 def html(run: ShownRun) -> Markup:
     """Six particles spread over the log-likelihood."""
-    found, view, verdict = run.run.particles, run.view(layout.MAP), run.run.verdict
+    found, view, verdict = run.run.estimates, run.view(layout.MAP), run.run.verdict
     if found is None:
         raise Absent(f"{layout.PARTICLES.name} is not in the folder: nothing is known of the particles.")
     if found.particles is None:

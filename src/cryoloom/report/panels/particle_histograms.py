@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from cryoloom.jobs import layout
-from cryoloom.jobs.run_particles import RunParticles
+from cryoloom.jobs.particle_estimates import ParticleEstimates
 from cryoloom.report.charts import histogram
 from cryoloom.report.panel import Absent, Panel, from_template
 from cryoloom.report.shown_run import ShownRun
@@ -19,7 +19,7 @@ from cryoloom.report.text import number
 @dataclass(frozen=True, slots=True)
 class _Histogram:
     title: str
-    attribute: str  # of RunParticles
+    attribute: str  # of ParticleEstimates
     label: str
     unit: str
     caption: str
@@ -75,7 +75,7 @@ _HISTOGRAMS = (
 
 def html(run: ShownRun) -> Markup:
     """One histogram for each column that the particles have."""
-    found = run.run.particles
+    found = run.run.estimates
     if found is None:
         raise Absent(f"{layout.PARTICLES.name} is not in the folder: nothing is known of the particles.")
     drawn, absent = [], []
@@ -88,7 +88,7 @@ def html(run: ShownRun) -> Markup:
     return from_template(__file__, histograms=drawn, absent=absent)
 
 
-def _draw(kind: _Histogram, values: np.ndarray, found: RunParticles) -> dict[str, Any]:
+def _draw(kind: _Histogram, values: np.ndarray, found: ParticleEstimates) -> dict[str, Any]:
     caption = kind.caption
     unknown = found.count - int(np.isfinite(values).sum())
     if unknown:

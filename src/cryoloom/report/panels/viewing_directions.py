@@ -14,7 +14,7 @@ from cryoloom.report.spheres import graticule, view_map
 
 def html(run: ShownRun) -> Markup:
     """The density of views in a Mollweide projection."""
-    found, verdict = run.run.particles, run.run.verdict
+    found, verdict = run.run.estimates, run.run.verdict
     if found is None:
         raise Absent(f"{layout.PARTICLES.name} is not in the folder: nothing is known of the particles.")
     if found.rot_degrees is None or found.tilt_degrees is None:

@@ -1,4 +1,4 @@
-"""The particles of a finished run: what particles.star says of each, with the images where they can still be opened."""
+"""Estimates of each particle of a run, from particles.star, with its images where they can still be opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryoloom.physics.rotations import to_euler
 
 
 @dataclass(frozen=True, slots=True)
-class RunParticles:
+class ParticleEstimates:
     """Columns of particles.star, float64 [N] each; None where the file has no such column.
 
     Attributes:
@@ -42,7 +42,7 @@ class RunParticles:
     best_weight: np.ndarray | None
 
 
-def read_run_particles(path: Path, no_ctf: bool) -> RunParticles | None:
+def read_particle_estimates(path: Path, no_ctf: bool) -> ParticleEstimates | None:
     """particles.star of a run, None if there is none. The images need not exist any more; costs a parse of the file.
 
     Raises:
@@ -68,7 +68,7 @@ def read_run_particles(path: Path, no_ctf: bool) -> RunParticles | None:
         column = table.numbers.get(quantity)
         return None if column is None else table.texts(column.label).numbers()
 
-    return RunParticles(
+    return ParticleEstimates(
         count=len(table),
         names=np.array([table.image_name(i) for i in range(len(table))], dtype=object),
         classes=None if classes is None else classes.astype(np.int64),
