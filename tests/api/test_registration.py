@@ -39,7 +39,7 @@ def registered() -> Iterator[None]:
 
 @pytest.mark.usefixtures("registered")
 def test_additions_of_every_kind_work_together_in_whole_jobs(small_set: Path, tmp_path: Path):
-    """From a file of the toy format through the toy pose method to a page with the toy panel, then the toy conformations."""
+    """From a file of the toy format to a page with the toy panel by the toy pose method; then the toy conformations."""
     toy = tmp_path / "particles.toy"
     write_particles(toy, cl.open(small_set / "particles.star"), ImageResults())
     shared = {"particle_diameter": 160.0, "threads": 1, "device": "cpu", "quiet": True}
