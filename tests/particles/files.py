@@ -21,9 +21,9 @@ def mrc_bytes(
     """An MRC stack of images [N, Y, X]."""
     n, y, x = images.shape
     header = bytearray(1024)
-    struct.pack_into(f"{order}10i", header, 0, x, y, n, mode, 0, 0, 0, x, y, n)
-    struct.pack_into(f"{order}6f", header, 40, pixel_size * x, pixel_size * y, pixel_size * n, 90, 90, 90)
-    struct.pack_into(f"{order}3i", header, 64, 1, 2, 3)
+    header[:40] = np.array([x, y, n, mode, 0, 0, 0, x, y, n], f"{order}i4").tobytes()
+    header[40:64] = np.array([pixel_size * x, pixel_size * y, pixel_size * n, 90, 90, 90], f"{order}f4").tobytes()
+    header[64:76] = np.array([1, 2, 3], f"{order}i4").tobytes()
     struct.pack_into(f"{order}i", header, 92, len(extended))
     header[208:212] = b"MAP "
     header[212:216] = stamp if stamp is not None else {"<": b"\x44\x44\0\0", ">": b"\x11\x11\0\0"}[order]

@@ -196,9 +196,8 @@ def test_row12_nan_and_infinite_pixels(small: SmallSet, value: float) -> None:
     images[[1, 4], 3, 3] = value
     small.stack.write_bytes(mrc_bytes(images, pixel_size=3.5))
     line = small.content.first_line()
-    refused(
-        lambda: open_particles(small.star), "2 image(s)", "NaN", "row 2, 5", f"line {line + 1}, {line + 4}", "--on-bad"
-    )
+    words = ("2 image(s)", "NaN", "row 2, 5", f"line {line + 1}, {line + 4}", "--on-bad")
+    refused(lambda: open_particles(small.star), *words)
     particles = open_particles(small.star, StatedInput(on_bad="drop"))
     assert particles.rows.tolist() == [0, 2, 3, 5]
     assert list(particles.table.texts("someUnknownColumn")) == ["text1", "text3", "text4", "text6"]
@@ -342,7 +341,7 @@ def edit_line(small: SmallSet, row: int, edit: Callable[[str], str]) -> int:
 
 def test_row22_short_row(small: SmallSet) -> None:
     line = edit_line(small, 2, lambda text: text.rsplit(" ", 1)[0])
-    refused(lambda: open_particles(small.star), "short", f"line {line}", "5 values", "6 values", "data_particles")
+    refused(lambda: open_particles(small.star), "short", f"line {line}", "5 values", "6 values")
 
 
 def test_row23_long_row(small: SmallSet) -> None:
@@ -447,23 +446,21 @@ def test_row30_unknown_optics_group(small: SmallSet) -> None:
     refused(lambda: open_particles(spoil(small, rows=rows)), "group 3", "row 6", f"line {line}", "one of 1")
 
 
-def relion30(small: SmallSet, *extra: tuple[str, str]) -> Path:
+def relion30(small: SmallSet, **extra: str) -> Path:
     """The set without an optics table, with columns of one value added."""
     columns = [c for c in small.content.columns if c != "rlnOpticsGroup"]
-    rows = [
-        " ".join([*(v for i, v in enumerate(r.split()) if i != 4), *(v for _, v in extra)]) for r in small.content.rows
-    ]
-    return spoil(small, optics_columns=(), columns=(*columns, *(c for c, _ in extra)), rows=tuple(rows))
+    rows = [" ".join([*(v for i, v in enumerate(r.split()) if i != 4), *extra.values()]) for r in small.content.rows]
+    return spoil(small, optics_columns=(), columns=(*columns, *extra), rows=tuple(rows))
 
 
 def test_row31_no_optics_table_is_relion30(small: SmallSet) -> None:
     star = relion30(
         small,
-        ("rlnVoltage", "300"),
-        ("rlnSphericalAberration", "2.7"),
-        ("rlnAmplitudeContrast", "0.1"),
-        ("rlnDetectorPixelSize", "7.0"),
-        ("rlnMagnification", "20000"),
+        rlnVoltage="300",
+        rlnSphericalAberration="2.7",
+        rlnAmplitudeContrast="0.1",
+        rlnDetectorPixelSize="7.0",
+        rlnMagnification="20000",
     )
     particles = open_particles(star)
     assert read_star(star).block("optics") is None

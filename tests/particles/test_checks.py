@@ -16,7 +16,9 @@ from cryoloom.particles.table import Numbers
 
 from .test_optics import N, table
 
-HEADER = StackHeader(Path("s.mrcs"), 16, 6, np.dtype("<f4"), 1024, 7168, 2.0, ())
+HEADER = StackHeader(
+    path=Path("s.mrcs"), box=16, count=6, dtype=np.dtype("<f4"), offset=1024, size=7168, pixel_size=2.0, notes=()
+)
 
 
 def places(*index: int) -> ImagePlaces:
@@ -38,7 +40,7 @@ def test_unused_images_are_counted_once_each() -> None:
     notes: list[str] = []
     note_unused(places(0, 1, 1, 5), notes)
     assert "4 rows name 3 of the 6 images" in notes[0]
-    note_unused(places(0, 1, 2, 3, 4, 5), notes)
+    note_unused(places(*range(6)), notes)
     assert len(notes) == 1
 
 

@@ -71,7 +71,7 @@ def test_modes_that_particles_do_not_have_are_named(tmp_path: Path, mode: int) -
 
 def test_permuted_axes_are_refused(tmp_path: Path) -> None:
     data = bytearray(mrc_bytes(noise_images()))
-    struct.pack_into("<3i", data, 64, 2, 1, 3)  # x and y swapped: every pose would be mirrored
+    data[64:76] = struct.pack("<3i", 2, 1, 3)  # x and y swapped: every pose would be mirrored
     (tmp_path / "stack.mrcs").write_bytes(bytes(data))
     with pytest.raises(BadInput, match="permuted"):
         read_header(tmp_path / "stack.mrcs")

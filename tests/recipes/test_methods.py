@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def cryoloom(*arguments: Any, code: int = 0) -> str:
-    result = CliRunner().invoke(build_app(), [*map(str, arguments)])
+def cryoloom(arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(build_app(), shlex.split(arguments))
     assert result.exit_code == code, result.output
     return result.output
 
@@ -54,11 +55,11 @@ def run_of(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("registered")
 def test_a_pose_method_in_a_file_of_its_own_runs_end_to_end(particles, tmp_path):
-    shown = cryoloom("reconstruct", "--help")
+    shown = cryoloom("reconstruct --help")
     assert "--blob-width" in shown
     run = tmp_path / "run"
-    options = ("--blob-width", 0.3, "--particle-diameter", 85, "-j", 1, "-q")
-    cryoloom("reconstruct", particles / "particles.star", "-o", run, "--poses", "blob", *options)
+    options = "--poses blob --blob-width 0.3 --particle-diameter 85 -j 1 -q"
+    cryoloom(f"reconstruct {particles}/particles.star -o {run} {options}")
     assert run_of(run)["settings"]["methods"] == {"blob": {"width": 0.3, "level": 5.0}}
     assert read_settings(run, ReconstructSettings).methods["blob"].width == 0.3
     for file in (layout.MAP, layout.PARTICLES, layout.ABINIT_MAP, layout.REPORT):
@@ -69,13 +70,13 @@ def test_a_pose_method_in_a_file_of_its_own_runs_end_to_end(particles, tmp_path)
 @pytest.mark.usefixtures("registered")
 def test_a_conformation_method_in_a_file_of_its_own_runs_end_to_end(particles, tmp_path):
     run = tmp_path / "run"
-    options = ("--cut-axis", 1, "--particle-diameter", 85, "-j", 1, "-q")
-    cryoloom("hetero", particles / "truth.star", "-o", run, "--method", "halves", *options)
+    options = "--method halves --cut-axis 1 --particle-diameter 85 -j 1 -q"
+    cryoloom(f"hetero {particles}/truth.star -o {run} {options}")
     assert run_of(run)["settings"]["methods"] == {"halves": {"axis": 1}}
     assert read_settings(run, HeteroSettings).methods["halves"].axis == 1
     assert np.load(layout.LATENTS.path(run)).shape == (COUNT, 1)
     assert run_of(run)["verdict"]["conformations"]["components"] == 1
-    cryoloom("volume", run, "--particle", 1, "-o", tmp_path / "one.mrc", "-q")
+    cryoloom(f"volume {run} --particle 1 -o {tmp_path}/one.mrc -q")
     assert (tmp_path / "one.mrc").exists()
 
 
@@ -105,9 +106,9 @@ def test_no_two_methods_share_a_table_with_different_settings():
 
 def test_an_option_of_another_method_is_refused(particles, tmp_path):
     star, run = particles / "particles.star", tmp_path / "run"
-    said = cryoloom("reconstruct", star, "-o", run, "--volume", "voxel", code=2)
+    said = cryoloom(f"reconstruct {star} -o {run} --volume voxel", code=2)
     assert "--volume belongs to --poses amortized; this run has --poses search" in " ".join(said.split())
-    said = cryoloom("hetero", star, "-o", run, "--latent", 3, code=2)
+    said = cryoloom(f"hetero {star} -o {run} --latent 3", code=2)
     assert "--latent belongs to --method vae or --method autodecoder" in " ".join(said.split())
     assert not run.exists()
 
