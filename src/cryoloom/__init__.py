@@ -36,6 +36,7 @@ _FACE = {
     "gold_standard": "cryoloom.api.steps",
     "write_particles": "cryoloom.api.steps",
     "run": "cryoloom.api.steps",
+    "recipes": "cryoloom.recipes",
     "register": "cryoloom.api.registration",
     "read_map": "cryoloom.maps.io",
     "write_map": "cryoloom.maps.io",
@@ -53,6 +54,7 @@ _FACE = {
 }
 
 if TYPE_CHECKING:
+    from cryoloom import recipes
     from cryoloom.api.jobs import hetero, open_run, reconstruct, resume, simulate
     from cryoloom.api.registration import register
     from cryoloom.api.results import FSCCurve, Maps
@@ -84,6 +86,7 @@ __all__ = [
     "open",
     "open_run",
     "read_map",
+    "recipes",
     "reconstruct",
     "refine",
     "register",
@@ -104,7 +107,8 @@ def __getattr__(name: str) -> Any:
     from cryoloom.environment import prepare_environment
 
     prepare_environment()
-    value = getattr(importlib.import_module(_FACE[name]), name)
+    module = importlib.import_module(_FACE[name])
+    value = module if _FACE[name] == f"{__name__}.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

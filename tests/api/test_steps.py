@@ -9,8 +9,6 @@ import torch
 
 import cryoloom as cl
 from cryoloom.physics.rotations import geodesic_degrees
-from cryoloom.recipes.abinit import AbInitRecipe
-from cryoloom.recipes.methods.search import AbInitSettings
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +93,7 @@ def test_poses_are_written_and_scored(images: cl.ImageFeed, refined: cl.PosePost
 
 
 def test_a_recipe_runs_without_a_folder(images: cl.ImageFeed):
-    settings = AbInitSettings(
+    settings = cl.recipes.AbInitSettings(
         restarts=1,
         levels=(3.75, 4.5),
         nside=(2, 2, 2),
@@ -105,7 +103,7 @@ def test_a_recipe_runs_without_a_folder(images: cl.ImageFeed):
         most_steps=8,
         held_out=20,
     )
-    found = cl.run(AbInitRecipe(images, settings, 1))
+    found = cl.run(cl.recipes.AbInitRecipe(images, settings, 1))
     assert found.starts == 1
     assert bool(torch.isfinite(found.volume).all())
 

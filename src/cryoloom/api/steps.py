@@ -261,7 +261,7 @@ def run(recipe: Recipe[S, R], *, quiet: bool = False) -> R:
     """Run a recipe in memory, without a run folder, to its result.
 
     Args:
-        recipe: a method as a sequence of steps, such as `cryoloom.recipes.abinit.AbInitRecipe`.
+        recipe: a method as a sequence of steps, such as `cryoloom.recipes.AbInitRecipe`.
         quiet: show no progress in a terminal.
     """
     with _display(quiet) as progress:
