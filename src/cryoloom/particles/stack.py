@@ -7,19 +7,22 @@ process; a short pread is an error that can be told.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cryoloom.files.mrc import (
+    HEADER_BYTES,
+    ORDER_NAMES,
+    OTHER_PIXEL_TYPES,
+    PIXEL_TYPES,
+    MeaninglessHeader,
+    MrcHeader,
+)
 from cryoloom.particles.errors import BadInput
 
-HEADER_BYTES = 1024
-# pixel types by MRC mode, without byte order
-_MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-_REFUSED_MODES = {3: "complex int16", 4: "complex float32", 16: "RGB", 101: "4-bit integers"}
 _MAGIC = (
     (b"\x1f\x8b", "a gzip file"),
     (b"BZh", "a bzip2 file"),
@@ -84,11 +87,11 @@ def read_header(path: Path | str) -> StackHeader:
     except OSError as e:
         raise BadInput.report("An image stack can't be read.", file=path, found=e.strerror) from None
     _check_kind(path, raw, size)
-    order, notes = _byte_order(path, raw)
-    nx, ny, nz, mode = struct.unpack_from(f"{order}4i", raw, 0)
-    (extended,) = struct.unpack_from(f"{order}i", raw, 92)
-    dtype = _pixel_type(path, raw, order, mode)
-    _check_shape(path, raw, order, (nx, ny, nz))
+    header = _parse(path, raw)
+    notes = _stamp_notes(header)
+    dtype = _pixel_type(path, header)
+    _check_shape(path, header)
+    (nz, ny, nx), extended = header.shape, header.extended_bytes
     # Python integers: no overflow, nothing allocated
     expected = HEADER_BYTES + extended + nx * ny * nz * dtype.itemsize
     if extended < 0 or HEADER_BYTES + extended > size:
@@ -108,7 +111,6 @@ def read_header(path: Path | str) -> StackHeader:
         )
     if size > expected:
         notes.append(f"{size - expected} bytes follow the last image; they are ignored.")
-    pixel_size = _pixel_size(raw, order, nx)
     return StackHeader(
         path=path,
         box=nx,
@@ -116,7 +118,7 @@ def read_header(path: Path | str) -> StackHeader:
         dtype=dtype,
         offset=HEADER_BYTES + extended,
         size=size,
-        pixel_size=pixel_size,
+        pixel_size=_pixel_size(header),
         notes=tuple(notes),
     )
 
@@ -147,48 +149,46 @@ def _check_kind(path: Path, raw: bytes, size: int) -> None:
         )
 
 
-def _plausible(raw: bytes, order: str) -> bool:
-    nx, ny, nz, mode = struct.unpack_from(f"{order}4i", raw, 0)
-    return (mode in _MODES or mode in _REFUSED_MODES) and min(nx, ny, nz) > 0 and max(nx, ny) < 1 << 20
+def _parse(path: Path, raw: bytes) -> MrcHeader:
+    try:
+        return MrcHeader.parse(raw)
+    except MeaninglessHeader as error:
+        raise BadInput.report(
+            "The file is not an MRC stack: its header makes no sense in either byte order.",
+            file=path,
+            found=str(error),
+            expected=f"positive dimensions and mode {_modes()}",
+            fix="check that this is the file meant; copy it again",
+        ) from None
 
 
-def _byte_order(path: Path, raw: bytes) -> tuple[str, list[str]]:
-    """'<' or '>': the order in which the header makes sense, the stamp's where both do; and notes."""
-    stamp = raw[212:214]
-    stamped = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}.get(stamp)
-    for order in dict.fromkeys((stamped or "<", "<", ">")):
-        if _plausible(raw, order):
-            name = {"<": "little", ">": "big"}[order]
-            if stamped == order:
-                return order, []
-            said = f"is 0x{stamp.hex()}" if stamped is None else "says the opposite"
-            return order, [f"the byte-order stamp {said}; read as {name}-endian, as the header demands."]
-    raise BadInput.report(
-        "The file is not an MRC stack: its header makes no sense in either byte order.",
-        file=path,
-        found=f"nx, ny, nz, mode = {struct.unpack_from('<4i', raw, 0)}",
-        expected="positive dimensions and mode 0, 1, 2, 6 or 12",
-        fix="check that this is the file meant; copy it again",
-    )
+def _modes() -> str:
+    *first, last = (str(mode) for mode in PIXEL_TYPES)
+    return f"{', '.join(first)} or {last}"
 
 
-def _pixel_type(path: Path, raw: bytes, order: str, mode: int) -> np.dtype:
-    if mode not in _MODES:
+def _stamp_notes(header: MrcHeader) -> list[str]:
+    """A note where the byte-order stamp is not that of the order in which the header makes sense."""
+    if header.stated_order == header.order:
+        return []
+    said = f"is 0x{header.stamp.hex()}" if header.stated_order is None else "says the opposite"
+    return [f"the byte-order stamp {said}; read as {ORDER_NAMES[header.order]}-endian, as the header demands."]
+
+
+def _pixel_type(path: Path, header: MrcHeader) -> np.dtype:
+    if header.mode in OTHER_PIXEL_TYPES:
         raise BadInput.report(
             "The pixels of the stack are of a kind that images of particles do not have.",
             file=path,
-            found=f"MRC mode {mode}, {_REFUSED_MODES[mode]}",
-            expected="mode 0, 1, 2, 6 or 12 (int8, int16, float32, uint16, float16)",
+            found=f"MRC mode {header.mode}, {OTHER_PIXEL_TYPES[header.mode]}",
+            expected=f"mode {_modes()} (int8, int16, float32, uint16, float16)",
             fix="convert it, e.g. with: relion_image_handler or newstack -mode 2",
         )
-    imod_stamp, imod_flags = struct.unpack_from(f"{order}2i", raw, 152)
-    if mode == 0 and imod_stamp == 1146047817 and not imod_flags & 1:
-        return np.dtype("u1")  # IMOD's bytes are unsigned unless its flag says so
-    return np.dtype(order + _MODES[mode])
+    return header.pixel_type
 
 
-def _check_shape(path: Path, raw: bytes, order: str, shape: tuple[int, int, int]) -> None:
-    nx, ny, nz = shape
+def _check_shape(path: Path, header: MrcHeader) -> None:
+    nz, ny, nx = header.shape
     if nx != ny:
         raise BadInput.report(
             "The images of the stack are not square.",
@@ -205,21 +205,18 @@ def _check_shape(path: Path, raw: bytes, order: str, shape: tuple[int, int, int]
             expected=f"sides up to {_MAX_SIDE} pixels",
             fix="the header is damaged: copy the file again",
         )
-    axes = struct.unpack_from(f"{order}3i", raw, 64)
-    if axes not in ((1, 2, 3), (0, 0, 0)):
+    if header.axes not in ((1, 2, 3), (0, 0, 0)):
         raise BadInput.report(
             "The axes of the stack are permuted.",
             file=path,
-            found=f"MAPC, MAPR, MAPS = {axes}",
+            found=f"MAPC, MAPR, MAPS = {header.axes}",
             expected="1, 2, 3",
             fix="write the stack again with its images as sections",
         )
 
 
-def _pixel_size(raw: bytes, order: str, nx: int) -> float:
-    (mx,) = struct.unpack_from(f"{order}i", raw, 28)
-    (cell,) = struct.unpack_from(f"{order}f", raw, 40)
-    size = cell / mx if mx > 0 else 0.0
+def _pixel_size(header: MrcHeader) -> float:
+    size = header.voxel_angstrom[0]
     return size if 0.05 < size < 100 else 0.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,14 @@ from typing import IO
 
 import numpy as np
 import torch
-from mrcfile.dtypes import HEADER_DTYPE
 from torch import Tensor
 
+from cryoloom.files.mrc import HEADER_BYTES, PixelStatistics, new_header
 from cryoloom.particles.formats import format_of
 from cryoloom.particles.formats.relion.columns import ANGLES, ORIGINS
 from cryoloom.particles.table import ImageResults, Numbers, OpticsGroup, ParticleTable, PoseColumns, Quantity
 from cryoloom.particles.texts import Texts
 from cryoloom.simulation.truth import MICROSCOPES, Truth
-
-_MODES = {"float32": 2, "float16": 12}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +79,21 @@ class StackWriter:
         self._squares += sums.squares
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         for first, part in zip(rows[np.r_[0, breaks]], np.split(data, breaks), strict=True):
-            self._file.seek(1024 + int(first) * self.box**2 * self.dtype.itemsize)
+            self._file.seek(HEADER_BYTES + int(first) * self.box**2 * self.dtype.itemsize)
             self._file.write(part.data.cast("B"))
         self._written += len(rows)
 
     def _header(self) -> bytes:
-        header = np.zeros((), HEADER_DTYPE)
-        n, box, side = self.count, self.box, self.box * self.pixel_size
-        values = self.count * self.box**2
-        mean = self._sum / values
-        header["nx"], header["ny"], header["nz"] = box, box, n
-        header["mx"], header["my"], header["mz"] = box, box, 1  # a stack of images: one section to a cell
-        header["mode"] = _MODES[self.dtype.name]
-        header["cella"] = (side, side, self.pixel_size)
-        header["cellb"] = (90, 90, 90)
-        header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
-        header["dmin"], header["dmax"], header["dmean"] = self._low, self._high, mean
-        header["rms"] = np.sqrt(max(0.0, self._squares / values - mean**2))
-        header["nversion"], header["map"], header["machst"] = 20141, b"MAP ", (0x44, 0x44, 0, 0)
-        header["label"][0], header["nlabl"] = b"cryoloom: simulated particles", 1  # no date: equal sets, equal bytes
-        return header.tobytes()
+        mean = self._sum / (self.count * self.box**2)
+        variance = self._squares / (self.count * self.box**2) - mean**2
+        return new_header(
+            (self.count, self.box, self.box),
+            self.dtype,
+            self.pixel_size,
+            PixelStatistics(self._low, self._high, mean, math.sqrt(max(0.0, variance))),
+            label="cryoloom: simulated particles",
+            images=True,
+        )
 
 
 def write_truth(path: Path, truth: Truth, box: int, pixel_size: float, stack: str, *, with_poses: bool) -> None:
