@@ -19,7 +19,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 def prepare_environment() -> None:
     """Set how idle threads wait and where compiled kernels are cached; variables that are already set are kept.
 
-    Idle threads must sleep: a spinning OpenMP pool takes a quarter of a run's CPU time, and more on shared cores.
+    Idle threads must sleep: an OpenMP pool that spins takes a quarter of a run's CPU time, and more on shared cores.
     Compiled kernels are cached in the user's cache folder, since the package's own folder may be read-only.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

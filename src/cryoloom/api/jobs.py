@@ -46,7 +46,7 @@ def reconstruct(
     quiet: bool = False,
     **options: Any,
 ) -> FinishedRun:
-    """The main job: particles in; poses, gold-standard map and verdict out, as `cryoloom reconstruct` does.
+    """Reconstruct a map: from particles to poses, a gold-standard map and a verdict, as `cryoloom reconstruct` does.
 
     Ctrl-C stops the run at a checkpoint and raises KeyboardInterrupt; `resume(output)` continues it.
 
@@ -56,12 +56,14 @@ def reconstruct(
         poses: how poses are found without a starting model: "search" (by default), "hybrid", "amortized", or another
             registered pose method.
         start: refine from the poses in the particle file ("poses") or from a map (its path) instead.
-        low_pass: resolution to which a map given as `start` is cut, angstrom.
-        symmetry: point group, imposed after its axes were found: C1, Cn, Dn, T, O, I.
+        low_pass: resolution to which a map given as `start` is low-pass filtered, angstrom; by default the particle
+            diameter / 7.5.
+        symmetry: point group: C1, Cn, Dn, T, O or I. Its axes are found on the map of ab initio; a `start` must be on
+            the standard axes.
         particle_diameter: longest extent of the particle, angstrom; estimated by default.
         box: working box in pixels; by default that of the images.
-        preset: name or path of a settings file, whose values replace the defaults.
-        seed: seed of all randomness: the same seed and number of threads give the same result on a CPU.
+        preset: settings file, whose values replace the defaults: the name of a preset, or the path of a TOML file.
+        seed: random seed; the same seed and number of threads give the same result on a CPU.
         device: where to compute; "auto" takes a GPU if there is one.
         threads: number of threads; by default all cores that this process may use.
         overwrite: replace an earlier run in `output`.
@@ -107,15 +109,16 @@ def hetero(
     quiet: bool = False,
     **options: Any,
 ) -> FinishedRun:
-    """Conformations of posed particles, as `cryoloom hetero` finds them.
+    """Find the conformations of particles, as `cryoloom hetero` does.
 
     Args:
-        particles: posed particles (STAR file, or what `open` returned), or the folder of a finished run.
+        particles: particles (STAR file, or what `open` returned), with poses unless `poses` says how to find them; or
+            the folder of a finished run.
         method: "pca" (by default) for components around a mean, "classes" for discrete classes, "vae" or "autodecoder"
             for networks, or another registered method.
-        poses: "given" (by default) takes those of the file; "search" or another pose method finds them first, then
-            along with the conformations.
-        mask: map of 0 to 1, outside of which conformations must not differ.
+        poses: "given" (by default) takes the poses of the particle file; "search" or another pose method finds poses
+            on one map first, then poses and conformations are found in turns.
+        mask: mask (0 to 1) within which conformations may differ; by default a sphere.
         options: settings of the conformation method, by name, as `classes=4` or `epochs=10`.
 
     The other arguments, Ctrl-C and errors are those of `reconstruct`.
@@ -139,13 +142,15 @@ def hetero(
 
 
 def resume(folder: Source, *, threads: int | None = None, quiet: bool = False) -> FinishedRun:
-    """Continue an interrupted run; the result is that of an uninterrupted one.
+    """Continue an interrupted run; the result equals that of an uninterrupted run.
 
     Args:
-        threads: number of threads; by default that of the run, for which results are equal bit by bit.
+        folder: folder of the run.
+        threads: number of threads; by default that of the run, with which the result is equal bit by bit.
+        quiet: print nothing but warnings.
 
     Raises:
-        BadRunFolder: if there is no run, it is finished, or its input has changed.
+        BadRunFolder: if there is no run, the run is finished, or its input has changed.
         KeyboardInterrupt: see `reconstruct`.
     """
     path = Path(folder)
@@ -175,20 +180,20 @@ def simulate(
     settings: SimulationSettings | None = None,
     overwrite: bool = False,
 ) -> SimulationSummary:
-    """Simulate a particle set of known truth.
+    """Simulate a particle set with known truth.
 
     Args:
-        source: atomic model (.pdb, .cif), trajectory (.npz) or map (.mrc); several are conformations of one molecule.
-            By default an antibody that comes with the package (64 px of 4 angstrom).
+        source: atomic model (.pdb, .cif), trajectory (.npz; its first frame is used) or map (.mrc); several are
+            states of one molecule. By default an antibody that comes with the package (64 px of 4 angstrom).
         output: folder that gets particles.star, particles.mrcs and, apart from them, truth.star and true maps.
         count: number of images.
         snr: variance of the clean, CTF-modulated image over that of the noise, over the whole box.
         box: side of the images, pixels.
-        pixel_size: angstrom.
-        shares: of the conformations; equal by default.
-        seed: seed of everything that is drawn.
+        pixel_size: pixel size, angstrom.
+        shares: share of each state; equal by default.
+        seed: random seed.
         settings: all other settings (CTF, shifts, nuisances); `count`, `snr`, `shares` and `seed` replace theirs.
-        overwrite: replace a set in `output`.
+        overwrite: replace an earlier set in `output`.
 
     Raises:
         ValueError: for settings that make no sense or a folder that can't be used.

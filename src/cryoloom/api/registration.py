@@ -1,4 +1,4 @@
-"""Additions to the registries from a program of one's own, without an edit of the package."""
+"""Additions to the registries from a program of your own; the package itself is not edited."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def register(addition: Addition) -> None:
     resumed and reported only where it is registered again.
 
     Raises:
-        ValueError: if there is one of that kind and name already.
+        ValueError: if one of that kind and name is registered already.
     """
     if isinstance(addition, Panel):
         taken = any(panel.name == addition.name for panel in PANELS)

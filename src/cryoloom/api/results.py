@@ -44,7 +44,7 @@ class FSCCurve:
 
     Attributes:
         correlation: float64 [S], one value for each shell 0 ... S - 1, S = box // 2 + 1.
-        box: side of the maps, voxels; pixel_size: of a voxel, angstrom.
+        box: side of the maps, voxels; pixel_size: side of a voxel, angstrom.
     """
 
     correlation: Tensor
@@ -52,7 +52,7 @@ class FSCCurve:
     pixel_size: float
 
     def resolution_angstrom(self, threshold: float = 0.5) -> float | None:
-        """Resolution where the curve falls below a threshold; None if it is below from the first shell on.
+        """Resolution where the curve falls below a threshold; None if it is below it from the first shell on.
 
         Use 0.143 for two independent half maps and 0.5 for a map against a known structure.
         """

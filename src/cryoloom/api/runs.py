@@ -88,10 +88,10 @@ def run_settings(folder: Path) -> Settings:
 
 
 def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Interrupts) -> Path:
-    """Continue an interrupted run; the result is that of an uninterrupted one.
+    """Continue an interrupted run; the result equals that of an uninterrupted run.
 
     Raises:
-        BadRunFolder: if there is no run, it is finished, or its input has changed. Otherwise as `start_run`.
+        BadRunFolder: if there is no run, the run is finished, or its input has changed. Otherwise as `start_run`.
     """
     settings = run_settings(folder)
     set_threads(threads)

@@ -63,13 +63,13 @@ def open(
 
     Args:
         path: RELION STAR file.
-        datadir: folder that image names are relative to; by default the file's own folder and those above.
-        pixel_size: angstrom; this and the next three replace the file's values.
+        datadir: folder that image names are relative to; by default the folder of the file, then those above it.
+        pixel_size: pixel size, angstrom; this and the next three values replace those of the file.
         voltage_kv: acceleration voltage, kV.
-        spherical_aberration_mm: mm.
-        amplitude_contrast: 0 to 1.
-        no_ctf: the images carry no CTF.
-        on_bad: what to do with images that have NaN, infinities or no contrast.
+        spherical_aberration_mm: spherical aberration, mm.
+        amplitude_contrast: amplitude contrast, 0 to 1.
+        no_ctf: treat the images as free of a CTF.
+        on_bad: what to do with images that hold NaN or infinities, or have no contrast.
         on_duplicates: what to do with rows that name the same image.
 
     Raises:
@@ -103,7 +103,8 @@ def search(
 
     Args:
         images: N images, from `open(...).images()`.
-        volume: the map; it is brought to the images' field of view and scale, and cut to the search's resolution.
+        volume: the map; it is brought to the images' field of view and scale, and low-pass filtered to the resolution
+            of the search.
         low_pass: resolution of the search, angstrom; by default the particle's diameter / 12.
         candidates: number of distinct poses kept for each image, K.
         symmetry: point group of the map about the standard axes; its copies of a pose count as one.
@@ -196,13 +197,13 @@ def backproject(
     """Reconstruct a map and two half maps from images at known or weighted poses.
 
     Images are inserted at every candidate with its weight, over the width of the posterior where its covariance is
-    known. Their FSC is gold-standard only if the poses of the two half sets were found on independent maps; poses that
-    were found on one map make the half maps agree, by the noise too, as far as that map reached.
+    known. The FSC is gold-standard only if the poses of the two half sets were found on independent maps. Poses that
+    were found on one map make the half maps agree, in their noise too, up to the resolution of that map.
 
     Args:
         images: N images.
         poses: poses of the same N images.
-        half_sets: [N] of 1 and 2; by default those of the particle file, else every other image.
+        half_sets: [N] of 1 and 2; by default those of the particle file, or alternating ones where it has none.
         mask: soft mask of the FSC, in the images' box; by default found from the map.
         symmetry: point group that is imposed.
         seed: seed of the random phases of the FSC, and of the samples of the posteriors.

@@ -31,7 +31,7 @@ def analyze(
     axes: Annotated[int, typer.Option(min=0, max=10, help="Principal axes along which maps are made.")] = 2,
     points: Annotated[int, typer.Option(min=2, max=100, help="Maps along each trajectory.")] = 10,
     umap: Annotated[
-        bool, typer.Option("--umap", help="Embed the latent coordinates by UMAP (needs cryoloom[umap]).")
+        bool, typer.Option("--umap", help="Embed the latent coordinates by UMAP (needs the extra umap).")
     ] = False,
     through: Annotated[
         str,
@@ -44,7 +44,7 @@ def analyze(
     device: Device = DeviceName.AUTO,
     quiet: Quiet = False,
 ) -> None:
-    """Divide the latent space into clusters and make maps of them and along trajectories; write the report anew.
+    """Divide the latent space into clusters and make maps of them and along trajectories; rewrite the report.
 
     Each cluster gets its particles, a map and the gold-standard FSC of its half maps. Trajectories run along principal
     axes and through chosen particles. Results are in RUN/analysis; open analysis/open.cxc in ChimeraX for the movies.

@@ -34,7 +34,7 @@ def demo(
 ) -> None:
     """Simulate images of an antibody, reconstruct it in about a minute, and compare the result with the truth.
 
-    Needs no input file. The run uses the images alone; the truth is used only for the comparison at the end.
+    It needs no input file. The run uses the images alone; the truth is used only for the comparison at the end.
     """
     import time
 

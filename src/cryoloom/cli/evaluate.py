@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from cryoloom.evaluation.scores import RunScores
 
 Truth = Annotated[Path, typer.Option(help="STAR file with the true poses (truth.star of a simulated set).")]
-Run = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run.", show_default=False)]
+Run = Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 TruthMap = Annotated[Path | None, typer.Option("--map", help="True map (truth_001.mrc).")]
 Particles = Annotated[Path | None, typer.Option(help="STAR file with estimated poses, in place of RUN/particles.star.")]
 EstimatedMap = Annotated[Path | None, typer.Option("--est-map", help="Estimated map, in place of RUN/map.mrc.")]
 Symmetry = Annotated[
     str,
     typer.Option(
-        "--symmetry", "-s", help="Point group of the true structure about the standard axes: Cn, Dn, T, O, I."
+        "--symmetry", "-s", help="Point group of the true structure about the standard axes: Cn, Dn, T, O or I."
     ),
 ]
 Radius = Annotated[
@@ -50,13 +50,13 @@ Maps = Annotated[
 ]
 TruthMaps = Annotated[
     list[str] | None,
-    typer.Option("--truth-maps", metavar="FILES", help="True maps, one for each state, in order; given like --maps."),
+    typer.Option("--truth-maps", metavar="FILES", help="True maps, one for each state, in order; same form as --maps."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with whole curves and matrices.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     app.command("evaluate")(evaluate)
 
 
@@ -78,7 +78,7 @@ def evaluate(
     """Score poses, map and conformations against the truth.
 
     The rotation (and hand) that brings most poses into agreement is found first; rotations, shifts and maps are
-    compared in that frame. A molecule missing from the result counts as an error of 180 degrees; junk (class 0 in the
+    compared in that frame. A particle missing from the result counts as an error of 180 degrees; junk (class 0 in the
     truth) is ignored.
 
     Where the truth has several states, classes are compared with them by the adjusted Rand index, latent coordinates by

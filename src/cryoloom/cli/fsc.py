@@ -19,7 +19,7 @@ PIXEL_TOLERANCE = 0.005  # relative
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     app.command("fsc")(fsc)
 
 
@@ -34,7 +34,7 @@ def fsc(
     ] = None,
     threads: Threads = None,
 ) -> None:
-    """Fourier shell correlation of two maps, and where it falls below 0.5 and 0.143.
+    """Compute the Fourier shell correlation of two maps, and where it falls below 0.5 and 0.143.
 
     The threshold 0.143 applies to independent half maps, 0.5 to a map and a known structure. --align maximises the
     agreement of B with A: the curve then shows how similar two maps are, but not how reliable two half maps are.

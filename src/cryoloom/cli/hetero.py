@@ -18,7 +18,10 @@ from cryoloom.recipes.methods.registry import CONFORMATION_METHODS, POSE_METHODS
 def register(app: typer.Typer) -> None:
     """Add the command."""
     found = f"How conformations are found. {choice_help(CONFORMATION_METHODS)}."
-    given = "given: the poses in the file; otherwise poses are found first, then in turns with the conformations."
+    given = (
+        "Where poses come from. given: the particle file. With a pose method instead, poses are found on one map "
+        "first, then poses and conformations are found in turns."
+    )
     choices = {
         "method": choice("--method", CONFORMATION_METHODS, found, "pca"),
         "poses": choice("--poses", ("given", *POSE_METHODS), given, "given"),
@@ -30,20 +33,26 @@ def register(app: typer.Typer) -> None:
 def hetero(
     particles: Annotated[
         Path,
-        typer.Argument(metavar="PARTICLES.star|RUN", help="Posed particles, or a finished run.", show_default=False),
+        typer.Argument(
+            metavar="PARTICLES.star|RUN",
+            help="Particles (with poses, unless --poses finds them), or a finished run.",
+            show_default=False,
+        ),
     ],
     output: Output,
     preset: Preset = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Map of 0 to 1 within which conformations may differ.", show_default="a sphere")
+        Path | None,
+        typer.Option(help="Mask (0 to 1) within which conformations may differ.", show_default="a sphere"),
     ] = None,
     *,
     options: RunningOptions,
     methods: Any,
 ) -> None:
-    """Conformations: a latent for every image, volumes, and a verdict on whether there is any heterogeneity.
+    """Find conformations: a latent for every image, maps, and a verdict on whether there is any heterogeneity.
 
-    Then: cryoloom analyze RUN for clusters, trajectories and movies; cryoloom volume RUN --z ... for single maps.
+    Afterwards, cryoloom analyze RUN makes clusters, trajectories and movies, and cryoloom volume RUN --z ... makes
+    single maps.
     """
     from cryoloom.jobs import layout
     from cryoloom.jobs.presets import with_preset

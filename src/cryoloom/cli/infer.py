@@ -17,11 +17,22 @@ def register(app: typer.Typer) -> None:
 
 def infer(
     run: Annotated[Path, typer.Argument(help="Finished run with an encoder.", metavar="RUN", show_default=False)],
-    particles: Annotated[Path, typer.Argument(metavar="NEW.star", help="RELION STAR file.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT.star", help="Particles with poses.", show_default=False)
+    particles: Annotated[
+        Path, typer.Argument(metavar="NEW.star", help="RELION STAR file of the new images.", show_default=False)
     ],
-    polish: Annotated[int, typer.Option(min=0, help="Optimisation steps of the poses against the map; 0: none.")] = 5,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT.star",
+            help="STAR file to write: the new particles with their poses.",
+            show_default=False,
+        ),
+    ],
+    polish: Annotated[
+        int, typer.Option(min=0, help="Optimisation steps of each pose against the map at each radius; 0 for none.")
+    ] = 5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.star.")] = False,
     threads: Threads = None,
     device: Device = DeviceName.AUTO,
@@ -29,9 +40,10 @@ def infer(
     *,
     options: InputOptions,
 ) -> None:
-    """Find the poses of new images with the encoder of a finished run; nothing is trained, each image costs the same.
+    """Find the poses of new images with the encoder of a finished run, without training.
 
-    The encoder proposes candidate poses, the map weighs them, and a few steps optimise the most likely ones.
+    The encoder proposes candidate poses, which are weighted by how well the image fits the map; a few steps then
+    optimise the most likely ones. Every image costs the same.
     """
     from cryoloom.cli.errors import tell
     from cryoloom.environment import set_threads
@@ -54,6 +66,6 @@ def infer(
     total = len(found.score)
     seconds = found.encode_s + found.polish_s
     tell(
-        f"{total:,} images: encoder {total / found.encode_s:,.0f} images/s; with weighing and optimisation "
+        f"{total:,} images: encoder {total / found.encode_s:,.0f} images/s; with weighting and optimisation "
         f"{total / seconds:,.0f} images/s; first batch after {found.latency_s:.2f} s. Poses in {output}"
     )

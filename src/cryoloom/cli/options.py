@@ -28,40 +28,63 @@ class DeviceName(StrEnum):
 
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", "-j", min=1, help="Threads to use.", show_default="all cores", metavar="N"),
+    typer.Option("--threads", "-j", min=1, help="Number of threads.", show_default="all cores", metavar="N"),
 ]
 Device = Annotated[
     DeviceName, typer.Option("--device", help="Where to compute; auto takes a GPU if there is one, and says so.")
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", min=0, help="Seed of all randomness: same seed, same threads, same result on a CPU.")
+    int,
+    typer.Option(
+        "--seed", min=0, help="Random seed; the same seed and number of threads give the same result on a CPU."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
 
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder that image names are relative to.", show_default="the STAR's own, or above")
+    Path | None,
+    typer.Option(
+        help="Folder that image names are relative to.", show_default="that of the STAR file, then those above it"
+    ),
 ]
-PixelSize = Annotated[float | None, typer.Option(help="Angstrom, in place of the file's.", show_default="the file's")]
-Voltage = Annotated[float | None, typer.Option("--voltage", help="kV.", show_default="the file's")]
+PixelSize = Annotated[float | None, typer.Option(help="Pixel size, angstrom.", show_default="the file's")]
+Voltage = Annotated[
+    float | None, typer.Option("--voltage", help="Acceleration voltage, kV.", show_default="the file's")
+]
 Aberration = Annotated[float | None, typer.Option("--cs", help="Spherical aberration, mm.", show_default="the file's")]
-Amplitude = Annotated[float | None, typer.Option("--amplitude-contrast", help="Share.", show_default="the file's")]
-NoCTF = Annotated[bool, typer.Option("--no-ctf", help="The images carry no CTF.")]
-OnBad = Annotated[Literal["error", "drop"], typer.Option(help="Images with NaN, infinities or no contrast.")]
-OnDuplicates = Annotated[Literal["error", "keep", "drop"], typer.Option(help="Rows that name the same image.")]
+Amplitude = Annotated[
+    float | None,
+    typer.Option("--amplitude-contrast", help="Amplitude contrast, 0 to 1.", show_default="the file's"),
+]
+NoCTF = Annotated[bool, typer.Option("--no-ctf", help="Treat the images as free of a CTF.")]
+OnBad = Annotated[
+    Literal["error", "drop"],
+    typer.Option(help="What to do with images that hold NaN or infinities, or have no contrast."),
+]
+OnDuplicates = Annotated[
+    Literal["error", "keep", "drop"], typer.Option(help="What to do with rows that name the same image.")
+]
 
 Particles = Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION STAR file.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", show_default=False)]
 Diameter = Annotated[
     float | None,
-    typer.Option("--particle-diameter", min=1, help="Longest extent, angstrom.", show_default="estimated"),
+    typer.Option(
+        "--particle-diameter", min=1, help="Longest extent of the particle, angstrom.", show_default="estimated"
+    ),
 ]
-Box = Annotated[int | None, typer.Option(min=16, help="Working box, px.", show_default="that of the images")]
+Box = Annotated[
+    int | None,
+    typer.Option(
+        min=16, help="Working box, pixels; images are Fourier-cropped to it.", show_default="that of the images"
+    ),
+]
 Preset = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE.toml",
-        help="Settings from a file: a preset that comes with the program, or a file of your own (see the "
-        "documentation).",
+        help="Take settings from a file: a preset that comes with the program, by its name, or a TOML file of your own "
+        "(see the documentation).",
         show_default=False,
     ),
 ]

@@ -17,8 +17,14 @@ from cryoloom.recipes.methods.registry import POSE_METHODS
 if TYPE_CHECKING:
     from cryoloom.jobs.settings import ReconstructSettings
 
-Symmetry = Annotated[str, typer.Option(help="C1, Cn, Dn, T, O or I; imposed after its axes are found.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Give the other hand.")]
+Symmetry = Annotated[
+    str,
+    typer.Option(
+        help="Point group: C1, Cn, Dn, T, O or I. Its axes are found on the map of ab initio; where poses or a map are "
+        "given, they must be on the standard axes."
+    ),
+]
+Flip = Annotated[bool, typer.Option("--flip", help="Give the other hand: maps and poses are mirrored.")]
 _SEARCH = {"search": POSE_METHODS["search"]}
 
 
@@ -53,9 +59,10 @@ def reconstruct(
     options: RunOptions,
     methods: Any,
 ) -> None:
-    """The main job: particles in; poses, gold-standard map and verdict out. No starting model.
+    """Reconstruct a map without a starting model: from particles to poses, a gold-standard map and a verdict.
 
-    Ab initio from random starts, then refinement with half sets apart; or, with --poses, networks that learn poses.
+    The usual way is ab initio from random starts, then refinement with the half sets kept apart; --poses chooses
+    another one, in which networks learn poses.
     """
     from cryoloom.jobs.presets import with_preset
 
@@ -70,7 +77,7 @@ def reconstruct(
 
 
 def abinit(particles: Particles, output: Output, *, options: RunOptions, methods: Any) -> None:
-    """A first map from random starts, without refinement."""
+    """Make a first map from random starts, without refinement."""
     settings = options.settings("abinit", particles)
     chosen = method_settings(methods, _SEARCH, "search", settings.methods, "--poses")
     start_run(replace(settings, methods=chosen), output, options)
@@ -82,19 +89,23 @@ def refine(
     start: Annotated[
         str,
         typer.Option(
-            "--from", metavar="poses|MAP.mrc", help="Poses in the particle file, or a map.", show_default=False
+            "--from",
+            metavar="poses|MAP.mrc",
+            help="What refinement starts from: the word poses for those in the particle file, or a map.",
+            show_default=False,
         ),
     ],
     low_pass: Annotated[
         float | None,
         typer.Option(
-            help="Resolution in angstrom to which a given map is cut.", show_default="by the particle's diameter"
+            help="Resolution to which a given map is low-pass filtered, angstrom.",
+            show_default="particle diameter / 7.5",
         ),
     ] = None,
     *,
     options: RunOptions,
 ) -> None:
-    """Refine from somebody else's poses or map: half sets apart, gold-standard map and verdict."""
+    """Refine from given poses or a given map, with the half sets kept apart, to a gold-standard map and a verdict."""
     settings = options.settings("refine", particles)
     given = start if start == "poses" else os.path.abspath(start)
     start_run(replace(settings, start=given, low_pass_angstrom=low_pass), output, options)

@@ -16,11 +16,11 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN", show_default=False)],
     tensorboard: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Also write the metrics as TensorBoard events (needs cryoloom[tensorboard])."
+            metavar="FOLDER", help="Also write the metrics as TensorBoard events (needs the extra tensorboard)."
         ),
     ] = None,
     threads: Threads = None,

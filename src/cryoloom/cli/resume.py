@@ -33,15 +33,15 @@ def resume(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Continue an interrupted run with the settings it began with.
+    """Continue an interrupted run with the settings that it began with.
 
-    The result is the one the run would have had without the interruption.
+    The result is the one that the run would have had without the interruption.
     """
     from cryoloom.runs.folder import BadRunFolder, read_record
 
     record = read_record(run)
     if record.status == "finished":
-        tell(f"{run}: this run is finished, there is nothing to resume")
+        tell(f"{run}: this run is finished; there is nothing to resume")
         return
     module = CONTINUATIONS.get(record.command)
     if module is None:

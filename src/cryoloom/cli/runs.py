@@ -29,7 +29,7 @@ def start_run(settings: Settings, output: Path, options: RunningOptions) -> None
 
 
 def continue_run(folder: Path, *, threads: int | None, quiet: bool) -> None:
-    """Continue an interrupted run; the result is that of an uninterrupted one."""
+    """Continue an interrupted run; the result equals that of an uninterrupted run."""
     from cryoloom.environment import set_threads
     from cryoloom.runs.display import announce, open_progress
     from cryoloom.runs.folder import read_record

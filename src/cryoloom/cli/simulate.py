@@ -26,7 +26,7 @@ class PixelType(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     app.command("simulate")(simulate)
 
 
@@ -49,7 +49,7 @@ Centre = Annotated[
     tuple[float, float, float] | None,
     Option(help="Point of the models that is put at the centre of the box (default: mean atom of the first model)."),
 ]
-Symmetry = Annotated[str, Option(help="Symmetry of an assembly of copies of each model: Cn, Dn, T, O, I.")]
+Symmetry = Annotated[str, Option(help="Point group by which copies of each model are assembled: Cn, Dn, T, O or I.")]
 Radius = Annotated[float, Option(help="Distance of the first copy's centre from the symmetry axis, angstrom.")]
 Defocus = Annotated[
     tuple[float, float], Option(help="Range of the defocus, angstrom; one value is drawn for each micrograph.")
@@ -61,7 +61,7 @@ OpticsGroups = Annotated[int, Option(help="Number of optics groups, cycling thro
 PerMicrograph = Annotated[int, Option(help="Number of images from one micrograph.")]
 Shift = Annotated[float, Option(help="Standard deviation of the shift along each axis, pixels.")]
 NoiseColour = Annotated[float, Option(help="c in the noise power 1 + c exp(-(k / 0.1 Nyquist)^2).")]
-Contrast = Annotated[float, Option(help="Standard deviation of the factor on each image's signal.")]
+Contrast = Annotated[float, Option(help="Standard deviation of the contrast of the images around 1.")]
 Preferred = Annotated[float, Option(help="Share of views within 20 degrees of the top view.")]
 Junk = Annotated[float, Option(help="Share of images that show a random blob instead of a molecule.")]
 NoiseOnly = Annotated[bool, Option("--noise-only", help="Put no molecule in any image.")]
@@ -156,7 +156,7 @@ def simulate(
 ) -> None:
     """Simulate a particle set with known truth.
 
-    Writes particles.mrcs and particles.star (CTF, no poses) and, in files of its own, the truth: truth.star (poses,
+    Writes particles.mrcs and particles.star (CTF, no poses) and, in separate files, the truth: truth.star (poses,
     shifts, rlnClassNumber = state from 1, 0 = junk), truth_001.mrc ... (maps scaled so that the noise has standard
     deviation 1) and simulate.json.
     """

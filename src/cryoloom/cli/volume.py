@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 def volume(
     run: Annotated[Path, typer.Argument(help="Finished run of cryoloom hetero.", metavar="RUN", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="MAP.mrc", help="The map.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="MAP.mrc", help="Map to write.", show_default=False)
+    ],
     z: Annotated[
         str, typer.Option(metavar="Z1,Z2,...", help="Latent coordinates, as in z.npy.", show_default=False)
     ] = "",
@@ -34,7 +36,10 @@ def volume(
     device: Device = DeviceName.AUTO,
     quiet: Quiet = False,
 ) -> None:
-    """Make the map of one conformation from the images with the nearest latent coordinates, with its half maps."""
+    """Make the map of one conformation, and its half maps, from the images with the nearest latent coordinates.
+
+    The half maps are written beside the map, as MAP_half1.mrc and MAP_half2.mrc; --model makes the map only.
+    """
     from cryoloom.cli.errors import tell
     from cryoloom.environment import set_threads
     from cryoloom.runs.machine import choose_device

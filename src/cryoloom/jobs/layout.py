@@ -102,7 +102,7 @@ RUN_RECORD = RunFile(
     f"{_ALL}; abinit",
 )
 STEPS = RunFile(
-    METRICS, "one line a step: stage, step, resolution, diagnostics, wall and CPU seconds", f"{_ALL}; abinit"
+    METRICS, "one line per step: stage, step, resolution, diagnostics, wall and CPU seconds", f"{_ALL}; abinit"
 )
 RUN_LOG = RunFile(LOG, "log, with the traceback of a failure", f"{_ALL}; abinit")
 
@@ -176,7 +176,7 @@ FILES = (
     RunFile(LOCK, "process and host that work on the run; removed at its end", f"{_ALL}; abinit"),
     RunFile(
         f"{CHECKPOINTS}/",
-        "state of an unfinished run: two safetensors files a stage, never pickles; removed at its end",
+        "state of an unfinished run: two safetensors files per stage, never pickles; removed at its end",
         f"{_ALL}; abinit",
     ),
 )

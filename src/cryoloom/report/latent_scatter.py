@@ -41,7 +41,7 @@ class Scatter:
     @property
     def scale(self) -> Scale:
         """Colours of the hexagons."""
-        return Scale(gradient(VIRIDIS), "1", f"{number(self.densest)} particles a hexagon, log scale")
+        return Scale(gradient(VIRIDIS), "1", f"{number(self.densest)} particles per hexagon, log scale")
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class AmortizedSettings:
     """Whether an image and its half-turn are both encoded and the better fit counts (cryoAI's symmetrised loss)."""
 
     volume: Literal["fouriernet", "voxel", "real"] = field(
-        default="fouriernet", metadata=option("--volume", help="Representation of the density that is learnt.")
+        default="fouriernet", metadata=option("--volume", help="Representation of the volume that is learnt.")
     )
     """Volume: a network in Fourier space, a grid of Fourier coefficients, or densities (transformed at every step)."""
 
@@ -115,7 +115,7 @@ def costs(feed: ImageFeed, settings: MethodSettings) -> Mapping[str, float]:
 
 AMORTIZED = PoseMethod(
     "amortized",
-    "an encoder and a volume that learn together from random weights (cryoAI)",
+    "an encoder and a volume, trained together from random weights (cryoAI)",
     start,
     {"amortized": AmortizedSettings},
     costs,

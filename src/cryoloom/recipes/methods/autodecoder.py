@@ -34,7 +34,7 @@ def costs(feed: ImageFeed, settings: MethodSettings) -> Mapping[str, float]:
 
 AUTODECODER = ConformationMethod(
     "autodecoder",
-    "a decoder in Fourier space and a latent for every image",
+    "a decoder in Fourier space, with a stored latent for every image",
     find,
     {"vae": NetworkSettings, "pca": pca.PCASettings},
     costs,

@@ -86,7 +86,7 @@ def costs(feed: ImageFeed, settings: MethodSettings) -> Mapping[str, float]:
 
 HYBRID = PoseMethod(
     "hybrid",
-    "an encoder that learns from the first map proposes, refinement polishes",
+    "an encoder trained on the map of ab initio proposes poses, which are then refined",
     start,
     {**search.SEARCH.settings, "wake_sleep": WakeSleepSettings},
     costs,

@@ -23,7 +23,7 @@ class PCASettings:
     components: int | None = field(
         default=None,
         metadata=option(
-            "--components", help="Number of components.", minimum=1, maximum=30, default="by held-out images"
+            "--components", help="Number of components.", minimum=1, maximum=30, default="chosen by held-out images"
         ),
     )
     """Number of components that are kept; chosen by the likelihood of held-out images when None."""

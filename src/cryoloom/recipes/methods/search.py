@@ -115,5 +115,9 @@ def costs(feed: ImageFeed, settings: MethodSettings) -> Mapping[str, float]:
 
 
 SEARCH = PoseMethod(
-    "search", "search from the map of independent random starts", start, {"abinit": AbInitSettings}, costs
+    "search",
+    "a global search of all images against the map of ab initio",
+    start,
+    {"abinit": AbInitSettings},
+    costs,
 )

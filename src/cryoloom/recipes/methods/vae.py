@@ -28,7 +28,9 @@ class NetworkSettings:
     )
     """Number of latent coordinates, Z."""
 
-    encoder: Literal["mlp", "cnn"] = field(default="mlp", metadata=option("--encoder", help="Encoder of the images."))
+    encoder: Literal["mlp", "cnn"] = field(
+        default="mlp", metadata=option("--encoder", help="Network that maps an image to its latent.")
+    )
     """Encoder of images to latents (vae)."""
 
     encoder_width: int = 256
