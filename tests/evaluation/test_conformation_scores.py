@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     assert "1 estimated and 3 true maps" in _message(folder, *truth, *truth_maps, *one)
     assert "state 3; there are 1" in _message(folder, *truth, "--truth-maps", folder / "truth_001.mrc", *one)
     alone = ("--particles", folder / "particles.star")
-    assert "give one a state with --maps" in _message(*truth, *alone, *truth_maps)
+    assert "give one for each state with --maps" in _message(*truth, *alone, *truth_maps)
     assert "--est-map and --mask need the true map" in _message(folder, *truth, "--mask", folder / "class_001.mrc")
     np.save(tmp_path / "short.npy", np.zeros((3, 2)))
     assert "one row for each row of the estimated STAR file" in _message(

@@ -124,7 +124,7 @@ def test_memory_that_runs_out_late_leaves_nothing_behind(scene, monkeypatch):
 
 def test_when_not_even_one_fits_it_stops_and_says_so(scene, no_room):
     no_room(0)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="a single one of 24 images or poses needs more than the cpu"):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="one of 24 images or poses alone needs more than the cpu"):
         gpu.slices(scene.grid, scene.samples.R, scene.disc.index, 2)
 
 

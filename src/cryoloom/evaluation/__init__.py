@@ -1,1 +1,1 @@
-"""Comparison of poses, maps and conformations with the truth. No room that infers may import this one."""
+"""Comparison of poses, maps and conformations with the truth. Code that reconstructs or infers must not import it."""

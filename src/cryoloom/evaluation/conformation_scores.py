@@ -1,4 +1,4 @@
-"""Scores of a run's conformations against the true states: which files they are read from, and as JSON."""
+"""Scores of a run's conformations against the true states, the files they are read from, and their JSON form."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _map_scores(
     radius_voxels: float | None,
     mask: Tensor | None,
 ) -> tuple[StateMapScores, np.ndarray | None]:
-    """Scores of the maps, and the map assigned to each image where that is not the one of its true state."""
+    """Scores of the maps, and the map assigned to each image; None if it is the map of the image's true state."""
     from cryoloom.evaluation.state_maps import StateMapScores, auc_matrix
 
     truths = list(_read_maps(files.truth_maps))
@@ -189,7 +189,7 @@ def _map_scores(
 def _class_maps(run: Path | None, classes: ClassScores | None) -> tuple[tuple[Path, ...], ClassScores]:
     """The maps of a run's classes, in the order of their labels."""
     if run is None or classes is None or not any(run.glob("class_*.mrc")):
-        raise ValueError("--truth-maps needs maps to compare: give one a state with --maps, in the same order")
+        raise ValueError("--truth-maps needs maps to compare: give one for each state with --maps, in the same order")
     paths = tuple(run / f"class_{label:03d}.mrc" for label in classes.labels)
     missing = [path.name for path in paths if not path.is_file()]
     if missing:

@@ -17,11 +17,11 @@ class PoseTable:
     """Poses of N images; the images themselves are not needed.
 
     Attributes:
-        path: of the particle file.
-        images: number in the stack (from 1) and parts of the stack's path, of each row.
+        path: path of the particle file.
+        images: number in the stack (from 1) and parts of the stack's path for each row.
         R: float64 [N, 3, 3].
         t_angstrom: float64 [N, 2] (x, y; content moved by +t).
-        pixel_size: angstrom, float64 [N], or None where the file does not say.
+        pixel_size: angstrom, float64 [N], or None if the file does not give it.
         state: class number, int64 [N], or None.
         score: log likelihood, nats, float64 [N], or None.
     """
@@ -91,7 +91,7 @@ def _shifts(table: ParticleTable, pixel_size: np.ndarray | None) -> np.ndarray:
         raise BadInput.report(
             "The shifts are in pixels and the pixel size is not known.",
             file=table.path,
-            expected=f"{table.label('pixel_size')}, or what else gives the pixel size",
+            expected=f"{table.label('pixel_size')}, or other columns that give the pixel size",
         )
     return shifts * pixel_size[:, None]
 

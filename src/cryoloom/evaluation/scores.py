@@ -32,7 +32,7 @@ class Compared:
         truth: STAR file with the true poses.
         run: folder of a run, whose files are used where no other is named; None for no folder.
         truth_map: the true map; None compares no single map.
-        particles, estimated_map: in place of the run's particles.star and map.mrc.
+        particles, estimated_map: files in place of the run's particles.star and map.mrc.
         mask: soft mask in the frame of the truth, in place of a sphere.
         conformations: latent coordinates and maps of states.
     """

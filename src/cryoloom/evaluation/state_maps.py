@@ -52,12 +52,12 @@ def auc_matrix(
 ) -> Float[np.ndarray, "K S"]:
     """FSC-AUC of each of K estimated maps with each of S true ones, float64.
 
-    Each estimate is carried along the frame that the poses give, and polished on its own truth (`map_error.score_map`).
+    Each estimate is moved into the true frame by an alignment that is refined on its own truth (`map_error.score_map`).
 
     Args:
-        estimates: read one at a time where they come from a generator.
-        frame: from the poses (`pose_error.score_poses`); None searches each map for its own, over both hands.
-        own: index of each estimate's own truth; left out, estimate k stands for truth k.
+        estimates: estimated maps; those of a generator are read one at a time.
+        frame: common frame from the poses (`pose_error.score_poses`); None finds one for each map, for both hands.
+        own: index of the own truth of each estimate; by default estimate k stands for truth k.
         symmetry, radius_voxels, mask: as for `map_error.score_map`.
 
     Raises:
@@ -127,11 +127,11 @@ class StateMapScores:
 
         Args:
             state: true states, from 1.
-            map_of_image: index of the estimated map that the image was given (its class's, or one of its own); left
-                out, it is the map that stands for its true state.
+            map_of_image: index of the estimated map assigned to each image (the map of its class, or its own map); by
+                default the map that stands for its true state.
 
         Raises:
-            ValueError: for a state or a map that is not there.
+            ValueError: for a state or a map index that is out of range.
         """
         real = state > 0
         column = state[real] - 1

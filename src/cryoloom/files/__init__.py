@@ -1,1 +1,1 @@
-"""Files that survive a kill, a crash, a full disk; imports nothing of ours."""
+"""Files that survive a kill, a crash or a full disk; imports no other part of the package."""

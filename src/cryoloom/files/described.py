@@ -1,4 +1,4 @@
-"""Trained modules in safetensors files, each with the numbers that it is built from; nothing is unpickled."""
+"""Trained modules in safetensors files, each with the settings to rebuild it; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Described(Protocol):
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """Numbers and words, without tensors, that the module is built from."""
+        """Numbers and text, without tensors, from which the module is rebuilt."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -28,7 +28,7 @@ class Described(Protocol):
 
     @classmethod
     def of_file(cls, described: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
-        """The module again: the inverse of `described` and `tensors`."""
+        """Rebuild a module from the contents of its file, the inverse of `described` and `tensors`."""
         ...
 
 
@@ -37,11 +37,11 @@ Module = TypeVar("Module", bound=Described)
 
 @dataclass(frozen=True, slots=True)
 class DescribedFile(Generic[Module]):
-    """The format of files with modules of some kinds.
+    """A format of files that hold one module each.
 
     Attributes:
-        kinds: classes by the names under which files know them.
-        error: raised for files that can't be read.
+        kinds: classes of the modules, by their names in the files.
+        error: exception for files that can't be read.
         what: the content of such files in words; remedy: what to do where a file can't be read.
     """
 
@@ -51,10 +51,10 @@ class DescribedFile(Generic[Module]):
     remedy: str
 
     def to_bytes(self, module: Module, extra: Mapping[str, Any] | None = None) -> bytes:
-        """Content of a file with a module and further numbers and words.
+        """Content of a file with a module and further numbers and text.
 
         Raises:
-            ValueError: for a module of none of the kinds.
+            ValueError: for a module that is of none of the kinds.
         """
         for kind, cls in self.kinds.items():
             if type(module) is cls:
@@ -65,7 +65,7 @@ class DescribedFile(Generic[Module]):
         raise ValueError(f"{type(module).__name__} can't be written to a file; expected one of {kinds}")
 
     def read(self, path: Path) -> tuple[Module, Mapping[str, Any]]:
-        """The module of a file, on the CPU, and all numbers and words of its header.
+        """The module of a file, on the CPU, and all numbers and text of its header.
 
         Raises:
             FileNotFoundError: if there is no such file.

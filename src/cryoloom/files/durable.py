@@ -56,7 +56,7 @@ def is_leftover(name: str) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself durable; some network file systems refuse to sync a folder, and need not."""
+    """Make the renaming itself durable; some network file systems refuse to sync a folder and do not need it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """Headers of MRC2014 and CCP4 files, read in either byte order and written.
 
-Format: Cheng et al., J. Struct. Biol. 192 (2015) 146. A header's numbers are claims: whoever reads the file checks them
-against its size before memory is taken.
+Format: Cheng et al., J. Struct. Biol. 192 (2015) 146. A corrupt header may state any size:
+readers check it against the size of the file before they allocate memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ORDER_NAMES: dict[ByteOrder, str] = {"<": "little", ">": "big"}
 
 _STAMPS: dict[bytes, ByteOrder] = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
 _IMOD_STAMP = 1146047817
-_SIDE_LIMIT = 1 << 20  # columns and rows of a header that makes sense are fewer
+_SIDE_LIMIT = 1 << 20  # more columns or rows make no sense
 
 
 class MeaninglessHeader(ValueError):
@@ -47,7 +47,7 @@ class MrcHeader:
 
     @classmethod
     def parse(cls, raw: bytes | bytearray) -> MrcHeader:
-        """Header from the first 1024 bytes of a file; the stamp decides where both byte orders make sense.
+        """Header from the first 1024 bytes of a file; the stamp decides between byte orders if both make sense.
 
         Raises:
             MeaninglessHeader: if neither does.
@@ -115,7 +115,7 @@ def _plausible(fields: np.ndarray) -> bool:
 
 
 class PixelStatistics(NamedTuple):
-    """Lowest, highest and mean value of a file and their standard deviation, as its header states them."""
+    """Lowest, highest and mean value and standard deviation of the values in a file, for its header."""
 
     low: float
     high: float
@@ -124,7 +124,7 @@ class PixelStatistics(NamedTuple):
 
     @staticmethod
     def of(values: np.ndarray) -> PixelStatistics:
-        """Counted over an array [sections, rows, columns], section by section in float64."""
+        """Statistics of an array [sections, rows, columns], summed section by section in float64."""
         mean = float(values.mean(dtype=np.float64))
         square = sum(float(np.square(section, dtype=np.float64).sum()) for section in values) / values.size
         return PixelStatistics(float(values.min()), float(values.max()), mean, math.sqrt(max(0.0, square - mean**2)))

@@ -1,1 +1,1 @@
-"""Fast paths behind the reference's signatures: numba on CPUs, torch on GPUs; `dispatch` picks by device."""
+"""Fast versions of the image model in `physics`: numba on CPUs, torch on GPUs; `dispatch` picks by device."""

@@ -16,18 +16,18 @@ def disc_arrays(disc: FourierDisc) -> Arrays:
 
 
 def image_arrays(images: Images) -> Arrays:
-    """`observed`, `ctf`, `variance` and `group`, with the arrays of the disc."""
+    """`observed`, `ctf`, `variance` and `group` of the images, with the arrays of their disc."""
     arrays = {name: getattr(images, name).numpy() for name in ("observed", "ctf", "variance", "group")}
     return arrays | disc_arrays(images.disc)
 
 
 def sample_arrays(samples: Samples) -> Arrays:
-    """`image`, `R`, `t` and `weight`."""
+    """`image`, `R`, `t` and `weight` of the samples."""
     return {name: getattr(samples, name).numpy() for name in ("image", "R", "t", "weight")}
 
 
 def posterior_arrays(posterior: GridPosterior) -> Arrays:
-    """`picks`, `best_key`, `best_score` and `log_evidence`, for a kernel to fill."""
+    """`picks`, `best_key`, `best_score` and `log_evidence` of a posterior, for a kernel to fill."""
     return {
         "picks": posterior.picks.numpy(),
         "best_key": posterior.best.numpy(),

@@ -2,7 +2,7 @@
 
 Volumes are half grids: the x >= 0 part of a centred, padded transform, complex64 [M, M, M // 2 + 2] (z, y, x), zero
 frequency at (M // 2, M // 2, 0), two guard columns at the end. A point with x < 0 is read at its Friedel mate.
-Work is split into one contiguous chunk a thread, so results depend on the number of threads and nothing else.
+Work is split into one contiguous chunk per thread, so results depend on the number of threads and nothing else.
 Compiled helpers stay in the file of the kernels that use them: numba's cache does not see a change in another file.
 """
 
@@ -44,7 +44,7 @@ def _locate(point, half):
     y += half
     z += half
     # all are >= 0 inside the grid, so truncation is the floor; the last grid line, on which the rim of an odd box may
-    # lie, belongs to the last cell: beyond it the memory is another's
+    # lie, belongs to the last cell: a cell beyond it would be out of bounds
     ix, iy, iz = np.int64(x), min(np.int64(y), 2 * half - 2), min(np.int64(z), 2 * half - 2)
     return sign, ix, iy, iz, np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)
 
@@ -233,7 +233,7 @@ def insert_moments(
                     for dx in range(2):
                         w = wy * (fx if dx else np.float32(1) - fx)
                         start = base + dz * plane + dy * row + dx * width
-                        into = flat[start : start + width]  # a view from zero: the compiler vectorises no other loop
+                        into = flat[start : start + width]  # indices from zero: the compiler vectorises no other loop
                         for c in range(width):
                             into[c] += w * line[c]
 
@@ -256,7 +256,7 @@ def _jacobian(gradient, model, wave, point):
 
 @njit(**FAST)
 def _fill_symmetric(into, upper):
-    """The upper triangle, row by row, into a symmetric matrix."""
+    """Fill a symmetric matrix from its upper triangle, which is given row by row."""
     n = 0
     for i in range(into.shape[0]):
         for j in range(i, into.shape[0]):
@@ -270,7 +270,7 @@ def normal_equations(
 ):
     """Weighted products of the derivatives, the residual and the model of poses, product [C, 7, 7].
 
-    With the columns A = (dX / d omega, dX / dt, Y - X, X), real and imaginary parts below each other, and
+    With the columns A = (dX / d omega, dX / dt, Y - X, X), real and imaginary parts stacked, and
     w = hermitian / variance, this is A^T w A; the residual's square and the products of X with its derivatives are left
     at 0. The rotation vector omega (radians) acts on the image's side, R <- R exp[omega]; t is in angstrom.
     """

@@ -1,4 +1,4 @@
-"""CPU kernels (numba) for posteriors over grids of poses: the whole grid, or the fine poses below the coarse ones.
+"""CPU kernels (numba) for posteriors over grids of poses: the whole grid, or the fine children of coarse rotations.
 
 Compiled helpers stay in the file of the kernels that use them: numba's cache does not see a change in another file.
 """
@@ -17,7 +17,7 @@ BLOCK = 64
 
 @njit(**FAST)
 def _push(keys, values, key, value):
-    """Insert into short lists sorted by falling value."""
+    """Insert a key and its value into short lists in descending order of value."""
     n = keys.shape[0]
     if value <= values[n - 1]:
         return
@@ -30,7 +30,7 @@ def _push(keys, values, key, value):
 
 @njit(**FAST)
 def _exp(x):
-    """exp of a float32 from -30 to 0 to 1e-5, as a polynomial that the compiler vectorises: (e^(x/64))^64."""
+    """exp of a float32 in [-30, 0], accurate to 1e-5, as a polynomial that the compiler vectorises: (e^(x/64))^64."""
     y = x * np.float32(1 / 64)
     p = np.float32(1 / 24) + y * np.float32(1 / 120)
     p = np.float32(1) + y * (np.float32(1) + y * (np.float32(1 / 2) + y * (np.float32(1 / 6) + y * p)))
@@ -41,7 +41,7 @@ def _exp(x):
 
 @njit(**FAST)
 def _block_maxima(cross, norm, prior, tops):
-    """Best score of each block of rotations at each shift, tops [T, blocks]; the best of all is returned."""
+    """Write the best score of each block of rotations at each shift to tops [T, blocks]; returns the best of all."""
     T, M = cross.shape
     top = np.float32(-np.inf)
     for i in range(T):
@@ -59,7 +59,7 @@ def _block_maxima(cross, norm, prior, tops):
 def _draw_from_blocks(values, sums, start, total, picks, last):
     """Systematic draws at quantiles (n + start) / S of the masses `values` [T, M], summed by block in `sums`.
 
-    Blocks whose sum is 0 are passed over. `last` fills draws that rounding of the running sum leaves without a place.
+    Blocks whose sum is 0 are skipped. `last` fills the draws that are left over when the running sum is rounded down.
     """
     S, M = picks.shape[0], values.shape[1]
     taken, running = 0, 0.0
@@ -175,9 +175,9 @@ def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, 
 
 @njit(**FAST)
 def _children_of(kept, children, seen, mark, rotation):
-    """Fine rotations below some coarse ones, each once, into `rotation`; their number is returned.
+    """Write the children of the kept coarse rotations, each once, to `rotation`; returns their number.
 
-    seen [M] holds the mark of the image at which a rotation was last found.
+    seen [M] holds for each fine rotation the mark of the last image that found it.
     """
     n = 0
     for a in range(kept.shape[0]):
@@ -192,7 +192,7 @@ def _children_of(kept, children, seen, mark, rotation):
 
 @njit(**FAST)
 def _draw_poses(scores, rotation, shifts, M, start, picks, last):
-    """Scores [n, U] to masses in place, systematic draws from them, and the total mass over that of the best score."""
+    """Turn scores [n, U] into masses in place and draw from them systematically; returns the log evidence."""
     top = np.float32(-np.inf)
     for a in range(scores.shape[0]):
         for u in range(scores.shape[1]):
@@ -234,12 +234,12 @@ def child_posterior(
     best_score,
     log_evidence,
 ):
-    """Posterior over the fine rotations below the kept coarse ones, at the allowed ones of T shifts.
+    """Posterior over the children of the kept coarse rotations, at the allowed ones of T shifts.
 
     Args:
         X: [B, T, 2P], w C Y e^{+2 pi i k.t} as real and imaginary pairs; power: [B, P], w C^2.
         S: [M, 2P] fine slices; S2: [M, P], |S|^2; prior: [T]; allowed: bool [B, T].
-        kept [B, cap], count [B]: coarse rotations of each image; children: int32 [coarse, n], -1 where there is none.
+        kept [B, cap], count [B]: coarse rotations of each image; children: int32 [coarse, n], padded with -1.
         picks int64 [B, draws]; best_key, best_score [B, K]: best shift of each of the K best rotations; keys t * M + m.
     """
     B, T, Q = X.shape

@@ -1,4 +1,4 @@
-"""The kernels' one door: tensors in, tensors out; numba for tensors on the CPU, torch for tensors on a GPU."""
+"""The only entry to the kernels: tensors in, tensors out; numba for tensors on the CPU, torch for tensors on a GPU."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def insert_moments(
     side: int,
     padding: int = PADDING,
 ) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:
-    """Normal equations of Q volumes of which every image shows its own mixture.
+    """Normal equations of Q volumes, where each image shows its own mixture of them.
 
     With E[a] = first and E[a a^T] = second (upper triangle, row by row: T = Q (Q + 1) / 2) of an image's mixture a:
     num = sum w C Y e^{+2 pi i k.t} E[a], den = sum w C^2 E[a a^T], w as in `insert`; Friedel mates folded in. All
@@ -137,7 +137,7 @@ def normal_equations(
     """Score, gradient and Gauss-Newton matrix of poses, R <- R exp[omega], t <- t + dt (radians, angstrom).
 
     The score is sum w (Re Y conj X - |X|^2 / 2), w = hermitian / s2: the log-likelihood up to a constant of the image.
-    Last comes the power sum w |X|^2: a right pose and a right map give a score of power / 2 +- sqrt(power).
+    The last output is the power, sum w |X|^2: a correct pose and map give a score of power / 2 +- sqrt(power).
     """
     _check(grid.shape[0], images.disc, padding)
     if grid.is_cuda:
@@ -174,11 +174,13 @@ def turns(
     disc: FourierDisc,
     padding: int = PADDING,
 ) -> Complex[Tensor, "N 3 P"]:
-    """Derivatives of slices with respect to omega, R <- R exp[omega] (radians), each slice of its own mixture of Q
-    volumes, sum_q mixture[n, q] V_q."""
+    """Derivatives of slices with respect to a rotation omega, R <- R exp[omega] (radians).
+
+    Slice n is taken from its own mixture of the Q volumes, sum_q mixture[n, q] V_q.
+    """
     _check(grids[0].shape[0], disc, padding)
     out = torch.zeros(len(R), 3, len(disc.index), dtype=torch.complex64, device=R.device)
-    for q, grid in enumerate(grids):  # one at a time: a volume stays in the cache, all of them do not
+    for q, grid in enumerate(grids):  # one at a time: the cache holds one volume, but not all of them
         weight = mixture[:, q].contiguous()
         if grid.is_cuda:
             from cryoloom.kernels import gpu
@@ -237,7 +239,7 @@ def grid_posterior(
     best: int,
     window: float = 15.0,
 ) -> GridPosterior:
-    """Sharpen scores cross + norm + prior into draws, best entries and evidence; see `GridPosterior`."""
+    """Turn scores cross + norm + prior into draws, best entries and log evidence; see `GridPosterior`."""
     if cross.is_cuda:
         from cryoloom.kernels import gpu
 

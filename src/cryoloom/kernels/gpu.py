@@ -1,7 +1,7 @@
-"""The kernels for tensors on a GPU, in plain torch: what `cpu` does, chunk by chunk within a bound on temporaries.
+"""The kernels for tensors on a GPU, in plain torch: as in `cpu`, but in chunks that bound the memory of temporaries.
 
-Nothing here asks for a GPU: the same code runs, and is tested, on CPU tensors. Sums by `index_add_` add up in no fixed
-order on a GPU, so results there agree from run to run up to float32 rounding only.
+Nothing here requires a GPU: the same code runs, and is tested, on CPU tensors. `index_add_` sums in no fixed order on a
+GPU, so results there are reproducible only up to float32 rounding.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from cryoloom.kernels.half_grid import GUARD
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.physics.frequencies import FourierDisc
 
-BUDGET_BYTES = 2**30  # of temporaries at once
-BLOCK = 1024  # entries summed together before the draws look inside
+BUDGET_BYTES = 2**30  # largest size of the temporaries of a chunk
+BLOCK = 1024  # entries per block: a draw chooses first a block, then an entry in it
 
 # temporaries of one pose at one frequency, bytes: measured on the CPU 135, 287, 303, 142; of one entry of a grid 12.3
 SLICE_BYTES, INSERT_BYTES, NORMAL_BYTES, RESIDUAL_BYTES, ENTRY_BYTES = 140, 320, 340, 160, 14
 
 
 def _budget(device: torch.device) -> int:
-    """Bytes for temporaries: `BUDGET_BYTES`, or half of what the GPU can still give."""
+    """Bytes for temporaries: `BUDGET_BYTES`, or half of the free GPU memory if that is less."""
     if device.type != "cuda":
         return BUDGET_BYTES
     free, _ = torch.cuda.mem_get_info(device)
@@ -35,9 +35,9 @@ def _budget(device: torch.device) -> int:
 
 
 def _in_chunks(work: Callable[[slice], None], count: int, bytes_each: int, device: torch.device) -> None:
-    """Call `work` on slices that cover range(count); where memory runs out, again on half as many.
+    """Call `work` on slices that cover range(count); a slice for which memory runs out is halved and tried again.
 
-    `work` must leave nothing behind when it fails: what it adds to a sum, it adds in its last step.
+    `work` must change nothing when it fails: it may add to sums only in its last step.
 
     Raises:
         torch.cuda.OutOfMemoryError: if not even one item fits.
@@ -51,7 +51,7 @@ def _in_chunks(work: Callable[[slice], None], count: int, bytes_each: int, devic
         except torch.cuda.OutOfMemoryError as error:
             if stop - start == 1:
                 raise torch.cuda.OutOfMemoryError(
-                    f"a single one of {count} images or poses needs more than the {device} has left "
+                    f"one of {count} images or poses alone needs more than the {device} has left "
                     f"(about {bytes_each / 2**20:.0f} MiB of temporaries)"
                 ) from error
             size = (stop - start) // 2
@@ -161,7 +161,7 @@ def insert(
     """
     disc, width = images.disc, side // 2 + GUARD
     device = images.observed.device
-    kept = samples.weight.nonzero()[:, 0]  # what has no weight may hold anything, NaN too
+    kept = samples.weight.nonzero()[:, 0]  # samples of weight 0 may hold anything, even NaN
     precision = 0.5 * disc.weight / images.variance
     total = torch.zeros(side * side * width, 3, device=device)
     corner = torch.arange(2, device=device)
@@ -233,8 +233,8 @@ def normal_equations(
 ) -> Float[Tensor, "C 7 7"]:
     """Weighted products of the derivatives, the residual and the model of poses; see `cpu.normal_equations`.
 
-    Five columns of the Jacobian, the residual and the model, whitened, make one matrix A [2P, 7] a pose: all that is
-    wanted is in A^T A.
+    The whitened five columns of the Jacobian, the residual and the model make up one matrix A [2P, 7] for each pose;
+    A^T A holds all products.
     """
     disc, device = images.disc, grid.device
     a, b = (disc.index * padding).float().unbind(-1)
@@ -272,7 +272,7 @@ def add_turns(
     padding: int,
     out: Complex[Tensor, "N 3 P"],
 ) -> None:
-    """A volume's part of derivatives with respect to rotation; see `dispatch.turns`."""
+    """Add the contribution of one volume to the derivatives with respect to rotation; see `dispatch.turns`."""
     a, b = (index * padding).float().unbind(-1)
 
     def work(rows: slice) -> None:
@@ -324,7 +324,7 @@ def grid_posterior(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draws, best keys, best scores and log evidence; see `dispatch.GridPosterior`.
 
-    Draws invert the cumulative distribution in float64, first over blocks of entries, then within one block a draw.
+    Draws invert the cumulative distribution in float64, first over blocks of entries, then within the chosen block.
     """
     B, T, M = cross.shape
     n, device = T * M, cross.device

@@ -1,4 +1,4 @@
-"""The half grid that the kernels read: x >= 0 of a padded, centred transform, and the way from and to real space."""
+"""The half grid that the kernels read, x >= 0 of a padded, centred transform, and conversion to and from real space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def volume_to_half(volume: Float[Tensor, "D D D"], padding: int = PADDING) -> Co
 
 
 def volumes_to_halves(volumes: Float[Tensor, "Q D D D"], padding: int = PADDING) -> list[Complex[Tensor, "M M H"]]:
-    """`volume_to_half` of each."""
+    """Half grids of several volumes; see `volume_to_half`."""
     return [volume_to_half(volume, padding) for volume in volumes]
 
 
@@ -44,7 +44,7 @@ def half_to_volume(half: Complex[Tensor, "M M H"], padding: int = PADDING) -> Fl
 
 
 def fold(half: Tensor) -> Tensor:
-    """Add the Friedel mates within the x = 0 plane, where a sample and its mate may both have landed; in place."""
+    """Add the Friedel mates within the plane x = 0, the only one that holds both members of a pair; in place."""
     side = half.shape[0]
     plane = half[..., 0]
     mate = plane.flip((0, 1))

@@ -1,4 +1,4 @@
-"""What the kernels take and give: images, weighted poses of images, posteriors over a grid of poses."""
+"""Inputs and outputs of the kernels: images, weighted poses of images, posteriors over a grid of poses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Samples:
     """C weighted poses at which images are inserted.
 
     Attributes:
-        image: int64 [C], row of `Images`.
+        image: int64 [C], row index into `Images`.
         R: [C, 3, 3]; t: [C, 2], angstrom.
         weight: [C].
     """
@@ -89,7 +89,7 @@ class GridPosterior:
 
     @staticmethod
     def joined(parts: list[GridPosterior]) -> GridPosterior:
-        """Posteriors of several batches, one after the other."""
+        """The posteriors of several batches, concatenated."""
         return GridPosterior(
             torch.cat([p.picks for p in parts]),
             torch.cat([p.best for p in parts]),

@@ -19,10 +19,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def threaded(kernel: Callable[..., None]) -> Callable[..., None]:
-    """Compiles a kernel f(thread, ..., threads, ...) and runs it once for each thread; arguments go by name too.
+    """Compiles a kernel f(thread, ..., threads, ...) and runs it once for each thread; arguments may be named.
 
-    Plain threads on kernels that release the lock: numba's own parallel loops take four times as long to compile, and
-    their pool would stand beside torch's.
+    The kernels release the GIL and run on plain threads: numba's own parallel loops take four times as long to compile
+    and would add a thread pool beside torch's.
     """
     compiled = njit(**FAST)(kernel)
     names = list(inspect.signature(kernel).parameters)[1:]

@@ -16,7 +16,7 @@ from cryoloom.physics.rotations import exponential, geodesic_degrees, nearest_ro
 COARSE_RADIUS = 8
 FINE_RADIUS = 20
 GRID_NSIDE = 4
-# largest shift searched, as a share of the box; refinement may go beyond
+# largest shift in the search, as a share of the box; refinement may go beyond
 LARGEST_SHIFT = 0.15
 CANDIDATES = 12
 
@@ -40,7 +40,7 @@ class Alignment:
 
 
 def mirrored(volume: Float[Tensor, "*b D D D"]) -> Float[Tensor, "*b D D D"]:
-    """The other hand, V(-x) about the centre D // 2, for odd and even boxes."""
+    """The map of opposite hand, V(-x) about the centre D // 2, for odd and even boxes."""
     out = volume.flip((-3, -2, -1))
     return out if volume.shape[-1] % 2 else out.roll((1, 1, 1), (-3, -2, -1))
 
@@ -82,9 +82,9 @@ def align_maps(
 
     A 15-degree grid of rotations times shifts up to 0.15 D is searched on shells 1 .. 8, the best are refined there
     and on shells up to 20 by Gauss-Newton steps on rotation and shift with analytic derivatives. Shells are weighted
-    by the inverse root of their power; in the last steps by what the FSC of the two maps says they are worth, and the
-    hand and start that share most information win. Noise outside the molecule reduces the accuracy: mask the maps
-    first.
+    by the inverse root of their power, in the last steps by their signal-to-noise ratio from the FSC of the two maps;
+    the start and hand with the highest mutual information of the two maps are chosen. Noise outside the molecule
+    reduces the accuracy: mask the maps first.
 
     Raises:
         ValueError: for maps that are not cubes of one side, or empty.
@@ -135,7 +135,7 @@ class _Match:
         observed = target[z, y, x]
         shell = q.norm(dim=-1).round().long()
         power = _shell_mean(observed.abs().square(), shell) * _shell_mean(sampler.at(q).abs().square(), shell)
-        # flattened halfway: low shells alone are too smooth to tell rotations, high ones alone are noise
+        # flattened halfway: low shells alone are too smooth to tell rotations apart, high ones alone are noise
         weight = 1 / (power**0.25 + 1e-12 * float(power.max()) ** 0.25)
         return _Match(sampler=sampler, q=q, observed=observed, weight=weight[shell], shell=shell, box=box)
 
@@ -150,7 +150,7 @@ class _Match:
         )
 
     def fsc(self, R: Tensor, t: Tensor, hand: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """FSC by shell of the one moved map with the fixed one, coefficients by shell, geometric mean of the powers."""
+        """FSC of the moved with the fixed map, number of coefficients and geometric mean of the powers, by shell."""
         X = self.model(R, t, hand)[0][0]
         cross = _shell_mean((X.conj() * self.observed).real, self.shell)
         power, other = (_shell_mean(v.abs().square(), self.shell) for v in (self.observed, X))
@@ -158,7 +158,7 @@ class _Match:
         return (cross / mean).clamp(-0.98, 0.98), torch.bincount(self.shell), mean
 
     def weighted_by_fsc(self, R: Tensor, t: Tensor, hand: bool) -> _Match:
-        """Weights FSC / (1 - FSC) / power: least squares then counts each coefficient by its signal over noise.
+        """Weights FSC / (1 - FSC) / power: least squares then weights coefficients by signal-to-noise ratio.
 
         Shells whose FSC is within two standard deviations of noise get no weight.
         """
@@ -208,12 +208,12 @@ def _search(match: _Match, hand: bool, chunk: int = 512) -> tuple[Tensor, Tensor
     """Best rotations of the grid with their best shifts (voxels): [K, 3, 3], [K, 3]."""
     device = match.q.device
     R = rotation_grid(GRID_NSIDE).float().to(device)
-    # steps of a third of the shortest wave searched
+    # steps of a third of the shortest wavelength in the search
     step = match.box / (3.0 * int(match.shell.max()))
     count = math.ceil(LARGEST_SHIFT * match.box / step)
     axis = torch.arange(-count, count + 1, device=device) * step
     shifts = torch.cartesian_prod(axis, axis, axis)
-    # Re sum conj(F e^{-i a}) Y w = Re sum conj(F) (e^{+i a} Y w): the shifts belong to the fixed side
+    # Re sum conj(F e^{-i a}) Y w = Re sum conj(F) (e^{+i a} Y w): shift the fixed map
     fixed = torch.view_as_real(match.observed * match.weight * _ramp(match.q, -shifts, match.box)).flatten(1).T
     best, where = [], []
     for part in R.split(chunk):

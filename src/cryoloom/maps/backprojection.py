@@ -79,8 +79,8 @@ def solve(statistics: Statistics, ssnr: Float[Tensor, " S"] | None, radius: floa
     """Map num / (den + 1 / tau^2), band-limited to `radius` Fourier pixels.
 
     Args:
-        ssnr: signal-to-noise ratio of the map by shell, tau^2 times the mean of den: the Wiener filter. None gives the
-            unfiltered map (den floored).
+        ssnr: signal-to-noise ratio of the map by shell, tau^2 times the mean of den, for the Wiener filter. None gives
+            the unfiltered map (den is floored).
 
     Returns:
         The volume of box M / 2, corrected for the interpolation kernel.
@@ -106,13 +106,13 @@ def particle_mask(box: int, diameter_px: float, device: torch.device | str = "cp
 
 
 def ssnr_of_half(fsc: Float[Tensor, " S"]) -> Float[Tensor, " S"]:
-    """Signal-to-noise ratio by shell of one half map: FSC / (1 - FSC)."""
+    """Signal-to-noise ratio of one half map by shell: FSC / (1 - FSC)."""
     f = fsc.clamp(LEAST_FSC, MOST_FSC).float()
     return f / (1 - f)
 
 
 def ssnr_of_sum(fsc: Float[Tensor, " S"]) -> Float[Tensor, " S"]:
-    """Signal-to-noise ratio by shell of the map of both halves: 2 FSC / (1 - FSC)."""
+    """Signal-to-noise ratio of the map of both half sets by shell: 2 FSC / (1 - FSC)."""
     return 2 * ssnr_of_half(fsc)
 
 
@@ -127,9 +127,9 @@ def half_map_fsc(
 def running_map(
     first: Statistics, second: Statistics, radius: float, mask: Float[Tensor, "D D D"]
 ) -> tuple[Float[Tensor, "D D D"], Float[Tensor, " S"]]:
-    """Map of two sets of images fed in turn, masked and Wiener-filtered by their FSC; and that FSC.
+    """Map of two sets of images that are used alternately, masked and Wiener-filtered by their FSC; and that FSC.
 
-    Both sets are aligned to one map, so their FSC is too high: it suffices to weight shells, not to state a resolution.
+    Both sets are aligned to one map, so their FSC is too high: use it to weight shells, not to state a resolution.
     """
     fsc = half_map_fsc(first, second, radius, mask).clamp(min=0.05)
     return solve(first + second, ssnr_of_sum(fsc), radius) * mask, fsc

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MARGIN = 2  # shells kept beyond the radius: trilinear interpolation reads a voxel further out
+MARGIN = 2  # shells kept beyond the radius: trilinear interpolation reads one voxel further out
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A band limit: the radius in Fourier pixels, which do not change with the box as the field of view is the same."""
+    """A band limit, a radius in Fourier pixels; these do not depend on the box, as the field of view is the same."""
 
     radius: int
 
     @property
     def box(self) -> int:
-        """Side in voxels of the real-space box of a map with this band limit."""
+        """Side in voxels of the working box: the real-space box of a map with this band limit."""
         return 2 * (self.radius + MARGIN)
 
     @property

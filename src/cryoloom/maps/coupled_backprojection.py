@@ -18,7 +18,7 @@ VOXELS_AT_ONCE = 1 << 17
 
 @dataclass(frozen=True)
 class Moments:
-    """Normal equations of V_0 .. V_Z: num [M, M, H, Q], den [M, M, H, Q (Q + 1) / 2], Q = Z + 1."""
+    """Normal equations of the volumes V_0 .. V_Z: num [M, M, H, Q], den [M, M, H, Q (Q + 1) / 2], Q = Z + 1."""
 
     num: Tensor
     den: Tensor
@@ -30,8 +30,8 @@ class Moments:
 def solve_coupled(moments: Moments, ssnr: Tensor | None, radius: float) -> Float[Tensor, "Q m m m"]:
     """Volumes from their coupled normal equations, one small linear system for each voxel.
 
-    Each volume is Wiener-filtered by its own signal-to-noise ratio [Q, S]; see `backprojection.solve`, the case of one
-    volume.
+    Each volume is Wiener-filtered by its own signal-to-noise ratio, `ssnr` [Q, S]; see `backprojection.solve` for a
+    single volume.
     """
     num, den = moments.num, moments.den
     side, Q = num.shape[0], num.shape[-1]
@@ -69,5 +69,5 @@ def fsc_of_pairs(first: Tensor, second: Tensor, radius: int) -> Tensor:
 
 
 def mask_in_box(mask: Float[Tensor, "D D D"], box: int) -> Float[Tensor, "m m m"]:
-    """A mask in the band-limited box of a smaller radius, over the same field of view."""
+    """A mask resampled to a working box of side `box`, over the same field of view."""
     return (rebox(mask, box) * (box / mask.shape[-1]) ** 3).clamp(0, 1)

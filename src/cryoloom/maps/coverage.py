@@ -27,7 +27,7 @@ SINGLE_VIEW_DEGREES = 20.0
 
 @dataclass(frozen=True, slots=True)
 class OrientationCoverage:
-    """Coverage by the orientations of a set.
+    """Coverage of orientation space and Fourier space by the views of a set.
 
     Attributes:
         histogram: share of particles by HEALPix view direction, ring order of `view_grid(8)`, sum 1; [768].
@@ -35,7 +35,7 @@ class OrientationCoverage:
         sampling: sampling along each direction relative to that by as many evenly distributed views, [V].
         scf: sampling compensation factor, the harmonic mean of `sampling`: 1 for even views, 0.81 for side views
             alone, near 0 where parts of Fourier space are empty. It lowers the signal-to-noise ratio of each shell.
-        missing_share: share of the directions of Fourier space sampled less than a tenth of evenly.
+        missing_share: share of the directions of Fourier space with less than a tenth of even sampling.
         missing: these directions, [M, 3].
         missing_axis: their principal axis (x, y, z); 0 if no direction is missing.
         main_view: axis (x, y, z) with most particles within 20 degrees; main_view_share: their share.
@@ -85,17 +85,17 @@ def orientation_coverage(
 
     Source: Baldwin & Lyumkis, Prog. Biophys. Mol. Biol. 150 (2020) 160: SCF = 1 / <1 / s>, with s the sampling of
     Fourier space relative to its mean. A view samples directions within half a Fourier pixel of its plane at
-    `fourier_radius`. Directions that no view samples count as sampled by two particles (so does the authors' program
-    for SCF*), and by a tenth of evenly at most: the number stays above 0 and falls with the size of the gap.
+    `fourier_radius`. Directions that no view samples count as sampled by two particles, as in the authors' program for
+    SCF*, or by a tenth of even sampling if that is less: the SCF stays above 0 and falls with the size of the gap.
 
     Args:
         R: rotations.
         weight: weight of each pose (posterior probability), or None.
         symmetry: point group of the map about the standard axes; each view counts at all its mates.
-        fourier_radius: shell, in pixels, at which the planes have their thickness; finer for larger radius.
+        fourier_radius: shell, in Fourier pixels, at which planes are a pixel thick; a larger radius shows finer gaps.
 
     Raises:
-        ValueError: without particles, for NaN poses, or a name that is no point group.
+        ValueError: without particles, for NaN poses, or a name that is not a point group.
     """
     group = symmetry_group(symmetry).to(R)
     copies = torch.einsum("gij,njk->gnik", group, R).reshape(-1, 3, 3)
@@ -106,17 +106,17 @@ def orientation_coverage(
     half = centres[:, 2] >= 0
     directions = centres[half]
     cosine = directions @ centres.T
-    # the plane's half-thickness, no less than the spacing of the views' own grid
+    # half the thickness of the plane, no less than the spacing of the grid of views
     thickness = max(0.5 / fourier_radius, math.radians(58.6 / _FINE_NSIDE))
     plane = (1 - cosine.abs() / (2 * thickness)).clamp(min=0)
     sampling = plane @ fine
     sampling = sampling / (plane.mean(1))  # 1 for even views
     particles = len(group) * (len(R) if weight is None else float(weight.sum()))
-    # sampling that one particle gives to the directions in its plane
+    # sampling of the directions in its plane by one particle
     single = 1 / (particles * float(plane.mean()))
     scf = float(1 / (1 / sampling.clamp(min=min(2 * single, MISSING_BELOW))).mean())
     missing = sampling < MISSING_BELOW
-    # antipodal views show the same plane: the share is that of the axis
+    # opposite views show the same plane, so both count towards an axis
     near = (cosine.abs() >= math.cos(math.radians(SINGLE_VIEW_DEGREES))).double() @ fine
     main = int(near.argmax())
     share = float(near[main])
@@ -135,7 +135,7 @@ def orientation_coverage(
 
 
 def _axis(directions: Tensor) -> Tensor:
-    """Principal axis of directions without sign."""
+    """Principal axis of directions, regardless of their sign."""
     if len(directions) == 0:
         return torch.zeros(3, dtype=directions.dtype)
     axis = torch.linalg.eigh(directions.T @ directions).eigenvectors[:, -1]

@@ -16,11 +16,11 @@ from torch import Tensor
 
 # Chen et al. randomise beyond the shell where the FSC before masking falls below this
 RANDOMISE_BELOW = 0.8
-# Sets of random phases averaged: one set alone adds as much scatter to the corrected curve as the noise of the maps
+# Number of sets of random phases to average: a single set scatters the corrected curve as much as the noise of the maps
 RANDOM_DRAWS = 4
-# Masked over unmasked power beyond which a shell is taken as leaked from others
+# Ratio of masked to unmasked power above which the content of a shell counts as leaked in from other shells
 LEAK = 3.0
-# The joint significance (in standard deviations of noise) below which no resolution is given
+# Joint significance (in standard deviations of noise) below which no resolution is given
 SIGNIFICANCE = 5.0
 
 
@@ -80,7 +80,7 @@ class DirectionalFSC:
 def half_space(box: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Shell (int32) and weight (float64: 2 where the mate is left out, else 1) of the voxels of rfftn, [D, D, D//2+1].
 
-    Callers must not write into what is returned: it is cached.
+    Callers must not write to the returned tensors, which are cached.
     """
     f = torch.fft.fftfreq(box, 1 / box, device=device, dtype=torch.float64)
     h = torch.arange(box // 2 + 1, device=device, dtype=torch.float64)
@@ -123,7 +123,7 @@ def fourier_shell_correlation(a: Float[Tensor, "D D D"], b: Float[Tensor, "D D D
 def crossing(fsc: Float[Tensor, " S"], threshold: float) -> float:
     """Shell at which a curve first falls below a threshold, interpolated linearly.
 
-    0 if the first shell is below already, S - 1 if none is. Shell 0 is not looked at.
+    0 if shell 1 is already below, S - 1 if no shell is. Shell 0 is ignored.
     """
     f = fsc.tolist()
     for i in range(1, len(f)):
@@ -133,10 +133,10 @@ def crossing(fsc: Float[Tensor, " S"], threshold: float) -> float:
 
 
 def resolved_shell(fsc: Float[Tensor, " S"], threshold: float = 0.143) -> float:
-    """Shell up to which a curve agrees, as `crossing`, where the curve ends at a band limit.
+    """Shell at which a curve that ends at a band limit falls below a threshold, as in `crossing`.
 
-    Beyond its last shell the curve is taken to fall to 0: a curve that never falls below the threshold crosses it
-    between its last shell and the next one.
+    The curve is taken to be 0 beyond its last shell: a curve that never falls below the threshold crosses it between
+    its last shell and the next one.
     """
     return crossing(torch.cat([fsc, fsc.new_zeros(1)]), threshold)
 
@@ -149,7 +149,7 @@ def resolution_angstrom(shell: float, box: int, pixel_size: float) -> float | No
 def phase_randomise(volume: Float[Tensor, "D D D"], shell: float, generator: torch.Generator) -> Float[Tensor, "D D D"]:
     """The volume with the phases of all shells >= `shell` replaced by random ones; amplitudes are kept.
 
-    The phases are those of white noise, so the result is real and the self-conjugate voxels stay so.
+    The phases are those of white noise, which has Hermitian symmetry, so the result is real.
     """
     box = volume.shape[-1]
     shells, _ = half_space(box, volume.device)
@@ -164,10 +164,10 @@ def phase_randomise(volume: Float[Tensor, "D D D"], shell: float, generator: tor
 def leaked_shells(
     half1: Float[Tensor, "D D D"], half2: Float[Tensor, "D D D"], mask: Float[Tensor, "D D D"]
 ) -> Bool[Tensor, " S"]:
-    """Shells in which masking more than triples the power of a half: what is there came from other shells.
+    """Shells in which masking more than triples the power of a half map: their content leaked in from other shells.
 
-    A mask within [0, 1] can't add power of the shell's own. Without this a map that was low-passed would seem to
-    agree up to Nyquist: the mask's edge carries the low frequencies, alike in both halves, into the empty shells.
+    A mask within [0, 1] can't amplify a shell's own content. Without this check low-passed half maps would seem to
+    agree up to Nyquist: the edge of the mask carries the low frequencies that they share into the empty shells.
     """
     box = half1.shape[-1]
     found = torch.zeros(box // 2 + 1, dtype=torch.bool, device=half1.device)
@@ -193,7 +193,7 @@ def gold_standard(
 
     Args:
         half1, half2: independent half maps.
-        mask: soft mask within [0, 1], in the frame of the halves.
+        mask: soft mask within [0, 1], in the frame of the half maps.
         pixel_size: angstrom.
         generator: source of the random phases.
 
@@ -215,7 +215,7 @@ def gold_standard(
     if start < len(unmasked):
         draws = [[phase_randomise(h, start, generator) * mask for h in (half1, half2)] for _ in range(RANDOM_DRAWS)]
         randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in draws]).mean(0)
-    # next to the border the mask mixes kept phases into random ones: the correction would be too strong there
+    # just beyond `start` the mask mixes kept phases into random ones: the correction would be too strong there
     shells = torch.arange(len(masked), device=masked.device)
     full = (masked - randomised) / (1 - randomised).clamp(min=1e-6)
     corrected = torch.where(shells < start + 2, masked, full.clamp(-1, 1))
@@ -258,13 +258,13 @@ def directional_fsc(
 ) -> DirectionalFSC:
     """FSC within double cones about directions, and the resolution (0.143 of the masked halves) along each.
 
-    Source: Tan et al., Nat. Methods 14 (2017) 793 (3DFSC). Shells of which a cone holds fewer than `fewest` voxels of
-    the half-space take the FSC of the whole shell.
+    Source: Tan et al., Nat. Methods 14 (2017) 793 (3DFSC). Where a cone holds fewer than `fewest` half-space voxels
+    of a shell, it takes the FSC of the whole shell.
 
     Args:
         half1, half2, mask, pixel_size: as for `gold_standard`.
         directions: unit vectors (x, y, z) in the frame of the map; d and -d are one direction.
-        half_angle_degrees: of the cones.
+        half_angle_degrees: half the opening angle of the cones.
     """
     box = _check_pair(half1, half2)
     fa, fb = torch.fft.rfftn(half1 * mask), torch.fft.rfftn(half2 * mask)

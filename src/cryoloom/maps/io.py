@@ -1,6 +1,6 @@
 """Density maps on disk: MRC/CCP4 (plain, gzip, bzip2) to `DensityMap` and back.
 
-The header is checked against the size of the file before any memory is taken: a header's numbers are claims.
+The header is checked against the size of the file before memory is allocated: a corrupt header may state any size.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cryoloom.files.mrc import (
 log = logging.getLogger(__name__)
 
 _LONGEST_SIDE = 65536
-# deflate can't expand beyond 1032:1; what is within 64 MiB is harmless at any ratio
+# deflate can't expand beyond 1032:1; up to 64 MiB any ratio is harmless
 _EXPANSION, _HARMLESS_BYTES = 1032, 64 * 2**20
 _PIXEL_RANGE = (0.05, 200.0)
 _LABEL = "cryoloom: density map"
@@ -69,8 +69,8 @@ def read_map(path: str | Path, pixel_size: float | None = None, cubic: bool = Tr
         cubic: refuse maps whose three sides differ.
 
     Returns:
-        The map with axes put to [z, y, x]. The origin is the header's ORIGIN field, or NSTART times the voxel where
-        that is zero (as ChimeraX takes it).
+        The map with its axes in the order [z, y, x]. The origin is the header's ORIGIN field or, where that is zero,
+        NSTART times the voxel size (as in ChimeraX).
 
     Raises:
         ValueError: for a file that is not a map, is corrupt, truncated or larger than it can be, for voxels that are
@@ -132,7 +132,7 @@ def write_map(path: str | Path, density: DensityMap) -> None:
 
 
 class _open_stream:
-    """Opens a file by its magic bytes; gives (stream, compressed) and closes it."""
+    """A context that opens a file according to its magic bytes; gives (stream, compressed)."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -149,7 +149,7 @@ class _open_stream:
 
 
 def _read_exactly(stream: IO[bytes], count: int, path: Path, what: str) -> bytearray:
-    """`count` bytes, memory growing only with what is there."""
+    """Read `count` bytes; memory grows only with the bytes that are there."""
     out = bytearray()
     try:
         while len(out) < count:
@@ -163,7 +163,7 @@ def _read_exactly(stream: IO[bytes], count: int, path: Path, what: str) -> bytea
 
 
 def _parse_header(raw: bytearray, path: Path) -> MrcHeader:
-    """Header of a map, whose sides and mode make sense; a byte-order stamp that does not fit is logged."""
+    """Header of a map; refuses sides and modes that make no sense and logs a byte-order stamp that does not fit."""
     try:
         header = MrcHeader.parse(raw)
     except MeaninglessHeader as error:

@@ -12,7 +12,7 @@ from cryoloom.maps.fsc import half_space, leaked_shells
 
 # Correlation in a small window scatters by 0.1 to 0.2, so that 0.143 could not be told from chance
 THRESHOLD = 0.5
-# S.d. of the Gaussian window in waves of the band: less scatters more, more lets noisy parts spoil their neighbours
+# S.d. of the Gaussian window in wavelengths of the band: narrower ones scatter more, wider ones mix in noisy neighbours
 WINDOW_WAVES = 0.8
 LOWEST_SHELL = 3.0
 
@@ -25,17 +25,18 @@ def local_resolution(
     threshold: float = THRESHOLD,
     bands: int = 24,
 ) -> Float[Tensor, "D D D"]:
-    """Resolution in angstrom at each voxel, at which the local correlation of the half maps falls below `threshold`.
+    """Resolution in angstrom at which the local correlation of the half maps falls below `threshold`, at each voxel.
 
     Both halves are masked and filtered to overlapping bands one to two shells wide; within each the correlation is
-    taken in a Gaussian window of s.d. 0.8 waves of the band about each voxel, and the crossing is interpolated between
-    bands. (As blocres, Cardone et al., J. Struct. Biol. 184 (2013) 226, with a band-pass in place of a block's FSC.)
+    taken in a Gaussian window of s.d. 0.8 wavelengths of the band about each voxel, and the crossing is interpolated
+    between bands. (As in blocres, Cardone et al., J. Struct. Biol. 184 (2013) 226, but with a band-pass in place of
+    the FSC of a block.)
 
     Args:
         half1, half2: independent half maps.
-        mask: soft mask; outside (0) the result has its coarsest value.
+        mask: soft mask; where it is 0 the result has its coarsest value.
         pixel_size: angstrom.
-        threshold: 0.5 by default, so values compare with `GoldStandard.resolution_half_angstrom`.
+        threshold: 0.5 by default, so that values compare with `GoldStandard.resolution_half_angstrom`.
         bands: number of bands between shell 3 and Nyquist, evenly spaced.
 
     Returns:

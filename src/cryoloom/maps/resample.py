@@ -33,11 +33,11 @@ class SplineVolume:
 
     @staticmethod
     def create(volume: Float[Tensor, "D D D"]) -> SplineVolume:
-        """Upsamples by zero-padding the transform and divides by that of the B-spline, in one pass.
+        """Upsamples by zero-padding the transform and divides it by that of the B-spline, in one pass.
 
-        Frequencies beyond the sphere of Nyquist are dropped: sampled on a turned grid they would alias. Upsampling
-        first makes the spline exact to about 1e-3 up to Nyquist, where it would be 10 % off on the volume's own grid
-        (Unser, IEEE Sig. Proc. Mag. 16 (1999) 22).
+        Frequencies with |k| above Nyquist are dropped: they would alias on a rotated grid. Upsampling first makes the
+        spline accurate to about 1e-3 up to Nyquist, where it would be 10 % off on the volume's own grid (Unser, IEEE
+        Sig. Proc. Mag. 16 (1999) 22).
         """
         box, fine = volume.shape[-1], UPSAMPLING * volume.shape[-1]
         ft = torch.fft.rfftn(volume)
@@ -105,7 +105,7 @@ class FourierSampler:
     Attributes:
         values: F on the padded grid as [M^3, 2] (real, imaginary).
         gradients: dF/dq as [M^3, 6] (real x, y, z, imaginary x, y, z).
-        side: M. radius: largest |q| that may be asked for.
+        side: M. radius: largest |q| that can be evaluated.
     """
 
     values: Tensor
@@ -151,7 +151,7 @@ class FourierSampler:
         return torch.view_as_complex(pairs).reshape(q.shape[:-1])
 
     def at_with_gradient(self, q: Float[Tensor, "*b 3"]) -> tuple[Complex[Tensor, "*b"], Complex[Tensor, "*b 3"]]:
-        """F(q) and dF/dq."""
+        """F(q) and its gradient dF/dq; see `at`."""
         index, weight = self._corners(q)
         bag = torch.nn.functional.embedding_bag
         flat, weight = index.reshape(-1, 8), weight.reshape(-1, 8)

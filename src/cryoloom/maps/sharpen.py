@@ -1,4 +1,4 @@
-"""Amplitudes by resolution, the Guinier B-factor, and sharpening weighted by the FSC."""
+"""Amplitudes by shell, the Guinier B-factor, and sharpening weighted by the FSC."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from cryoloom.maps.fsc import crossing, half_space, shell_sums
 
-# Guinier plots are straight only beyond 10 angstrom: below that the shape of the molecule rules
+# Guinier plots are straight only at resolutions finer than 10 angstrom: at coarser ones the molecule's shape dominates
 LOW_RESOLUTION_ANGSTROM = 10.0
-# proteins scatter less and less from 10 to 7 angstrom, by their fold and not by any blur: a line through that stretch
-# alone over-sharpens (an antibody at 8 angstrom: B of 960, and a map that is broken up)
+# between 10 and 7 angstrom the amplitudes of proteins fall because of their fold, not because of blur: a line through
+# that range alone over-sharpens (an antibody at 8 angstrom: B of 960 and a fragmented map)
 NEEDED_ANGSTROM = 6.5
 FEWEST_SHELLS = 4
 _THRESHOLD = 0.143
@@ -27,7 +27,7 @@ class GuinierFit:
     Attributes:
         b_factor_angstrom2: decay of the map, amplitude ~ exp(-B k^2 / 4), positive for a blurred map; None where it
             can't be estimated.
-        reason: why it can't be estimated, in words; empty otherwise.
+        reason: why the B-factor can't be estimated, in words; otherwise empty.
         shells: first and last shell of the fit.
         correlation: correlation coefficient of the fit, within [-1, 1]; 0 without a fit.
     """
@@ -102,7 +102,7 @@ def sharpen(
 ) -> Float[Tensor, "D D D"]:
     """The map times exp(+B k^2 / 4) sqrt(2 F / (1 + F)), cut where the FSC falls below 0.143.
 
-    The cut is a cosine over the last two shells, to keep ripples small. With B None or 0 only the FSC weighs.
+    The cut is a cosine over two shells, to keep ripples small. With B None or 0 only the FSC weight is applied.
 
     Args:
         b_factor_angstrom2: decay of the map as from `guinier_b_factor` (positive sharpens).
@@ -112,7 +112,7 @@ def sharpen(
     last = crossing(fsc, _THRESHOLD)
     radius = torch.arange(len(fsc), device=volume.device, dtype=torch.float64)
     edge = 0.5 + 0.5 * torch.cos(math.pi * (radius - last + 1).clamp(0, 2) / 2)
-    # the edge, not the weight, makes the cut: hold the weight of the last shell beyond it
+    # the cosine edge, not the weight, makes the cut: hold the weight of the last shell beyond it
     held = fsc.to(volume.device).clamp(0.0, 1.0)
     held = torch.where(radius > last, held[int(last)], held)
     gain = (2 * held / (1 + held)).sqrt() * edge

@@ -1,4 +1,4 @@
-"""Point-group symmetry of a map: finding its axes and centre, imposing it, and ranking the groups that might hold.
+"""Point-group symmetry of a map: finding its axes and centre, and imposing it.
 
 The axes of a group are those of `physics.rotations.symmetry_group`: Cn along z, Dn with a twofold along x, T, O, I.
 """
@@ -47,14 +47,14 @@ class SymmetryAxes:
 def find_axes(
     volume: Float[Tensor, "D D D"], symmetry: str, pixel_size: float, max_radius_shell: int = 10
 ) -> SymmetryAxes:
-    """Axes and centre of a symmetry in a map that may lie anywhere, rotated and off centre by a tenth of the box.
+    """Axes and centre of a symmetry in a map of any orientation that is off centre by up to a tenth of the box.
 
-    The highest axis is searched over directions (3.7 degrees apart), then the spin about it, on shells 1 .. 8; the
-    best are refined with the centre by Gauss-Newton steps that lay all copies upon their mean, up to
-    `max_radius_shell`. Take that near the map's resolution: noise beyond it costs accuracy. Mask the map first.
+    The axis of highest order is searched over directions (3.7 degrees apart), then the spin about it, on shells 1 .. 8;
+    the best are refined with the centre by Gauss-Newton steps that fit all copies to their mean, up to shell
+    `max_radius_shell`. Choose it near the map's resolution: noise beyond costs accuracy. Mask the map first.
 
     Raises:
-        ValueError: for C1, a name that is no point group, a map that is not a cube, or an empty one.
+        ValueError: for C1, a name that is not a point group, a map that is not a cube, or an empty one.
     """
     group = symmetry_group(symmetry)
     if len(group) == 1:
@@ -74,13 +74,13 @@ def find_axes(
 def impose(volume: Float[Tensor, "D D D"], symmetry: str) -> Float[Tensor, "D D D"]:
     """Mean of the map's copies under the group about the standard axes through D // 2, by cubic splines.
 
-    Density should lie within the sphere inscribed in the box: what turns in from outside is taken as 0.
+    Density should lie within the sphere inscribed in the box: values rotated in from outside the box count as 0.
     """
     group = symmetry_group(symmetry)
     if len(group) == 1:
         return volume.clone()
     order, axis = _highest(group)
-    # the mean over a group is that over the cosets of a subgroup of the mean over the subgroup: fewer rotations
+    # average over a cyclic subgroup, then over its cosets: fewer rotations than over the whole group at once
     cyclic = exponential(axis * (2 * math.pi / order) * torch.arange(order, dtype=torch.float64)[:, None])
     points = voxel_points(volume.shape[-1], volume.dtype, volume.device)
     for elements in (cyclic, _cosets(group, cyclic)):
@@ -127,15 +127,15 @@ def on_axes(
     """The map turned onto the standard axes of its symmetry, which is then imposed.
 
     Args:
-        radius: Fourier pixels to which the axes are looked for.
+        radius: highest shell used to find the axes, Fourier pixels.
 
     Returns:
-        The map, and how well it agreed with its symmetry copies before; the map as it is and None in C1.
+        The map, and its mean correlation with its symmetry copies before imposing; in C1 the map as it is, and None.
     """
     if len(symmetry_group(symmetry)) == 1:
         return volume, None
     box = volume.shape[-1]
-    # splines want the map smooth on its grid: twice finer
+    # upsampled twofold: splines need a map that is smooth on its grid
     fine = resize_real(volume.cpu(), 2 * box, 3)
     axes = find_axes(fine, symmetry, pixel_size / 2, radius)
     turned = impose(apply_rigid(fine, axes.R.float(), axes.t.float(), pixel_size / 2), symmetry)
@@ -152,7 +152,7 @@ def _centre_of_mass(volume: Tensor, radius: int) -> Tensor:
 
 
 def _shifted(volume: Tensor, offset: Tensor) -> Tensor:
-    """V(x + offset), by phases."""
+    """V(x + offset), by a phase ramp."""
     box = volume.shape[-1]
     f = torch.fft.fftfreq(box, device=volume.device)
     h = torch.fft.rfftfreq(box, device=volume.device)
@@ -198,7 +198,7 @@ def _axis_scores(problem: _Problem, order: int) -> tuple[Tensor, Tensor]:
     directions = directions[directions[:, 2] >= 0]
     own = problem.sampler.at(problem.q) * problem.weight
     scores = torch.zeros(len(directions), device=problem.q.device)
-    # the power -j is the adjoint of j and correlates as well
+    # the rotation by -j steps is the inverse of that by j and has the same correlation
     for j in range(1, order // 2 + 1):
         turns = exponential(directions * (2 * math.pi * j / order)).to(problem.q)
         copies = [problem.sampler.at(torch.einsum("vij,pj->vpi", part, problem.q)) for part in turns.split(256)]
@@ -247,19 +247,19 @@ def _starts(low: _Problem, group: Tensor, directions: Tensor, scores: Tensor) ->
         return _onto(directions[kept], axis)
     count = math.ceil(360 / order / SPIN_STEP_DEGREES)
     spins = exponential(axis * (2 * math.pi / order / count) * torch.arange(count, dtype=torch.float64)[:, None])
-    # elements off the axis tell the spin; a few are enough
+    # elements that move the axis determine the spin; a few are enough
     others = group[(group @ axis - axis).norm(dim=-1) > 1e-6][:8].to(low.q)
     both = torch.cat([_onto(directions[kept], axis), _onto(-directions[kept], axis)])
     R = torch.einsum("sij,vjk->vsik", spins, both).reshape(-1, 3, 3).to(low.q)
     value = torch.cat([_mean_correlation(low, part, others) for part in R.split(32)])
-    # by axis the best spin, then the best axes
+    # the best spin for each axis, then the best axes
     best, where = value.reshape(len(both), count).max(-1)
     rows = best.argsort(descending=True)[:_CANDIDATES]
     return R.reshape(len(both), count, 3, 3)[rows, where[rows]].double()
 
 
 def _mean_correlation(problem: _Problem, R: Tensor, elements: Tensor) -> Tensor:
-    """[B]: of F(R^T q) with F(R^T g q), mean over g."""
+    """Correlation of F(R^T q) with F(R^T g q), averaged over g, [B]."""
     w = problem.weight
     own = problem.sampler.at(torch.einsum("bji,pj->bpi", R, problem.q))
     total = torch.zeros(len(R), device=R.device)
@@ -271,7 +271,7 @@ def _mean_correlation(problem: _Problem, R: Tensor, elements: Tensor) -> Tensor:
 
 
 def _score(A: Tensor, weight: Tensor) -> float:
-    """Mean correlation of the pairs of copies A [G, P]: from the energy of their mean."""
+    """Mean correlation between pairs of copies A [G, P], from the energy of their mean."""
     energy = float((weight * A.mean(0).abs().square()).sum() / (weight * A.abs().square()).sum(-1).mean())
     return (energy * len(A) - 1) / (len(A) - 1)
 
@@ -283,7 +283,7 @@ def _copies(problem: _Problem, group: Tensor, R: Tensor, centre: Tensor) -> Tens
 
 
 def _weighted_by_agreement(problem: _Problem, A: Tensor) -> _Problem:
-    """Weights r / (1 - r) / power with r the correlation of the copies in a shell: signal over noise."""
+    """The problem weighted by signal-to-noise ratio: r / (1 - r) / power, r the correlation of the copies by shell."""
     shell = problem.q.norm(dim=-1).round().long()
 
     def by_shell(values: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ def _weighted_by_agreement(problem: _Problem, A: Tensor) -> _Problem:
 
 
 def _refine(problem: _Problem, group: Tensor, R: Tensor, centre: Tensor, steps: int) -> tuple[float, Tensor, Tensor]:
-    """Levenberg-Marquardt on rotation and centre: all copies (see `_copies`) onto their mean."""
+    """Levenberg-Marquardt on rotation and centre, which fits all copies (see `_copies`) to their mean."""
     turned = torch.einsum("gij,pj->gpi", group, problem.q)
     ramp = 2j * math.pi / problem.box
     score = _score(_copies(problem, group, R, centre), problem.weight)

@@ -1,6 +1,6 @@
 """Contrast transfer function: parameters and evaluation.
 
-Source: Rohou & Grigorieff, J. Struct. Biol. 192 (2015) 216, eqs. 2-5; sign and B-factor as RELION writes them.
+Source: Rohou & Grigorieff, J. Struct. Biol. 192 (2015) 216, eqs. 2-5; the sign and the B-factor follow RELION.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Values = Tensor | npt.ArrayLike  # a number, or one for each image
 class CTFParameters:
     """CTF of B images; every field is a tensor [B].
 
-    Underfocus is positive. The astigmatism angle is that of the U axis from x towards y. The B-factor damps amplitudes
-    as exp(-B k^2 / 4) and `scale` multiplies them.
+    Underfocus is positive. The astigmatism angle is the angle of the U axis, from x towards y. The B-factor damps
+    amplitudes as exp(-B k^2 / 4) and `scale` multiplies them.
     """
 
     defocus_u_angstrom: Tensor
@@ -43,7 +43,7 @@ class CTFParameters:
         return CTFParameters(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CTFParameters:
-        """Moved to a device or dtype."""
+        """The same parameters on a device or in a dtype."""
         return CTFParameters(*(getattr(self, f.name).to(device=device, dtype=dtype) for f in fields(self)))
 
     @staticmethod
@@ -59,7 +59,7 @@ class CTFParameters:
         scale: Values = 1.0,
         dtype: torch.dtype = torch.float64,
     ) -> CTFParameters:
-        """From numbers or arrays that broadcast to [B]."""
+        """Parameters from numbers or arrays that broadcast to [B]."""
         v = defocus_u_angstrom if defocus_v_angstrom is None else defocus_v_angstrom
         values = (
             defocus_u_angstrom,
@@ -72,7 +72,7 @@ class CTFParameters:
             amplitude_contrast,
             scale,
         )
-        # np.array copies: torch warns of read-only arrays, which is what pandas columns are
+        # np.array copies: torch warns about read-only arrays, such as pandas columns
         tensors = (torch.as_tensor(x if isinstance(x, Tensor) else np.array(x), dtype=dtype) for x in values)
         return CTFParameters(*(t.clone() for t in torch.broadcast_tensors(*map(torch.atleast_1d, tensors))))
 

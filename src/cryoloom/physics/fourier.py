@@ -43,8 +43,8 @@ def _paired(box: int, other: int) -> int:
 def resize_fourier(coefficients: Tensor, box: int, dims: int) -> Tensor:
     """Crop or zero-pad centred Fourier coefficients to side `box` over the last `dims` axes.
 
-    Frequencies without a partner of the other sign (the Nyquist planes of even boxes) are dropped, so that the
-    transform of a real array stays that of a real array.
+    Frequencies without a Friedel mate (the Nyquist planes of even boxes) are dropped, so that the transform of a real
+    array stays Hermitian.
     """
     old = coefficients.shape[-1]
     half = _paired(old, box)
@@ -56,7 +56,9 @@ def resize_fourier(coefficients: Tensor, box: int, dims: int) -> Tensor:
 
 
 def resize_real(array: Tensor, box: int, dims: int) -> Tensor:
-    """Resample a real array to side `box` over the last `dims` axes by Fourier crop or pad; values are kept.
+    """Resample a real array to side `box` over the last `dims` axes by Fourier cropping or padding.
+
+    The values keep their scale.
 
     The field of view in angstrom is unchanged; the pixel size becomes ``old_box / box`` times the old one.
     """
@@ -68,7 +70,7 @@ def resize_real(array: Tensor, box: int, dims: int) -> Tensor:
 
 
 def rebox(volume: Tensor, box: int) -> Tensor:
-    """A real volume at side `box`, its Fourier coefficients kept: what images of that box are projections of."""
+    """Resample a real volume to side `box`, keeping its Fourier coefficients: it projects to images of that box."""
     if volume.shape[-1] == box:
         return volume
     return ifft3(resize_fourier(fft3(volume), box, 3)).real

@@ -45,7 +45,7 @@ class FourierDisc:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> FourierDisc:
-        """Disc of `radius` Fourier pixels (largest possible, (D - 1) // 2, when left out)."""
+        """Disc of `radius` Fourier pixels; None gives the largest possible radius, (D - 1) // 2."""
         limit = (box - 1) // 2
         radius = float(limit) if radius is None else min(float(radius), float(limit))
         n = int(radius)
@@ -75,7 +75,7 @@ class FourierDisc:
         return self.radii.round().long()
 
     def count(self, radius: float) -> int:
-        """Number of coefficients with |index| <= radius: the length of the prefix that is the smaller disc."""
+        """Number of coefficients with |index| <= radius: the size of that smaller disc."""
         return int((self.index.square().sum(-1) <= radius**2).sum())
 
     def prefix(self, radius: float) -> FourierDisc:
@@ -91,7 +91,7 @@ class FourierDisc:
         )
 
     def gather(self, centred: Tensor) -> Tensor:
-        """Coefficients [..., P] out of a centred transform [..., D, D]."""
+        """Coefficients [..., P] of a centred transform [..., D, D]."""
         c = self.box // 2
         return centred[..., self.index[:, 1] + c, self.index[:, 0] + c]
 

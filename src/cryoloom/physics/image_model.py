@@ -31,7 +31,7 @@ def predict(
 
     Args:
         grid: padded, gridding-corrected transform of the volume (`slicing.volume_to_grid`).
-        R: poses; t: shifts in angstrom; ctf: of the B images, or None for no CTF; disc: where to evaluate.
+        R: poses; t: shifts in angstrom; ctf: CTFs of the B images, or None for no CTF; disc: frequencies of the result.
     """
     values = extract_slices(grid, R, disc.index, padding) * shift_ramp(disc.k, t)
     return values if ctf is None else values * evaluate_ctf(ctf, disc.k).to(values.real.dtype)

@@ -1,7 +1,7 @@
-"""Noise: spectra by shell, whitening, sampling and the Gaussian log-likelihood.
+"""Noise: spectra by shell, their estimation, sampling and the Gaussian log-likelihood.
 
-s2(|k|) = E|n(k)|^2 is the variance of a complex Fourier coefficient (both components together). For white noise of
-standard deviation s per pixel s2 = s^2 D^2 with the unnormalised transform.
+s2(|k|) = E|n(k)|^2 is the variance of a complex Fourier coefficient (real and imaginary parts together). White noise of
+standard deviation s per pixel has s2 = s^2 D^2 with the unnormalised transform.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def shell_means(values: Float[Tensor, "*b P"], disc: FourierDisc) -> Float[Tenso
 
 
 def spread_shells(spectrum: Float[Tensor, "*b S"], disc: FourierDisc) -> Float[Tensor, "*b P"]:
-    """A shell-wise function on the coefficients of the disc (nearest shell; the last shell is held beyond its end)."""
+    """The value of a spectrum at each coefficient of a disc (nearest shell; the last value beyond the last shell)."""
     return spectrum[..., disc.shells.clamp(max=spectrum.shape[-1] - 1)]
 
 
@@ -44,7 +44,7 @@ class ResidualPower:
     def of_coefficients(
         residual: Float[Tensor, "B P"], group: Int[Tensor, " B"], disc: FourierDisc, groups: int
     ) -> ResidualPower:
-        """From |Y - X|^2 of the coefficients of B images, which need not be all of the disc's; float64, on the CPU."""
+        """Sums from |Y - X|^2 of B images, float64, on the CPU; a disc may lack some frequencies within its radius."""
         shells = round(disc.radius) + 1
         place = (group[:, None] * shells + disc.shells).reshape(-1).cpu()
         weight = disc.weight.expand(len(residual), -1).reshape(-1).double().cpu()
@@ -54,7 +54,7 @@ class ResidualPower:
 
     @staticmethod
     def of_shells(residual: Float[Tensor, "B S"], group: Int[Tensor, " B"], groups: int) -> ResidualPower:
-        """From the mean |Y - X|^2 by shell of B images, all of the same weight."""
+        """Sums from the mean |Y - X|^2 in each shell of B images, which all get the same weight."""
         power = residual.new_zeros(groups, residual.shape[1]).index_add_(0, group, residual)
         count = torch.bincount(group, minlength=groups).to(residual)
         return ResidualPower(power, count[:, None].expand_as(power))
@@ -63,7 +63,7 @@ class ResidualPower:
         return ResidualPower(self.power + other.power, self.weight + other.weight)
 
     def learnt(self, noise: Float[Tensor, "G T"], rate: float | Float[Tensor, "G 1"] = 1.0) -> Float[Tensor, "G T"]:
-        """Noise spectra moved by `rate` (0 to 1) from `noise` towards the residuals' power, where it was measured."""
+        """Noise spectra moved by `rate` (0 to 1) from `noise` to the mean residual power; unmeasured shells stay."""
         n = min(self.power.shape[1], noise.shape[1])
         power, weight = (x[:, :n].to(noise.device) for x in (self.power, self.weight))
         old = noise[:, :n].to(power)
@@ -81,8 +81,8 @@ def log_likelihood(
 ) -> Float[Tensor, "*b"]:
     """-1/2 sum_h |Y - X|^2 / s2 over the half-plane: log p up to the normalisation, which depends on s2 alone.
 
-    The half is right: each of the two components of a coefficient has variance s2 / 2, and the half-plane sum with
-    Hermitian weights counts every independent coefficient twice.
+    The factor 1/2 is correct: the real and the imaginary part of a coefficient each have variance s2 / 2, and the
+    half-plane sum with Hermitian weights counts every independent coefficient twice.
     """
     residual = (observed - predicted).abs().square()
     return -0.5 * (weight * residual / variance).sum(-1)
@@ -91,7 +91,10 @@ def log_likelihood(
 def sample_noise(
     spectrum: Float[Tensor, " S"], count: int, box: int, generator: torch.Generator
 ) -> Float[Tensor, "count D D"]:
-    """Real images of Gaussian noise whose Fourier coefficients have variance `spectrum` by shell (last value held)."""
+    """Real images of Gaussian noise whose Fourier coefficients have variance `spectrum` by shell.
+
+    The last value of the spectrum holds beyond its end.
+    """
     white = torch.randn(count, box, box, generator=generator, dtype=spectrum.dtype, device=spectrum.device)
     f = torch.fft.fftfreq(box, 1 / box, dtype=spectrum.dtype, device=spectrum.device)
     h = torch.fft.rfftfreq(box, 1 / box, dtype=spectrum.dtype, device=spectrum.device)
@@ -103,8 +106,10 @@ def sample_noise(
 def sample_coefficients(
     variance: Float[Tensor, "B P"], disc: FourierDisc, generator: torch.Generator
 ) -> Complex[Tensor, "B P"]:
-    """Coefficients on a disc of real Gaussian noise with E|n|^2 = variance: on the column kx = 0
-    both signs of ky are there and conjugate, at the origin the value is real."""
+    """Fourier coefficients on a disc of images of Gaussian noise with E|n|^2 = variance.
+
+    Coefficients at ky and -ky in the column kx = 0 are conjugate; the coefficient at the origin is real.
+    """
     index = disc.index
     pair = torch.randn(2, *variance.shape, generator=generator).to(variance.device)
     noise = torch.complex(pair[0], pair[1]) * (variance / 2).sqrt()

@@ -1,4 +1,4 @@
-"""A cloud of Gaussians whose Fourier transform is an exact sum at every frequency: the golden object of the tests."""
+"""A cloud of Gaussians, whose Fourier transform is known exactly at every frequency: the reference for tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GaussianCloud:
         return torch.complex(envelope * torch.cos(phase), envelope * torch.sin(phase)).sum(-1)
 
     def density(self, box: int, pixel_size: float) -> Float[Tensor, "D D D"]:
-        """Density on the voxel grid [z, y, x], as mass per voxel (point-sampled: band-limit by a width > pixel)."""
+        """Density on the voxel grid [z, y, x], as mass per voxel; sampled at points, so widths below a pixel alias."""
         axis = (torch.arange(box, dtype=torch.float64) - box // 2) * pixel_size
         out = torch.zeros(box, box, box, dtype=torch.float64)
         norm = (pixel_size / (self.widths * math.sqrt(2 * math.pi))) ** 3

@@ -49,7 +49,7 @@ def exponential(omega: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
 
 def nearest_rotation(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
     """Proper rotation nearest to a matrix in the Frobenius norm."""
-    # a tuple only where the singular values are asked for
+    # roma returns a tuple only if the singular values are requested
     return roma.special_procrustes(matrix)  # pyright: ignore[reportReturnType]
 
 

@@ -15,7 +15,7 @@ PADDING = 2
 
 
 def gridding_window(box: int, padding: int = PADDING, dtype: torch.dtype = torch.float32) -> Float[Tensor, "D D D"]:
-    """Real-space window of the trilinear kernel, prod sinc^2(x / (padding D)), by which a volume is divided."""
+    """Real-space window of the trilinear kernel, prod sinc^2(x / (padding D)); volumes are divided by it."""
     x = (torch.arange(box, dtype=torch.float64) - box // 2) / (padding * box)
     s = torch.sinc(x) ** 2
     return (s[:, None, None] * s[None, :, None] * s[None, None, :]).to(dtype)
@@ -88,7 +88,7 @@ def insert_slices(
 
 
 def symmetrise_hermitian(grid: Tensor) -> Tensor:
-    """grid(k) + conj grid(-k): folds in the Friedel mates. Even sides lose their unpaired Nyquist planes."""
+    """Add the Friedel mates, grid(k) + conj grid(-k). Even sides lose their unpaired Nyquist planes."""
     side = grid.shape[-1]
     mate = grid.flip((-3, -2, -1))
     if side % 2 == 0:

@@ -1,8 +1,8 @@
 """Checkpoints of a run: safetensors files with a checksum inside, written durably, two kept for each stage.
 
-A file holds the arrays of one state and, in the header's metadata, which stage and step it is of, the fingerprint of
-the input, the hash of the settings and a SHA-256 over all of that and the arrays. Nothing is ever unpickled or
-executed: safetensors knows numbers only.
+A file holds the arrays of one state and, in the header's metadata, its stage and step, the fingerprint of the input,
+the hash of the settings and a SHA-256 of all of these and the arrays. Nothing is ever unpickled or executed:
+safetensors files hold only numbers.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BadCheckpoint(ValueError):
 
 
 class CheckpointMismatch(ValueError):
-    """An intact checkpoint of other data or other settings."""
+    """An intact checkpoint that belongs to other data or settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,11 @@ class Checkpoint:
         stage: name of the recipe (lower-case letters, digits, underscores).
         step: steps done.
         complete: the stage is finished (or was ended early) and this is its result.
-        fingerprint: of the input particles.
-        settings_hash: of the settings.
-        wall_s, cpu_s: spent on the stage up to here.
-        arrays: the state; NumPy arrays or tensors, as they were given.
-        version: of the program that wrote it.
+        fingerprint: fingerprint of the input particles.
+        settings_hash: hash of the settings.
+        wall_s, cpu_s: seconds spent on the stage so far.
+        arrays: arrays of the state; NumPy arrays or tensors, as they were given.
+        version: version of cryoloom that wrote the checkpoint.
     """
 
     stage: str
@@ -91,8 +91,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint durably.
 
     Raises:
-        ValueError: for an array of objects or of another type that is not plain numbers, or a bad stage name.
-        OSError: when the disk is full and the like; an older file at `path` is then untouched.
+        ValueError: for an array of a type that is not plain numbers, or a bad stage name.
+        OSError: if the file can't be written, e.g. on a full disk; an older file at `path` is then untouched.
     """
     if not _STAGE.fullmatch(checkpoint.stage):
         raise ValueError(f"stage name {checkpoint.stage!r}: expected lower-case letters, digits and underscores")
@@ -196,15 +196,15 @@ class CheckpointStore:
         """The newest intact checkpoint of a stage, or None if there is none at all.
 
         Raises:
-            CheckpointMismatch: when it belongs to other data or settings.
-            BadCheckpoint: when there are checkpoints of the stage but none of them is intact.
+            CheckpointMismatch: if it belongs to other data or settings.
+            BadCheckpoint: if there are checkpoints of the stage but none of them is intact.
         """
         paths = self.paths(stage)
         for path in paths:
             try:
                 found = load_checkpoint(path)
                 if f"{found.stage}-{found.step:08d}.safetensors" != path.name:
-                    raise BadCheckpoint(f"{path}: holds stage {found.stage}, step {found.step}: renamed by someone")
+                    raise BadCheckpoint(f"{path}: holds stage {found.stage}, step {found.step}: it was renamed")
             except (BadCheckpoint, OSError) as error:
                 warn(f"checkpoint skipped: {error}")
                 continue
@@ -254,7 +254,7 @@ class CheckpointStore:
 
 
 def _read_metadata(path: Path, raw: bytes) -> tuple[str, str]:
-    """Our metadata and its checksum out of the safetensors header, before anything else is believed."""
+    """cryoloom's metadata and their checksum from the safetensors header, before anything else is trusted."""
     foreign = BadCheckpoint(f"{path}: not a checkpoint written by cryoloom (it is not opened any further)")
     size = int.from_bytes(raw[:8], "little")
     if len(raw) < 8 or size > min(_HEADER_LIMIT, len(raw) - 8):
@@ -279,7 +279,7 @@ def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _to_plain(name: str, array: np.ndarray | torch.Tensor) -> tuple[np.ndarray, str]:
-    """An array that safetensors can hold, and what it was: complex numbers are viewed as pairs, bfloat16 as int16."""
+    """An array that safetensors can hold, and its original type: complex becomes pairs, bfloat16 int16."""
     if isinstance(array, np.ndarray | np.generic):
         library, dtype, plain = "numpy", array.dtype.name, np.asarray(array)
     else:
@@ -302,7 +302,7 @@ def _to_plain(name: str, array: np.ndarray | torch.Tensor) -> tuple[np.ndarray, 
 
 def _from_plain(plain: np.ndarray, kind: str) -> np.ndarray | torch.Tensor:
     library, dtype = kind.split(":")
-    # a copy: what safetensors gives may be a read-only view of the file's bytes
+    # a copy: safetensors may return a read-only view of the file's bytes
     array = np.array(plain)
     if dtype in _VIEWED:
         array = array.view(dtype).reshape(array.shape[:-1])

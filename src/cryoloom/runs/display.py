@@ -37,7 +37,7 @@ def in_terminal() -> bool:
 
 
 def announce(message: str) -> None:
-    """A line for the user from within a signal handler, where Python's own streams must not be touched."""
+    """Show a line to the user from within a signal handler, where Python's own streams must not be used."""
     with contextlib.suppress(OSError):
         os.write(2, f"\ncryoloom: {message}\n".encode())
 
@@ -86,7 +86,7 @@ class _Meter:
 
 
 class PlainProgress:
-    """Lines for logs and pipes: at most one in five seconds while a stage runs."""
+    """Plain lines for logs and pipes, at most one every five seconds while a stage runs."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -100,13 +100,13 @@ class PlainProgress:
         self._meter.plan(stages)
 
     def begin(self, stage: str, step: int) -> None:
-        """Says so."""
+        """Shows that a stage begins."""
         self._meter.begin(stage, step)
         self._line(f"{stage}: begins" + (f" after step {step}" if step else ""))
         self._last = self._clock()
 
     def update(self, info: StepInfo) -> None:
-        """A line, if the last one is old enough."""
+        """Shows the step if the last line is old enough."""
         self._meter.update(info)
         if self._last is None or self._clock() - self._last >= _SECONDS_BETWEEN_LINES:
             self._line(
@@ -117,12 +117,12 @@ class PlainProgress:
             self._last = self._clock()
 
     def say(self, message: str, *, warning: bool = False) -> None:
-        """The message; when quiet, only a warning."""
+        """Shows a message; when quiet, only a warning."""
         if warning or not self._quiet:
             self._write(("warning: " if warning else "") + message)
 
     def end(self, stage: str) -> None:
-        """Says so."""
+        """Shows that a stage is done."""
         self._line(", ".join([f"{stage}: done", *self._meter.step(), *self._meter.times()]))
 
     def _line(self, text: str) -> None:
@@ -134,7 +134,7 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """One line in the terminal that is redrawn, with a bar; what is said scrolls by above it."""
+    """One line in the terminal with a progress bar, redrawn in place; messages scroll by above it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         from rich.console import Console
@@ -162,22 +162,22 @@ class LiveProgress:
         self._meter.plan(stages)
 
     def begin(self, stage: str, step: int) -> None:
-        """The line is now this stage's."""
+        """Shows a stage in the line."""
         self._meter.begin(stage, step)
 
     def update(self, info: StepInfo) -> None:
-        """Shown at the next refresh."""
+        """Shows a step at the next refresh."""
         self._meter.update(info)
 
     def say(self, message: str, *, warning: bool = False) -> None:
-        """A line above."""
+        """Prints a message above the line."""
         from rich.text import Text
 
         text = Text(("warning: " if warning else "") + printable(message), style="yellow" if warning else "")
         self._console.print(text, soft_wrap=True)
 
     def end(self, stage: str) -> None:
-        """The stage's last state stays as a line above."""
+        """Prints the last step of a stage above the line."""
         self.say("  ".join([f"{stage}: done", *self._meter.step(), *self._meter.times()]))
         self._meter.stage = ""
 
@@ -206,5 +206,5 @@ def clock_time(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without control characters: names out of files must not steer the terminal."""
+    """Text without control characters: names from files must not control the terminal."""
     return "".join(c if c == "\n" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text)

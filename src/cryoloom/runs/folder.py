@@ -55,8 +55,10 @@ class RunFolder:
     """A locked run folder; use it as a context, which records how the run ended and releases the lock.
 
     Attributes:
-        path: of the folder; log, lock_path: of its log and its lock.
-        checkpoints, metrics: the stores that `run_recipe` uses; record: the contents of run.json.
+        path: path of the folder.
+        log, lock_path: paths of its log and its lock.
+        checkpoints, metrics: stores of checkpoints and metrics, which `Session` uses.
+        record: contents of run.json.
     """
 
     def __init__(self, path: Path, lock: RunLock, record: RunRecord) -> None:
@@ -89,19 +91,20 @@ class RunFolder:
 
         Args:
             settings: frozen dataclass of the command (see `record`); fingerprint: of the input particles.
-            command: the subcommand, from which `cryoloom resume` knows how to continue.
+            command: the subcommand, by which `cryoloom resume` knows how to continue.
             overwrite: glob patterns of the results that an earlier run may have left, relative to the folder; None
                 refuses the folder of an earlier run.
 
         Raises:
-            BadRunFolder: as `check_output_folder`. RunLocked: when another run works there.
+            BadRunFolder: as in `check_output_folder`.
+            RunLocked: when another run is using the folder.
         """
         path = Path(path).absolute()
         check_output_folder(path, overwrite is not None)
         hashed = settings_hash(settings)
         lock = RunLock.acquire(path / LOCK)
         try:
-            # once more, now that nobody else can come in between
+            # again, now that no other run can start in between
             check_output_folder(path, overwrite is not None)
             _remove_run(path, overwrite or ())
             record = RunRecord(
@@ -131,8 +134,8 @@ class RunFolder:
         """Continue a run that was interrupted, with the same data and settings.
 
         Raises:
-            BadRunFolder: when there is no run, it is finished, or data or settings differ (they are named).
-            RunLocked: when it is still at work.
+            BadRunFolder: if there is no run, it is finished, or data or settings differ (the message names them).
+            RunLocked: if it is still running.
         """
         path = Path(path).absolute()
         read_record(path)
@@ -172,20 +175,20 @@ class RunFolder:
 
     @contextlib.contextmanager
     def timing(self, stage: str) -> Iterator[None]:
-        """Time the code inside as a stage without steps (the final maps, say)."""
+        """Time the code inside as a stage without steps, e.g. the final maps."""
         wall, cpu = time.monotonic(), cpu_seconds()
         yield
         self.record_timing(stage, time.monotonic() - wall, cpu_seconds() - cpu)
 
     def finish(self, verdict: object, *, keep_checkpoints: bool = False) -> None:
-        """The run is done and its outputs are written: note the verdict (a dataclass), drop the checkpoints."""
+        """Record the verdict (a dataclass) of a run whose outputs are written, and remove its checkpoints."""
         self._update(status="finished", verdict=to_json(verdict))
         logger.info("finished")
         if not keep_checkpoints:
             self.checkpoints.clear()
 
     def close(self, status: RunStatus = "interrupted") -> None:
-        """Give the lock back; a run that is not finished gets `status`."""
+        """Release the lock; a run that is not finished gets `status`."""
         # a full disk must not hide the error for which the run is being closed
         with contextlib.suppress(OSError):
             if self.record.status == "running":
@@ -218,10 +221,10 @@ class RunFolder:
 
 
 def check_output_folder(path: Path, overwrite: bool = False) -> None:
-    """Make sure, before anything is computed, that a run can be started in `path`; the folder is made.
+    """Make sure, before anything is computed, that a run can be started in `path`; creates the folder.
 
     Raises:
-        BadRunFolder: when it can't be made or written to, holds files that are not of a run, or holds a run already
+        BadRunFolder: if the folder can't be created or written to, holds files that are not of a run, or holds a run
             and `overwrite` is not set. Files that are not of a run are never overwritten.
     """
     path = Path(path)
@@ -235,7 +238,7 @@ def check_output_folder(path: Path, overwrite: bool = False) -> None:
         raise BadRunFolder(f"{path}: can't write here: {error.strerror}\n  what to do: {hint} (--output)") from error
     if (path / RECORD).is_file():
         if overwrite:
-            read_record(path)  # a foreign run.json is not ours to remove
+            read_record(path)  # raises for a run.json that is not of cryoloom, which must not be removed
             return
         status = read_record(path).status
         advice = "" if status == "finished" else f"continue it with 'cryoloom resume {path}', "
@@ -274,7 +277,7 @@ def _check_same(path: Path, record: RunRecord, settings: object, fingerprint: st
 
 
 def _remove_run(path: Path, results: Iterable[str]) -> None:
-    """Remove what an earlier run left: its own files and the results of the given patterns, nothing else."""
+    """Remove the files of an earlier run and the results that match the given patterns, nothing else."""
     remove_leftovers(path)
     CheckpointStore(path / CHECKPOINTS, "", "").clear()
     emptied = set()
@@ -288,10 +291,10 @@ def _remove_run(path: Path, results: Iterable[str]) -> None:
 
 
 class _RunLogHandler(logging.FileHandler):
-    """A full disk shows up in the run itself; the log must not print tracebacks about it."""
+    """Log file that prints no tracebacks on a full disk, which the run itself reports."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nothing: the line is lost."""
+        """Ignored: the line is lost."""
 
 
 def _attach_log(path: Path) -> logging.Handler:

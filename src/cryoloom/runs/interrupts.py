@@ -1,8 +1,8 @@
-"""Ctrl-C and termination, taken between steps, so that nothing is lost.
+"""Ctrl-C and termination signals, handled between steps so that nothing is lost.
 
-Within a stage the first SIGINT ends the stage early, and the run goes on with the map that it has; a second one at any
-later time stops the run at a checkpoint, a third at once. SIGTERM and SIGHUP stop at a checkpoint. Outside of stages
-there is nothing to finish, and signals stop the run at once. The exit status is 128 + the signal's number.
+During a stage the first SIGINT ends the stage early, and the run continues with its current map; a second one at any
+later time stops the run at a checkpoint, a third one at once. SIGTERM and SIGHUP stop the run at a checkpoint. Outside
+of stages there is nothing to finish, and signals stop the run at once. The exit status is 128 + the signal's number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Interrupts:
 
     Args:
         announce: called from within the signal handler with a line for the user; it must be safe there (an os.write).
-        end_stages: whether the first Ctrl-C ends the present stage early; otherwise it stops the run at a checkpoint.
+        end_stages: whether the first Ctrl-C ends the current stage early; otherwise it stops the run at a checkpoint.
     """
 
     def __init__(self, announce: Callable[[str], None] | None = None, *, end_stages: bool = True) -> None:
@@ -56,23 +56,23 @@ class Interrupts:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            # None: a handler that was not installed from Python and can not be put back
+            # None: a handler that was not installed from Python and can't be restored
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
 
     @property
     def ending(self) -> bool:
-        """The present stage is asked to end early."""
+        """Whether the current stage is asked to end early."""
         return self._ending
 
     @property
     def stopping(self) -> bool:
-        """The run is asked to stop at a checkpoint."""
+        """Whether the run is asked to stop at a checkpoint."""
         return self._stop is not None
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Signals are kept until the code inside reads them; a request to end early does not outlive the block."""
+        """Hold signals back until the code inside reads them; a request to end early does not outlive the block."""
         self._deferrals += 1
         try:
             yield
@@ -91,14 +91,14 @@ class Interrupts:
             raise KeyboardInterrupt
         if not self._end_stages:
             self._stop = number
-            self._announce("Ctrl-C: stopping at a checkpoint after the present step; press again to stop at once")
+            self._announce("Ctrl-C: stopping at a checkpoint after the current step; press again to stop at once")
             return
         if self._presses == 1:
             self._ending = True
-            self._announce("Ctrl-C: this stage ends after the present step; press again to stop at a checkpoint")
+            self._announce("Ctrl-C: this stage ends after the current step; press again to stop at a checkpoint")
         else:
             self._stop = number
-            self._announce("Ctrl-C again: stopping at a checkpoint after the present step")
+            self._announce("Ctrl-C again: stopping at a checkpoint after the current step")
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         first = self._stop is None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class RunLocked(ValueError):
-    """Another run works in the folder."""
+    """Another run is using the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class LockHolder:
     """Who holds a lock.
 
     Attributes:
-        pid, host: of the process.
-        born: start of the process in clock ticks since boot (Linux), so that a reused PID is not taken for it.
-        since: when the lock was taken, for people.
+        pid, host: process ID and host name of the holder.
+        born: start of the process in clock ticks since boot (Linux), so that a reused PID is not mistaken for it.
+        since: time at which the lock was taken, for messages.
     """
 
     pid: int
@@ -33,12 +33,12 @@ class LockHolder:
 
     @staticmethod
     def here() -> LockHolder:
-        """This process."""
+        """This process as a holder."""
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         return LockHolder(os.getpid(), socket.gethostname(), _process(os.getpid())[1], now)
 
     def lives(self) -> bool | None:
-        """Whether the process still runs; None when it is on another host, so that this can't be told."""
+        """Whether the process still runs; None if it is on another host, where this can't be checked."""
         if self.host != socket.gethostname():
             return None
         try:
@@ -53,7 +53,7 @@ class LockHolder:
 
 
 class RunLock:
-    """A held lock; `release` gives it back."""
+    """A lock that this process holds until `release`."""
 
     def __init__(self, path: Path, holder: LockHolder, stale: LockHolder | None) -> None:
         self.path = path
@@ -62,10 +62,10 @@ class RunLock:
 
     @staticmethod
     def acquire(path: Path) -> RunLock:
-        """Take the lock; that of a process that died on this host is taken over (`stale` then names it).
+        """Take the lock, also from a process that died on this host (`stale` then names it).
 
         Raises:
-            RunLocked: when another process holds it, or one on another host may.
+            RunLocked: if another process holds it, or may hold it on another host.
         """
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -87,21 +87,21 @@ class RunLock:
                 os.close(descriptor)
 
     def release(self) -> None:
-        """Give the lock back; a lock that has passed to another is left alone."""
+        """Release the lock, unless another process has taken it over."""
         with contextlib.suppress(OSError):
             if _decode(self.path.read_bytes()) == self.holder:
                 self.path.unlink()
 
 
 def lock_holder(path: Path) -> LockHolder | None:
-    """Who holds the lock at `path`, None if nobody or only a process that is known to be dead."""
+    """The holder of the lock at `path`; None if there is none, or if its process is known to be dead."""
     holder = _decode(path.read_bytes()) if path.exists() else None
     return None if holder is None or holder.lives() is False else holder
 
 
 def _refusal(path: Path, holder: LockHolder) -> str:
     if holder.lives() is None:
-        advice = f"if no run is alive on {holder.host}, delete {path} and try again (from here this can't be seen)"
+        advice = f"if no run is alive on {holder.host}, delete {path} and try again (this can't be checked from here)"
     else:
         advice = "wait for it, stop it (kill " + str(holder.pid) + "), or choose another folder"
     return (

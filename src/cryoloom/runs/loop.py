@@ -1,8 +1,8 @@
-"""The protocol of a recipe, and the loop that takes it from step to step.
+"""The protocol of a recipe, and the loop that runs its steps.
 
-A recipe is a sequence of pure steps: the state is all that is carried on, diagnostics are apart (the pattern of
-blackjax), and randomness is derived from the seed by name (`runs.seeds`). So a run that resumes from any checkpoint
-equals one that was never interrupted.
+A recipe is a sequence of pure steps: only the state is carried from step to step, diagnostics are returned beside it
+(the pattern of blackjax), and randomness is derived from the seed by name (`runs.seeds`). So a run that resumes from
+any checkpoint equals one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ class Recipe(Protocol[S, R_co]):
         ...
 
     def end_early(self, state: S) -> S:
-        """The best finished state that can be had from an unfinished one (at least one step old)."""
+        """The best finished state that can be made of an unfinished one, after at least one step."""
         ...
 
     def expected_costs(self, state: S) -> Sequence[float]:
-        """Expected cost of every step that is still ahead, in CPU-seconds of one core of a usual machine.
+        """Expected cost of each remaining step, in CPU-seconds of one core of a usual machine.
 
-        Only proportions matter where a stage is alone; across stages the unit makes them comparable. The number of
-        costs is the number of steps that are expected.
+        Within a stage only proportions matter; the unit makes costs comparable between stages. There are as many costs
+        as expected steps.
         """
         ...
 
     def result(self, state: S) -> R_co:
-        """What the stage has found, of a finished state."""
+        """The result of the stage, from a finished state."""
         ...
 
 
 class Keeper(Protocol):
-    """Where the loop leaves what is to survive."""
+    """Storage to which the loop gives steps and states."""
 
     def stepped(self, info: StepInfo) -> None:
-        """A step is done."""
+        """Log a finished step."""
         ...
 
     def due(self) -> bool:
@@ -80,7 +80,7 @@ class Keeper(Protocol):
 
 
 class Teller(Protocol):
-    """Where the loop says what happens."""
+    """Display and log to which the loop gives its messages."""
 
     @property
     def progress(self) -> Progress:
@@ -88,17 +88,17 @@ class Teller(Protocol):
         ...
 
     def say(self, message: str, *, warning: bool = False) -> None:
-        """A line for the user and the log."""
+        """Show a line to the user and log it."""
         ...
 
 
 def run_steps(
     recipe: Recipe[S, R_co], state: S, step: int, interrupts: Interrupts, teller: Teller, keeper: Keeper
 ) -> S:
-    """Take a recipe from a state, `step` steps old, to the end of its stage: step, log, checkpoint, stop if asked to.
+    """Run a recipe from its state after `step` steps to the end of its stage; log steps and save checkpoints.
 
     Raises:
-        Stopped: after the state is saved.
+        Stopped: if a signal asks the run to stop, after the state is saved.
     """
     teller.progress.begin(recipe.name, step)
     logger.info("%s begins after step %d", recipe.name, step)

@@ -1,4 +1,4 @@
-"""What this machine offers: the device to compute on and the free memory."""
+"""Resources of this machine: the device to compute on and the free memory."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def choose_device(name: str, say: Callable[[str], None]) -> torch.device:
 
 
 def check_memory(estimate_bytes: int, what: str = "this run") -> None:
-    """Refuse what will not fit into the memory that is free now (the machine's, the container's, the process's limit).
+    """Refuse what does not fit into the free memory of the machine, the container or the process's limit.
 
     Raises:
-        ValueError: with the estimate and what is available.
+        ValueError: with the estimate and the available memory.
     """
     available = available_memory()
     if available is not None and estimate_bytes > available:
@@ -56,7 +56,7 @@ def check_memory(estimate_bytes: int, what: str = "this run") -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can still be allocated, None where the system does not tell."""
+    """Bytes that can still be allocated; None if the system does not say."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -92,7 +92,7 @@ def _obstacle_to_cuda() -> str | None:
             reasons = [str(w.message).strip().splitlines()[0] for w in caught]
             return reasons[0] if reasons else "no GPU is visible"
         try:
-            # a GPU that this build of PyTorch has no kernels for shows itself only here
+            # a GPU for which this build of PyTorch has no kernels fails only here
             torch.ones(1, device="cuda").add_(1).cpu()
         except RuntimeError as error:
             return str(error).strip().splitlines()[0]

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a step. After a resume it equals the file of an uninterrupted run, but for the times."""
+"""metrics.jsonl: one line per step. After a resume it equals the file of an uninterrupted run except for the times."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class MetricsLog:
         self._known: set[tuple[str, int]] = set()
 
     def cut(self, stage: str, step: int) -> None:
-        """Make the file end where a stage that resumes after `step` steps stood; a line cut short by a kill goes too.
+        """Remove the lines of a stage after `step` steps, where it resumes, and a last line left incomplete by a kill.
 
-        Lines of later stages, and of this one before them, stay: they are there only where this stage was finished
-        once, and its steps are then repeated exactly (its last checkpoint was damaged), so their lines still hold.
+        If lines of later stages follow, the stage keeps all of its own: it was finished before, but its last checkpoint
+        was damaged. Its steps are then repeated exactly, so their lines stay valid.
         """
         lines, end = _intact_lines(self.path)
         known: list[tuple[str, int]] = []
@@ -47,7 +47,7 @@ class MetricsLog:
             os.truncate(self.path, end if known else 0)
 
     def write(self, info: StepInfo, wall_s: float, cpu_s: float) -> None:
-        """Append one step, flushed to the system; a step that the file holds already is not repeated."""
+        """Append one step, flushed to the system; a step that is already in the file is not written again."""
         key = (info.stage, info.step)
         if key in self._known:
             return
@@ -56,7 +56,7 @@ class MetricsLog:
         self._known.add(key)
 
     def sync(self) -> None:
-        """Make all lines durable: before the checkpoint that counts on them."""
+        """Make all lines durable; called before the checkpoint that relies on them is written."""
         if self.path.exists():
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
@@ -69,7 +69,7 @@ def read_metrics(path: Path) -> tuple[LoggedStep, ...]:
     """The lines of a metrics.jsonl in order; an unfinished last line is left out. Values that were not finite are NaN.
 
     Raises:
-        ValueError: for a line that is not one of ours; the file and line are named.
+        ValueError: for a line that cryoloom did not write; the message names file and line.
     """
     lines, end = _intact_lines(path)
     data = path.read_bytes() if path.exists() else b""
@@ -82,7 +82,7 @@ def read_metrics(path: Path) -> tuple[LoggedStep, ...]:
 
 
 def _intact_lines(path: Path) -> tuple[list[tuple[int, LoggedStep]], int]:
-    """Complete lines up to the first bad one, each with the offset of its end; and the end of the last of them."""
+    """Complete lines up to the first bad one, each with the offset of its end, and the end of the last one."""
     found: list[tuple[int, LoggedStep]] = []
     end = 0
     if path.exists():

@@ -1,7 +1,7 @@
-"""Frozen dataclasses to flat arrays and back, by their type hints: the states of recipes in checkpoints.
+"""Conversion of frozen dataclasses to flat arrays and back, by their type hints: recipe states in checkpoints.
 
 A field becomes one array (a number an array of dimension 0, a text its UTF-8 bytes) under its dotted name; nested
-dataclasses, tuples and mappings add to the name. What is None leaves no array behind.
+dataclasses, tuples and mappings add to the name. A value of None becomes no array.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _LENGTH = "length"  # of a tuple of any length, beside its items
 
 
 def pack(state: object) -> dict[str, np.ndarray | torch.Tensor]:
-    """A dataclass as flat arrays; tensors and arrays are handed out as they are, not copied.
+    """A dataclass as flat arrays; tensors and arrays are not copied.
 
     Raises:
-        TypeError: for a field whose type hint says nothing that can be packed, or whose value is not of that type.
+        TypeError: for a field whose type can't be packed, or whose value is not of that type.
     """
     packed: dict[str, np.ndarray | torch.Tensor] = {}
     _pack(type(state), state, "", packed)
@@ -37,10 +37,10 @@ def pack(state: object) -> dict[str, np.ndarray | torch.Tensor]:
 
 
 def unpack(kind: type[T], arrays: Arrays) -> T:
-    """The dataclass of type `kind` that `pack` made these arrays of.
+    """The dataclass of type `kind` from which `pack` made these arrays.
 
     Raises:
-        KeyError: for an array that is missing, or one that no field has room for: the arrays are of another version.
+        KeyError: for a missing array or one without a field: another version wrote the arrays.
     """
     names = set(arrays)
     found = _unpack(kind, arrays, "", names)
@@ -139,7 +139,7 @@ def _without_none(hint: Any) -> tuple[bool, Any]:
 
 
 def _items(hint: Any, count: int | None) -> tuple[Iterable[Any], bool]:
-    """Hints of a tuple's items, and whether their number is free."""
+    """Hints of a tuple's items, and whether their number is variable."""
     inner = typing.get_args(hint)
     if len(inner) == 2 and inner[1] is ...:
         return (inner[0],) * (count or 0), True
@@ -151,6 +151,6 @@ def _is_mapping(origin: Any) -> bool:
 
 
 def _is_array(hint: Any) -> bool:
-    """Whether a hint is of NumPy's arrays or torch's tensors, plain or with a shape (jaxtyping)."""
+    """Whether a hint is a NumPy array or a torch tensor, plain or with a shape (jaxtyping)."""
     hint = getattr(hint, "array_type", hint)
     return isinstance(hint, type) and (hint is np.ndarray or hint.__module__.split(".")[0] == "torch")

@@ -1,4 +1,4 @@
-"""What a running recipe tells the outside: the result of each step, and the small protocol by which it is shown."""
+"""Progress of a run: the diagnostics of each step, the protocol of displays, and the estimate of the time left."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """Diagnostics of one step; nothing here is carried on.
+    """Diagnostics of one step; they are not part of the state.
 
     Attributes:
         stage: name of the recipe.
         step: steps done in this stage, this one included (the first is 1).
-        resolution_angstrom: of the present map, by the stage's own estimate.
+        resolution_angstrom: resolution of the current map as the stage estimates it.
         metrics: names and values, logged to metrics.jsonl.
-        message: something a person should read, shown and logged once.
-        total: steps expected in this stage; cost, cost_ahead: expected cost of this step, and of the stage's steps
-            that are still ahead, in the unit of `Recipe.expected_costs`. The loop fills them in.
+        message: message to the user, shown and logged once.
+        total: number of steps expected in this stage.
+        cost, cost_ahead: expected cost of this step and of the remaining steps of the stage, in the unit of
+            `Recipe.expected_costs`. The loop fills in these and `total`.
     """
 
     stage: str
@@ -41,10 +42,10 @@ class StagePlan:
 
 
 class Progress(Protocol):
-    """Where a run shows how it goes. Called from the main thread only."""
+    """Display of the progress of a run; called from the main thread only."""
 
     def plan(self, stages: Sequence[StagePlan]) -> None:
-        """The stages of the whole run, for the estimate of the time left."""
+        """Take the stages of the whole run, for the estimate of the time left."""
         ...
 
     def begin(self, stage: str, step: int) -> None:
@@ -56,7 +57,7 @@ class Progress(Protocol):
         ...
 
     def say(self, message: str, *, warning: bool = False) -> None:
-        """A line for the user."""
+        """Show a line to the user."""
         ...
 
     def end(self, stage: str) -> None:
@@ -86,9 +87,9 @@ class SilentProgress:
 class RemainingTime:
     """Estimate of the time left in a run.
 
-    The speed, seconds per unit of expected cost, is measured on the steps that were done, the last ones counting most;
-    times the cost still ahead, in the present stage and in later ones, it gives the time left. The first step is not
-    counted: kernels are compiled or loaded in it.
+    The speed, in seconds per unit of expected cost, is measured on the steps done so far, with most weight on the last
+    ones. The time left is the speed times the expected cost still ahead, in this stage and in later ones. The first
+    step is not counted, because it compiles or loads kernels.
     """
 
     # weight of a step relative to the next one: stages differ in how well their costs are known

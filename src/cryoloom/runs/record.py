@@ -1,7 +1,7 @@
-"""run.json: what was run, on what, with which settings, how long it took and what came of it.
+"""run.json, the record of a run: its command, settings, input, machine, timings and verdict.
 
 Settings are a frozen dataclass of the command; they are stored as plain JSON and rebuilt from their type hints. A field
-with ``metadata={"may_change": True}`` (threads, say) may differ between a run and its resumption.
+with ``metadata={"may_change": True}`` (e.g. threads) may differ between a run and its resumption.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RunStatus = Literal["running", "finished", "interrupted", "failed"]
 
 
 class BadRunFolder(ValueError):
-    """A folder that can not be used as asked: not a run, a run that must not be overwritten, not writable."""
+    """A folder that can't be used: it is no run, a run that must not be overwritten, or not writable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class StageTiming:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where the run ran."""
+    """The machine on which a run was computed."""
 
     host: str
     system: str
@@ -77,14 +77,15 @@ class RunRecord:
     """Contents of run.json.
 
     Attributes:
-        status: of the run; "running" is also what a killed run leaves behind.
+        status: state of the run; a killed run stays "running".
         command: the subcommand; argv: its full command line as typed.
-        settings: as JSON (`read_settings` rebuilds the dataclass); settings_hash: of those that determine the result.
-        versions: of cryoloom, Python and the libraries that do the numerics.
-        input_path, fingerprint: of the particles.
-        timings: of the stages, in order of their first appearance.
-        verdict: as JSON, None until the run is finished.
-        started, updated: local time, ISO 8601.
+        settings: settings of the command as JSON (`read_settings` rebuilds the dataclass).
+        settings_hash: hash of the settings that determine the result.
+        versions: versions of cryoloom, Python and the numerical libraries.
+        input_path, fingerprint: path and fingerprint of the particles.
+        timings: times of the stages, in order of their first appearance.
+        verdict: verdict as JSON; None until the run is finished.
+        started, updated: local times of the start and the last update, ISO 8601.
     """
 
     status: RunStatus
@@ -120,7 +121,7 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record of a run; it may be that of a run at work.
+    """The record of a run, which may still be in progress.
 
     Raises:
         BadRunFolder: when `folder` holds no run.json, or one that cryoloom did not write.
@@ -172,7 +173,7 @@ def differing_settings(settings: object, stored: Mapping[str, Any]) -> list[str]
 
 
 def library_versions() -> dict[str, str]:
-    """Versions that bear on the numbers; found without importing the libraries."""
+    """Versions of the libraries that affect the results, found without importing them."""
     versions = {"cryoloom": cryoloom.__version__, "python": platform.python_version()}
     for name in ("numpy", "scipy", "torch", "numba"):
         versions[name] = metadata.version(name)
@@ -213,7 +214,7 @@ def from_json(hint: Any, value: Any, where: str) -> Any:
     """The inverse of `to_json`, guided by a type hint.
 
     Raises:
-        BadRunFolder: where the value is not of that type; `where` and the field are named.
+        BadRunFolder: if the value is not of that type; the message names `where` and the field.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hasattr(hint, "from_tables") and isinstance(value, dict):

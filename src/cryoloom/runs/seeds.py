@@ -1,7 +1,7 @@
-"""Random generators by name: the same whether or not a run was interrupted before they are used.
+"""Random generators derived by name, so that a run that was interrupted draws the same numbers.
 
-A generator is derived from the run's seed and a path of names and numbers ("abinit", 12), so that no state of a
-generator has to be stored, and a new use of randomness takes a name of its own instead of a number kept by hand.
+A generator is derived from the run's seed and a path of names and numbers, e.g. ("abinit", 12). So no state of a
+generator has to be stored, and each use of randomness has a name of its own instead of a number kept by hand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def numpy_generator(seed: int, *path: str | int) -> np.random.Generator:
 
     Args:
         seed: seed of the run.
-        path: names and numbers, none of them negative, that tell this use from every other.
+        path: names and numbers, none of them negative, that identify this use.
 
     Raises:
         ValueError: for a negative number.

@@ -1,4 +1,4 @@
-"""Where recipes are run: in a run folder, with checkpoints and a log, or in memory."""
+"""Sessions, which run recipes in a run folder, with checkpoints and a log, or in memory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from cryoloom.runs.progress import Progress, SilentProgress, StagePlan, StepInfo
 
 S = TypeVar("S")
 R = TypeVar("R")
-# a checkpoint may cost this share of the time at most; large states are then saved less often
+# checkpoints may take at most this share of the time; large states are saved less often
 _CHECKPOINT_SHARE = 0.05
 
 logger = logging.getLogger(__name__)
 
 
 class Session:
-    """Runs recipes one after the other and says how they go.
+    """Runs recipes one after the other and shows their progress.
 
-    With a folder every recipe goes on from its newest checkpoint, and one that is finished is not repeated: its result
-    comes from its last checkpoint. Run the recipes of a run in order, within ``with folder, interrupts:``.
+    With a folder each recipe continues from its newest checkpoint, and a finished one is not repeated: its result comes
+    from its last checkpoint. Run the recipes of a run in order, within ``with folder, interrupts:``.
 
     Attributes:
-        folder: the open run folder, None in memory; progress: where it is shown.
+        folder: open run folder; None in memory.
+        progress: display of the progress.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Session:
         Raises:
             Stopped: after a checkpoint, when asked to by a signal.
             BadCheckpoint, CheckpointMismatch: see `CheckpointStore.newest`.
-            OSError: when the disk is full; the last checkpoint stands.
+            OSError: when the disk is full; the last checkpoint remains.
         """
         return recipe.result(self.state(recipe))
 
@@ -98,7 +99,7 @@ class Session:
 
     @contextlib.contextmanager
     def timing(self, stage: str) -> Iterator[None]:
-        """Time the code inside as a stage without steps (the final maps, say)."""
+        """Time the code inside as a stage without steps, e.g. the final maps."""
         wall, cpu = time.monotonic(), cpu_seconds()
         yield
         if self.folder is not None:

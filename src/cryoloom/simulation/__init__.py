@@ -1,1 +1,1 @@
-"""Simulated particle sets of known truth: structures, projections, nuisances, files."""
+"""Simulated particle sets with known truth: structures, projections, optics and noise, files."""

@@ -23,7 +23,7 @@ from cryoloom.simulation.truth import MICROSCOPES, Truth
 
 @dataclass(frozen=True, slots=True)
 class PixelSums:
-    """What the header says of a batch's pixels: extremes, sum and sum of squares."""
+    """Extremes, sum and sum of squares of the pixels of a batch, for the header of the stack."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class PixelSums:
 
     @staticmethod
     def of(images: Tensor) -> PixelSums:
-        """Counted where the images are: on a GPU this costs nothing, on the host a pass each."""
+        """Computed on the device of the images: on a GPU this costs nothing, on the CPU a pass for each number."""
         sums = (images.sum(dtype=torch.float64), images.square().sum(dtype=torch.float64))
         low, high = images.aminmax()
         return PixelSums(*torch.stack([low.double(), high.double(), *sums]).tolist())
@@ -71,7 +71,7 @@ class StackWriter:
             self._temporary.unlink(missing_ok=True)
 
     def write(self, rows: np.ndarray, images: np.ndarray, sums: PixelSums) -> None:
-        """Writes images [B, D, D] as the given rows, ascending."""
+        """Writes images [B, D, D] as the given rows, in ascending order."""
         assert self._file is not None
         data = np.ascontiguousarray(images, dtype=self.dtype)
         self._low, self._high = min(self._low, sums.low), max(self._high, sums.high)
@@ -118,7 +118,7 @@ def _table(path: Path, truth: Truth, box: int, pixel_size: float, *, stack: str,
     names = Texts.of(f"mic{m + 1:05d}.mrc" for m in micrographs)
     results = ImageResults()
     if with_poses:
-        # angles as they were drawn: by way of matrices the last digit would be lost where the tilt is near 0
+        # angles as they were drawn: from matrices the last digit would be lost where the tilt is near 0
         origins = 0.0 - truth.t_angstrom
         drawn: dict[str, np.ndarray] = dict(zip((*ANGLES, *ORIGINS), (*truth.euler_degrees.T, *origins.T), strict=True))
         results = ImageResults(class_number=truth.state, further=drawn)

@@ -32,8 +32,8 @@ class Projector:
     """Fourier slices and images of one map.
 
     Holds the half x >= 0 of the padded transform, (padding D)^3 / 2 complex values: 67 MB for 64 px, 227 MB for 128 px.
-    Slices are trilinear and gridding-corrected (`physics.slicing` is the reference), computed by the interpolation of
-    the device.
+    Slices are trilinear and gridding-corrected (`physics.slicing` is the reference), interpolated by `grid_sample` on
+    the device of the map.
     """
 
     def __init__(self, volume: Float[Tensor, "D D D"], pixel_size: float, padding: int | None = None) -> None:

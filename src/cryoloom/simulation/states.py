@@ -43,7 +43,8 @@ class StateGeometry:
         radius_angstrom: distance of the centre of the first copy from the axis.
         map_pixel_size: voxel size of maps in angstrom, in place of that in their headers.
         centre_angstrom: point (x, y, z) in the frame of the model files that is put at the centre of the box; None
-            takes the mean atom of the first model. All states share it and so stay in the common frame of their files.
+            takes the mean position of the atoms of the first model. All states share the centre and so stay in the
+            common frame of their files.
     """
 
     box: int | None = None
@@ -109,7 +110,7 @@ def _states_of_maps(paths: list[Path], geometry: StateGeometry) -> tuple[Density
     states = tuple(resample_map(density, box, pixel_size) for density in maps)
     sizes = {round(state.pixel_size, 3) for state in states}
     if len(sizes) > 1:
-        raise ValueError(f"the maps come to pixel sizes {sorted(sizes)} A; expected one: resample them to equal grids")
+        raise ValueError(f"the maps get pixel sizes {sorted(sizes)} A; expected one: resample them to equal grids")
     return states
 
 
@@ -122,7 +123,7 @@ def _read_map(path: Path, pixel_size: float | None) -> DensityMap:
 
 
 def resample_map(density: DensityMap, box: int, pixel_size: float) -> DensityMap:
-    """Resamples a map to `box` and about the given pixel size, by Fourier cropping or padding about its centre.
+    """Resamples a map to `box` and nearly the given pixel size, by Fourier cropping or padding about its centre.
 
     The map is padded by up to an eighth of its side so that the new pixel size is within 2e-4 of the given one where
     possible; the result holds the pixel size that was reached.
@@ -169,5 +170,5 @@ def _parse_frames(text: str) -> tuple[int, ...]:
     except ValueError:
         raise ValueError(f"frames {text!r}; expected numbers or START:STOP:STEP joined by commas, as 0:98:5") from None
     if not frames or min(frames) < 0:
-        raise ValueError(f"frames {text!r} name no frame of 0 or more; expected such as 0:98:5")
+        raise ValueError(f"frames {text!r}; expected at least one frame and no negative ones, e.g. 0:98:5")
     return tuple(frames)

@@ -64,9 +64,9 @@ def _suffix(path: Path) -> str:
 def read_models(path: Path, frames: list[int] | None = None) -> list[AtomicModel]:
     """Heavy atoms of a model file, or of the given frames of a trajectory.
 
-    Of a PDB or mmCIF file the first model is read, without waters and hydrogens, with the conformer of highest
-    occupancy of each residue, in the asymmetric unit. A .npz holds ``xyz`` [frames, atoms, 3] or [atoms, 3] in
-    angstrom and ``name`` [atoms], whose first letter is the element; frame 0 is read when none is asked for.
+    From a PDB or mmCIF file the first model is read, without waters and hydrogens, with the conformer of highest
+    occupancy of each residue, in the asymmetric unit. A .npz file holds ``xyz`` [frames, atoms, 3] or [atoms, 3] in
+    angstrom and ``name`` [atoms], whose first letter is the element; frame 0 is read if `frames` is None.
 
     Raises:
         ValueError: for a file that is not a model, or a frame that does not exist.

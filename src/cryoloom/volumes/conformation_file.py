@@ -11,7 +11,7 @@ from cryoloom.volumes.positional_mlp import PositionalMLP
 
 
 class BadConformationFile(ValueError):
-    """A file that holds no family of volumes that can be read."""
+    """A file without a readable family of volumes."""
 
 
 _FORMAT: DescribedFile[ConformationVolume] = DescribedFile(
@@ -26,7 +26,7 @@ def to_bytes(volume: ConformationVolume) -> bytes:
     """Content of a file with a family of volumes.
 
     Raises:
-        ValueError: for a family of a kind that files do not know.
+        ValueError: for a kind of family that the file format does not know.
     """
     return _FORMAT.to_bytes(volume)
 

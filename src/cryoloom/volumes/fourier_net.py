@@ -89,7 +89,7 @@ class FourierNet(Volume):
         return torch.complex(size * real, size * imaginary)
 
     def _spectrum_at(self, q: Tensor) -> Tensor:
-        """The fixed log spectrum between shells."""
+        """The fixed log spectrum, interpolated between shells."""
         shell = q.norm(dim=-1) * (self.box / 2)
         low = shell.detach().floor().long().clamp(max=len(self.log_spectrum) - 2)
         part = (shell - low).clamp(0, 1).to(self.log_spectrum)

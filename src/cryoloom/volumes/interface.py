@@ -58,7 +58,7 @@ class ConformationVolume(nn.Module, ABC):
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """Numbers and words that the family is built from, for its file."""
+        """Numbers and text from which the family is rebuilt, for its file."""
         return {"box": self.box, "pixel_size": self.pixel_size, "latent": self.latent}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ class ConformationVolume(nn.Module, ABC):
 
     @classmethod
     def of_file(cls, described: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
-        """The family again: the inverse of `described` and `tensors`."""
+        """Rebuild a family from the contents of its file, the inverse of `described` and `tensors`."""
         volume = cls(**described)
         volume.load_state_dict(tensors)
         return volume
@@ -106,8 +106,8 @@ def rotated_frequencies(k: Float[Tensor, "P 2"], R: Float[Tensor, "*b 3 3"]) -> 
 def in_other_half(x: Float[Tensor, "*b"], y: Float[Tensor, "*b"], z: Float[Tensor, "*b"]) -> Bool[Tensor, "*b"]:
     """Whether a point lies outside the half-space that represents a Hermitian function, where its Friedel mate is used.
 
-    One half of the plane x = 0, and so on, belongs to the half-space, so that it holds each pair once; the origin lies
-    inside.
+    The half-space holds half of the plane x = 0 and half of the axis x = y = 0, so that each pair is in it once; the
+    origin lies inside.
     """
     return (x < 0) | ((x == 0) & ((y < 0) | ((y == 0) & (z < 0))))
 

@@ -1,4 +1,4 @@
-"""Linear family of volumes: V(z) = V_0 + sum_j z_j V_j, a mean and components as maps of a working box."""
+"""Linear family of volumes: V(z) = V_0 + sum_j z_j V_j, a mean and components as maps in a working box."""
 
 from __future__ import annotations
 

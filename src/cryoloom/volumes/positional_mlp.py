@@ -1,4 +1,4 @@
-"""PositionalMLP: cryoDRGN's decoder (Zhong et al. 2021), a network of encoded frequency and latent coordinates."""
+"""PositionalMLP: cryoDRGN's decoder (Zhong et al. 2021), a network of encoded frequencies and latent coordinates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PositionalEncoding(nn.Module):
     def __init__(self, box: int, kind: Frequencies, reach_px: float) -> None:
         """Args:
         kind: "geometric", for each coordinate k_j the waves k_j D pi (2/D)^(i/(D/2 - 1)), i = 0 .. D/2 - 1, k in
-            cycles a pixel (Zhong et al. 2021, eq. 5); "gaussian", as many with x drawn from a normal distribution.
+            cycles/pixel (Zhong et al. 2021, eq. 5); "gaussian", as many waves, with x drawn from a normal distribution.
         reach_px: standard deviation of x along each axis, pixels (cryoDRGN: a quarter of the box).
         """
         super().__init__()
@@ -43,7 +43,7 @@ class PositionalEncoding(nn.Module):
 
     @property
     def features(self) -> int:
-        """Number of features of a point."""
+        """Number of features of a frequency."""
         return 2 * self.waves.shape[1]
 
     def forward(self, q: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b F"]:
@@ -77,8 +77,8 @@ class PositionalMLP(ConformationVolume):
     ) -> None:
         """Args:
         mean: map of `box` voxels on the scale of the images (zeros: everything is learnt).
-        spectrum: unit of the learnt part by shell in Fourier pixels, up to its last frequency.
-        reach_px: standard deviation of the random frequencies, pixels (a quarter of the box if None).
+        spectrum: scale of the learnt part by shell in Fourier pixels; beyond its last shell the learnt part is 0.
+        reach_px: standard deviation of x in the encoding, pixels (a quarter of the box if None).
         """
         super().__init__(box, pixel_size, latent)
         reach_px = box / 4 if reach_px is None else reach_px
@@ -137,7 +137,7 @@ class PositionalMLP(ConformationVolume):
         return interpolate_half(torch.view_as_complex(self.mean_grid), k * (self.box * self.pixel_size * PADDING))
 
     def deviations(self, k: Float[Tensor, "B P 3"], z: Float[Tensor, "B Z"]) -> Complex[Tensor, "B P"]:
-        """Fourier coefficients that conformations add to the mean."""
+        """Fourier coefficients of the deviations of the conformations from the mean."""
         q = 2 * self.pixel_size * k
         x, y, w = q.unbind(-1)
         sign = torch.where(in_other_half(x, y, w), -1.0, 1.0).to(q.dtype)
@@ -150,7 +150,7 @@ class PositionalMLP(ConformationVolume):
         return torch.complex(real, torch.where(at_origin, torch.zeros_like(real), imaginary * sign))
 
     def _unit(self, q: Tensor) -> Tensor:
-        """The spectrum between shells, zero beyond its last."""
+        """The spectrum, interpolated between shells; zero beyond the last one."""
         shell = q.norm(dim=-1) * (self.box / 2)
         padded = functional.pad(self.spectrum, (0, 2))
         low = shell.detach().floor().long().clamp(max=len(self.spectrum))

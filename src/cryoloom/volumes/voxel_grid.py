@@ -40,7 +40,7 @@ class VoxelGrid(Volume):
         off, while an evaluation on the lattice would alias it into the box."""
         half = torch.view_as_complex(self.values) * self.scale
         kept = torch.where(shell_of(half.shape[0], self.padding, half.device) <= radius, half, 0)
-        # factor on the density from the interpolation of the grid
+        # the interpolation of the grid multiplies the density by the window, but `half_to_volume` divides by it
         window = gridding_window(self.box, self.padding).to(half.device)
         return half_to_volume(kept, self.padding) * window.square()
 
