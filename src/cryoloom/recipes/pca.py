@@ -39,8 +39,7 @@ from cryoloom.volumes.linear_family import LinearFamily
 
 # a priori amplitude of a component relative to the mean, until components are pruned
 EXPECTED_SHARE = 0.1
-GROWTH = 0.75  # share of the iterations in which the radius grows; components of small classes take as long to emerge
-PRUNED = 0.5  # share of the iterations after which components without a gain are dropped
+PRUNED = 0.65  # share of the iterations after which components without a gain are dropped; small classes take as long
 JOINT = 3  # iterations over all images once the number of components is known
 
 
@@ -226,8 +225,8 @@ def most_of(settings: PCASettings) -> int:
 
 
 def radius_of_iteration(feed: ImageFeed, settings: PCASettings, iteration: int) -> int:
-    """Radius of an iteration, Fourier pixels of the working box: it grows linearly at first."""
-    part = min(1.0, iteration / max(1.0, GROWTH * settings.iterations))
+    """Radius of an iteration, Fourier pixels of the working box; it grows linearly."""
+    part = min(1.0, iteration / max(1, settings.iterations - 1))
     return feed.radius_of(settings.first_level + part * (settings.last_level - settings.first_level))
 
 
