@@ -10,7 +10,7 @@ import torch
 
 from cryoloom.inference.conformations import local_maps as state_maps
 from cryoloom.inference.conformations.family import local_weight
-from cryoloom.inference.conformations.local_maps import PART, latent_distance, map_of_rows, state_map
+from cryoloom.inference.conformations.local_maps import PART, latent_distance, state_map
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
@@ -217,9 +217,13 @@ def test_slopes_take_up_the_motion(scene, monkeypatch):
         assert torch.corrcoef(pair)[0, 1] > 0.85
 
 
-def test_a_map_of_rows_needs_both_halves(scene):
+def test_a_state_map_needs_images_of_both_halves(scene):
+    """All images near the point belong to the first half set."""
+    N = len(scene.feed)
+    half = (np.arange(N) >= N // 2).astype(int)
+    latents = LatentPosterior(torch.from_numpy(10.0 * half[:, None]), torch.eye(1).expand(N, 1, 1), torch.ones(N))
     with pytest.raises(ValueError, match="half set"):
-        map_of_rows(scene.posed(), scene.feed.mask(BOX), np.arange(0, 40, 2))
+        state_map(scene.posed(half=half), scene.feed.mask(BOX), latents, torch.zeros(1))
 
 
 def test_images_that_are_left_out_change_nothing(scene):

@@ -80,6 +80,9 @@ def state_map(
         posed: N posed images, K = 1.
         latents: posterior of their latent coordinates.
         mask: mask in [0, 1] in the working box.
+
+    Raises:
+        ValueError: if all images near the point are of one half set.
     """
     distance = latent_distance(latents, z)
     order = torch.argsort(distance, stable=True)[: max(LEAST_IMAGES, round(PART * len(posed)))]
@@ -101,12 +104,6 @@ def _told_apart(
     size, axes = torch.linalg.eigh(spread)
     kept = [q for q in range(len(size) - 1, -1, -1) if float(size[q]) > 1e-9][:SLOPES]
     return whitened @ axes[:, kept] / size[kept].sqrt()
-
-
-def map_of_rows(posed: PosedImages, mask: Float[Tensor, "D D D"], rows: np.ndarray) -> StateMap:
-    """Map of the images `rows` with equal weights; arguments as for `state_map`."""
-    n = len(rows)
-    return _regressed(posed, mask, rows, weight=torch.ones(n), offset=torch.zeros(n, 0))
 
 
 def _regressed(
