@@ -13,7 +13,7 @@ from cryoloom.api import runs
 from cryoloom.environment import set_threads
 from cryoloom.jobs import layout
 from cryoloom.jobs.finished_run import FinishedRun
-from cryoloom.jobs.presets import with_preset
+from cryoloom.jobs.presets import chosen_settings
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.recipes.methods.registry import conformation_method, pose_method
@@ -83,10 +83,7 @@ def reconstruct(
         box=box,
         seed=seed,
     )
-    if preset is not None:
-        settings = with_preset(settings, preset)
-    if poses is not None:
-        settings = replace(settings, poses=poses)
+    settings = chosen_settings(settings, preset, poses=poses)
     chosen = settings.methods.with_options(pose_method(settings.poses).settings, options)
     settings = replace(settings, methods=chosen)
     return _started(settings, output, device=device, threads=threads, overwrite=overwrite, quiet=quiet)
@@ -132,10 +129,7 @@ def hetero(
         box=box,
         seed=seed,
     )
-    if preset is not None:
-        settings = with_preset(settings, preset)
-    said = {"method": method, "poses": poses}
-    settings = replace(settings, **{name: value for name, value in said.items() if value is not None})
+    settings = chosen_settings(settings, preset, method=method, poses=poses)
     chosen = settings.methods.with_options(conformation_method(settings.method).settings, options)
     settings = replace(settings, methods=chosen)
     return _started(settings, output, device=device, threads=threads, overwrite=overwrite, quiet=quiet)

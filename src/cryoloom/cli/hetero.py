@@ -55,15 +55,12 @@ def hetero(
     single maps.
     """
     from cryoloom.jobs import layout
-    from cryoloom.jobs.presets import with_preset
+    from cryoloom.jobs.presets import chosen_settings
     from cryoloom.jobs.settings import HeteroSettings
 
     if layout.RUN_RECORD.path(particles).is_file():
         particles = layout.PARTICLES.path(particles)
     settings = HeteroSettings(**options.common(particles), mask=None if mask is None else os.path.abspath(mask))
-    if preset is not None:
-        settings = with_preset(settings, preset)
-    said = {"method": methods.method, "poses": methods.poses}
-    settings = replace(settings, **{name: value for name, value in said.items() if value is not None})
+    settings = chosen_settings(settings, preset, method=methods.method, poses=methods.poses)
     chosen = method_settings(methods, CONFORMATION_METHODS, settings.method, settings.methods, "--method")
     start_run(replace(settings, methods=chosen), output, options)

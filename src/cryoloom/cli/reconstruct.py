@@ -64,14 +64,9 @@ def reconstruct(
     The usual way is ab initio from random starts, then refinement with the half sets kept apart; --poses chooses
     another one, in which networks learn poses.
     """
-    from cryoloom.jobs.presets import with_preset
+    from cryoloom.jobs.presets import chosen_settings
 
-    settings = options.settings("reconstruct", particles)
-    if preset is not None:
-        settings = with_preset(settings, preset)
-    # what is said on the command line comes before a preset
-    if methods.poses is not None:
-        settings = replace(settings, poses=methods.poses)
+    settings = chosen_settings(options.settings("reconstruct", particles), preset, poses=methods.poses)
     chosen = method_settings(methods, POSE_METHODS, settings.poses, settings.methods, "--poses")
     start_run(replace(settings, methods=chosen), output, options)
 

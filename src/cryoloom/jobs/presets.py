@@ -50,6 +50,21 @@ PRESETS: dict[type[Common], Presets] = {
 }
 
 
+def chosen_settings(settings: S, preset: str | None, **stated: str | None) -> S:
+    """Settings with those of a preset in place of the defaults, and over both what the user states.
+
+    Args:
+        preset: name of a preset, or path of a settings file; None for the defaults.
+        stated: settings of the job by name, such as `poses`; None where nothing is stated.
+
+    Raises:
+        ValueError: see `with_preset`.
+    """
+    if preset is not None:
+        settings = with_preset(settings, preset)
+    return replace(settings, **{name: value for name, value in stated.items() if value is not None})
+
+
 def with_preset(settings: S, preset: str) -> S:
     """Settings with those of a preset in place of the defaults.
 
