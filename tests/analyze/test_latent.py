@@ -84,7 +84,7 @@ def test_uncertainty_of_images_that_say_nothing() -> None:
 @pytest.mark.parametrize(
     ("z", "covariance", "words"),
     [
-        (np.zeros(4), None, "one row an image"),
+        (np.zeros(4), None, "one row per image"),
         (np.zeros((2, 2)), None, "at least 3"),
         (np.array([[0.0], [np.nan], [1.0]]), None, "row 2 are not finite"),
         (np.zeros((4, 2)), np.zeros((4, 2)), r"expected \(4, 2, 2\)"),
@@ -118,7 +118,7 @@ def test_clusters_of_parted_blobs(rng: np.random.Generator) -> None:
 
 def test_more_clusters_than_places_are_refused() -> None:
     z = np.repeat([[0.0], [1.0]], 5, axis=0)
-    with pytest.raises(ValueError, match="ask for at most 2"):
+    with pytest.raises(ValueError, match="expected at most 2"):
         k_means(z, 3, seed=1)
     with pytest.raises(ValueError, match="expected 1 to 10"):
         k_means(z, 11, seed=1)

@@ -109,7 +109,7 @@ def test_an_empty_cluster_leaves_no_old_file(particles: ParticleSet, tmp_path: P
 
 
 def test_labels_that_do_not_fit_are_refused(particles: ParticleSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one a particle"):
+    with pytest.raises(ValueError, match="one per particle"):
         write_cluster_particles(tmp_path, particles, np.zeros(59, dtype=int), 2)
     with pytest.raises(ValueError, match="labels from 1 to 3"):
         write_cluster_particles(tmp_path, particles, 1 + np.arange(60) % 3, 2)

@@ -105,7 +105,7 @@ def test_ways_that_can_not_be_are_refused() -> None:
         through_neighbours(graph, [0], 5)
     with pytest.raises(ValueError, match="image 53; expected 1 to 52"):
         through_neighbours(graph, [0, 52])
-    with pytest.raises(ValueError, match="lie at one place"):
+    with pytest.raises(ValueError, match="the same latent coordinates"):
         through_neighbours(graph, [3, 3])
     with pytest.raises(ValueError, match="52 neighbours among 52"):
         neighbour_graph(z, 52)

@@ -79,8 +79,8 @@ def test_other_images_have_no_part_in_it(posed: PosedImages) -> None:
 def test_clusters_that_can_not_be_are_refused(posed: PosedImages) -> None:
     for rows, half, words in (
         (ROWS[:15], HALF, "8 and 7 images in its half sets"),
-        (np.repeat(ROWS, 2), HALF, "each row once"),
-        (ROWS, HALF + 1, "expected each row once, in a half"),
+        (np.repeat(ROWS, 2), HALF, "rows occur once"),
+        (ROWS, HALF + 1, "in half set 0 or 1; expected all"),
         (np.array([0, COUNT]), HALF, f"expected 0 to {COUNT - 1}"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -107,7 +107,9 @@ def test_row02_relative_paths_are_tried_from_the_star_its_parents_and_datadir(sm
     star.write_text(small.content.text())
     particles = open_particles(star)
     assert particles.places.stacks[0].path.resolve() == small.stack.resolve()
-    assert any("not found beside the particle file" in note and str(small.stack) in note for note in particles.notes)
+    assert any(
+        "found elsewhere than beside the particle file" in note and str(small.stack) in note for note in particles.notes
+    )
     elsewhere = tmp_path.parent / "elsewhere"
     elsewhere.mkdir()
     moved = elsewhere / "stack.mrcs"

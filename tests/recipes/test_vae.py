@@ -143,7 +143,7 @@ def test_rows_of_a_table_take_the_steps_of_an_adam_of_their_own(generator):
 def test_what_does_not_belong_together_is_refused(scene):
     with pytest.raises(ValueError, match="same images"):
         scene.recipe(scene.poses.rows(torch.arange(9)))
-    with pytest.raises(ValueError, match="24 a side"):
+    with pytest.raises(ValueError, match="side 24"):
         VariationalRecipe(scene.posed(), TINY, 1, torch.zeros(8, 8, 8))
     with pytest.raises(ValueError, match="empty"):
         VariationalRecipe(scene.posed(), TINY, 1, torch.zeros(24, 24, 24))

@@ -1,1 +1,1 @@
-"""The space of conformations: its axes, density, clusters and ways through it."""
+"""Analysis of the latent space: principal axes, density, clusters and trajectories."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from cryoloom.analyze.latent import check_latent, principal_axes
 
-STARTS = 5  # of k-means, the best of which is kept
+STARTS = 5  # starts of k-means, of which the best is kept
 AT_ONCE = 1 << 22  # distances held at a time
 
 
@@ -20,7 +20,7 @@ class Clusters:
     Attributes:
         labels: [N], 0 to K - 1; sizes: [K].
         centres: [K, Z], means of the clusters: they may lie where no image does.
-        nearest: [K], row of the image nearest to each centre: on data.
+        nearest: [K], row of the image nearest to each centre.
     """
 
     labels: np.ndarray
@@ -37,7 +37,7 @@ class Clusters:
 
 
 def nearest_rows(z: Float[np.ndarray, "N Z"], points: Float[np.ndarray, "M Z"]) -> Int[np.ndarray, " M"]:
-    """Row of the image nearest to each latent point; the first of equals."""
+    """Row of the image nearest to each latent point; the first one of equally near images."""
     rows = []
     step = max(1, AT_ONCE // max(1, z.size))
     for start in range(0, len(points), step):
@@ -50,7 +50,7 @@ def k_means(z: Float[np.ndarray, "N Z"], count: int, seed: int) -> Clusters:
     """k-means with k-means++ starts, the best of several; the same seed gives the same clusters.
 
     Raises:
-        ValueError: see `check_latent`; if there are not `count` different places.
+        ValueError: see `check_latent`; if there are fewer than `count` distinct latent points.
     """
     from sklearn.cluster import KMeans  # heavy to import
 
@@ -59,7 +59,7 @@ def k_means(z: Float[np.ndarray, "N Z"], count: int, seed: int) -> Clusters:
     if not 1 <= count <= len(z):
         raise ValueError(f"{count} clusters of {len(z)} images; expected 1 to {len(z)}")
     if count > 1 and (different := len(np.unique(values, axis=0))) < count:
-        raise ValueError(f"{count} clusters of {different} different places; ask for at most {different}")
+        raise ValueError(f"{count} clusters of {different} distinct latent points; expected at most {different}")
     # the stub knows n_init by its default "auto" alone
     found = KMeans(count, n_init=STARTS, random_state=seed).fit(values)  # type: ignore[arg-type]
     axes = principal_axes(values)

@@ -11,19 +11,20 @@ from scipy import ndimage
 
 from cryoloom.analyze.latent import PrincipalAxes
 
-BINS = 64, 400  # a side, fewest and most
-BIN = 0.5  # bandwidths
-FAINTEST = 1e-4  # of the highest density: what is below belongs to no mode
+BINS = 64, 400  # minimum and maximum number of bins per side
+BIN = 0.5  # width of a bin in bandwidths
+FAINTEST = 1e-4  # share of the highest density below which a bin belongs to no mode
 MARGIN = 4.0  # bandwidths beyond the outermost images
-JUDGES = 1500  # images by whose likelihood the kernels' width is chosen
+JUDGES = 1500  # number of images by whose likelihood the bandwidth is chosen
 FACTORS = (0.25, 0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2)  # of Scott's rule
-OUTLIERS = 0.02  # share of the least likely images that have no say in it
+OUTLIERS = 0.02  # share of the images, the least likely ones, that is ignored in that choice
 FLAT = 1e-9  # share of the variance below which images do not vary along an axis
-FEWEST = 10  # images without which there is no density to speak of
-# s.d. of the estimate by which a mode rises above the saddle to a higher one: both heights are uncertain, and there are
-# many places at which chance could make a peak
+FEWEST = 10  # minimum number of images for a density
+# minimum height of a mode above the saddle to a higher one, in s.d. of the estimate: both heights are uncertain, and
+# there are many places at which chance could make a peak
 SIGNIFICANCE = 5.0
-# on a line, where no way leads around a gap made by chance; of 300 uniform samples none had two modes (with 5.0: two)
+# the same in one dimension, where no path leads around a gap made by chance; of 300 uniform samples none had two modes
+# (with 5.0: two)
 SIGNIFICANCE_ON_A_LINE = 7.0
 
 
@@ -41,11 +42,10 @@ class DensityMap2D:
     """Density of images over the first two principal coordinates.
 
     Attributes:
-        x, y: [G] middles of the bins along PC1 and PC2; density: [G, G], rows along y, integrates to the share of
-            the images within the frame (1 but for far outliers).
+        x, y: [G] centres of the bins along PC1 and PC2; density: [G, G], rows along y, integrates to the share of
+            the images within the frame (1 without far outliers).
         bandwidth: (PC1, PC2), s.d. of the kernel.
-        blur: (PC1, PC2), r.m.s. posterior s.d. of the images, None if not known. Where it exceeds the width of a
-            feature, the feature's true shape can't be told.
+        blur: (PC1, PC2), r.m.s. posterior s.d. of the images, None if not known. Narrower features are not resolved.
         modes: highest first.
     """
 
@@ -59,10 +59,10 @@ class DensityMap2D:
 
 def bandwidth(coordinates: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " C"]:
     """Kernel s.d. along each coordinate: Scott's rule s n^(-1/(C+4)) (Multivariate Density Estimation, 1992) times a
-    common factor, that of the highest leave-one-out likelihood (Duin, IEEE Trans. Comput. C-25 (1976) 1175).
+    common factor, the one with the highest leave-one-out likelihood (Duin, IEEE Trans. Comput. C-25 (1976) 1175).
 
     s is the smaller of the s.d. and the interquartile range over 1.35. Scott's rule alone is right for one Gaussian; on
-    a bent or divided cloud it blurs thin parts, and leaves peaks where a bend happens to run along an axis.
+    a bent or divided cloud it blurs thin parts, and leaves spurious peaks where a bend runs along an axis.
 
     Raises:
         ValueError: where all images share a coordinate.
@@ -76,7 +76,7 @@ def bandwidth(coordinates: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " C"]:
         raise ValueError(f"all images share coordinate {flat + 1}: there is no density along it; leave it out")
     n, dims = coordinates.shape
     some = coordinates[np.unique(np.linspace(0, n - 1, min(n, JUDGES)).astype(int))]
-    # the factor is found at the rule's width for so many images, and kept where the width shrinks with more
+    # the factor is determined at the bandwidth for the subset, and applied to that for all images
     return scale * _likeliest_factor(some / (scale * len(some) ** (-1 / (dims + 4)))) * n ** (-1 / (dims + 4))
 
 
@@ -128,10 +128,10 @@ def count_modes(axes: PrincipalAxes) -> int:
 def density_map(
     coordinates: Float[np.ndarray, "N 2"], covariance: Float[np.ndarray, "N 2 2"] | None = None
 ) -> DensityMap2D:
-    """Density over two principal coordinates, on a grid: images are binned, bins smoothed; cost grows with N alone.
+    """Density over two principal coordinates, on a grid: images are binned and the bins smoothed; cost is linear in N.
 
     Args:
-        covariance: of each image's coordinates, for `blur`.
+        covariance: covariance of each image's coordinates, for `blur`.
 
     Raises:
         ValueError: for other than two coordinates, and see `bandwidth`.
@@ -157,7 +157,7 @@ def density_map(
 
 
 def _edges(values: np.ndarray, width: float) -> np.ndarray:
-    """Edges of the bins: over all images, but no farther from the median than the largest grid; outliers fall off."""
+    """Edges of the bins, which cover all images except outliers farther from the median than the largest grid."""
     middle, reach = float(np.median(values)), 0.5 * BINS[1] * BIN * width
     low = max(float(values.min()) - MARGIN * width, middle - reach)
     high = min(float(values.max()) + MARGIN * width, middle + reach)

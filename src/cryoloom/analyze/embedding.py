@@ -1,4 +1,4 @@
-"""The latent space flattened to two dimensions by UMAP, an extra."""
+"""Two-dimensional UMAP embedding of the latent space (an optional extra)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cryoloom.analyze.latent import check_latent
 
 logger = logging.getLogger(__name__)
 
-MOST_FITTED = 50_000  # images that shape the embedding; the others are placed into it
+MOST_FITTED = 50_000  # images to which the embedding is fitted; the others are mapped into it
 _MISSING = (
-    "UMAP was left out: it is an extra that is not installed here. "
+    "UMAP was left out: this optional extra is not installed. "
     "Install it with: pip install 'cryoloom[umap]' (or pip install umap-learn)"
 )
 
@@ -33,12 +33,12 @@ def umap_embedding(
 ) -> Embedding:
     """UMAP of latent coordinates (McInnes, Healy and Melville, arXiv:1802.03426).
 
-    Distances and densities in it mean little: what is close stays close. Where the extra is not installed, this is
-    said in the log and in `remark`, and nothing is computed. The import compiles code for some 10 s.
+    Neighbourhoods are preserved, but distances and densities mean little. If the extra is not installed, nothing is
+    computed, and the log and `remark` say so. The import compiles code for about 10 s.
 
     Args:
         seed: the same one gives the same embedding.
-        neighbours: images taken for near; minimum_distance: of neighbours on paper.
+        neighbours: number of neighbours of each image; minimum_distance: least distance of neighbours in the embedding.
 
     Raises:
         ValueError: see `check_latent`, and for fewer images than neighbours.
@@ -67,4 +67,4 @@ def umap_embedding(
     out[chosen] = reducer.fit_transform(values[chosen])
     others = np.setdiff1d(np.arange(len(z)), chosen)
     out[others] = reducer.transform(values[others])
-    return Embedding(out, f"UMAP was fitted to {MOST_FITTED} images drawn at random; the others were placed into it.")
+    return Embedding(out, f"UMAP was fitted to {MOST_FITTED} images drawn at random; the others were mapped into it.")

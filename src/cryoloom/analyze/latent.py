@@ -1,4 +1,4 @@
-"""The latent space of a set of images: its principal axes, and how surely each image's place in it is known."""
+"""Principal axes of the latent coordinates of a set of images, and the uncertainty of the coordinates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from cryoloom.inference.conformations.posterior import LatentPosterior
 
-FEWEST = 3  # images without which a latent space has no shape
+FEWEST = 3  # minimum number of images
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,9 @@ class PrincipalAxes:
 
     Attributes:
         mean: [Z]; axes: [C, Z], orthonormal rows; in each, the largest entry is positive.
-        variance: [C] of the images along each axis; share: [C] of all variance, sums to 1 (0 where there is none).
-        coordinates: [N, C] of the images.
+        variance: [C], variance of the images along each axis; share: [C], its share of the total variance, which sums
+            to 1 (0 where there is none).
+        coordinates: [N, C], principal coordinates of the images.
     """
 
     mean: np.ndarray
@@ -45,13 +46,13 @@ class PrincipalAxes:
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
-    """How surely each image's latent coordinates are known.
+    """Uncertainty of the latent coordinates of each image.
 
     Attributes:
-        relative: [N], expected (r.m.s.) distance of the true place from the given one, in units of the population's
-            s.d.: 0 is exact, about 1 means that the image says nothing of its place.
-        reliability: share of the population's variance that the given places show in the direction in which they are
-            best told apart: 1 is exact, 0 nothing.
+        relative: [N], expected (r.m.s.) distance of the true coordinates from the given ones, in units of the
+            population's s.d.: 0 is exact, about 1 is no information.
+        reliability: share of the population's variance that the given coordinates show, in the direction along which
+            images are distinguished best: 1 is exact, 0 is no information.
     """
 
     relative: np.ndarray
@@ -63,7 +64,7 @@ def check_latent(z: np.ndarray, covariance: np.ndarray | None = None) -> None:
     ValueError: for coordinates that are not [N, Z] of finite numbers with N >= 3, or covariances not [N, Z, Z].
     """
     if z.ndim != 2 or z.shape[1] == 0:
-        raise ValueError(f"latent coordinates of shape {z.shape}; expected one row an image, [N, Z]")
+        raise ValueError(f"latent coordinates of shape {z.shape}; expected one row per image, [N, Z]")
     if len(z) < FEWEST:
         raise ValueError(f"latent coordinates of {len(z)} images; expected at least {FEWEST}")
     if not np.isfinite(z).all():
@@ -71,7 +72,7 @@ def check_latent(z: np.ndarray, covariance: np.ndarray | None = None) -> None:
         raise ValueError(f"latent coordinates of row {row + 1} are not finite: the run that wrote them went wrong")
     wanted = (*z.shape, z.shape[1])
     if covariance is not None and covariance.shape != wanted:
-        raise ValueError(f"latent covariances of shape {covariance.shape}; expected {wanted}, one matrix an image")
+        raise ValueError(f"latent covariances of shape {covariance.shape}; expected {wanted}, one matrix per image")
     if covariance is not None and not np.isfinite(covariance).all():
         row = int(np.flatnonzero(~np.isfinite(covariance).all((1, 2)))[0])
         raise ValueError(f"latent covariance of row {row + 1} is not finite: the run that wrote it went wrong")
@@ -102,8 +103,8 @@ def uncertainty(z: Float[np.ndarray, "N Z"], covariance: Float[np.ndarray, "N Z 
     """Posterior widths in units of the population's s.d.
 
     The population's variance is that of the posterior means plus the mean posterior variance (law of total variance),
-    so that images which say nothing, whose posterior is the prior, get about 1. Directions weigh as much as they tell
-    images apart: coordinates that a network does not use say nothing of the others.
+    so that uninformative images, whose posterior is the prior, get about 1. Directions are weighted by their
+    reliability: coordinates that a network does not use do not affect the others.
 
     Raises:
         ValueError: see `check_latent`.

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True)
 class MapSeries:
-    """Maps of one grid in order: NAME_000.mrc, NAME_001.mrc ... in `folder`."""
+    """Maps on one grid in order: NAME_000.mrc, NAME_001.mrc ... in `folder`."""
 
     folder: Path
     name: str
@@ -32,10 +32,10 @@ class MapSeries:
 def write_series(folder: Path, name: str, maps: Iterable[DensityMap]) -> MapSeries:
     """Write maps one by one as they come (a generator keeps one in memory) as NAME_000.mrc and so on.
 
-    Maps of an earlier, longer series of this name are removed: a movie opens all files of a name.
+    Maps of an earlier, longer series of this name are removed: a movie opens all files with that name.
 
     Raises:
-        ValueError: for a name that can't stand in a script, no map, or maps of different grids.
+        ValueError: for a name that is not allowed in a script, no map, or maps on different grids.
     """
     _check_name(name)
     folder = Path(folder)
@@ -50,7 +50,7 @@ def write_series(folder: Path, name: str, maps: Iterable[DensityMap]) -> MapSeri
                 f"angstrom, the first {tuple(first.data.shape)} of {first.pixel_size:g}; expected one grid"
             )
         if len(paths) == 1000:
-            raise ValueError(f"series {name} has more than 1000 maps; expected fewer: take fewer points")
+            raise ValueError(f"series {name} has more than 1000 maps; expected at most 1000: take fewer points")
         paths.append(folder / f"{name}_{len(paths):03d}.mrc")
         write_map(paths[-1], density)
     if not paths:
@@ -67,14 +67,14 @@ def write_movie_script(path: Path, series: Sequence[MapSeries], level: float | N
     File names in it are relative: ChimeraX runs a script in the script's folder, so all can be moved together.
 
     Args:
-        path: of the script, in the folder of the series or one above it.
+        path: path of the script, in the folder of the series or one above it.
         level: contour level of all maps; ChimeraX chooses one where it is left out.
 
     Raises:
         ValueError: for no series, or one that is not below the script's folder or whose folder's name has spaces.
     """
     if not series:
-        raise ValueError("a movie of no series; expected one or more")
+        raise ValueError("no series of maps for the movie; expected one or more")
     path = Path(path)
     at = "" if level is None else f" level {level:.6g}"
     lines = ["# written by cryoloom: open with ChimeraX", "set bgColor white", "lighting soft"]
@@ -137,7 +137,7 @@ def write_cluster_particles(
         BadInput: if the folder can't be written.
     """
     if labels.shape != (len(particles),):
-        raise ValueError(f"labels of shape {labels.shape} for {len(particles)} particles; expected one a particle")
+        raise ValueError(f"labels of shape {labels.shape} for {len(particles)} particles; expected one per particle")
     if len(labels) and not (labels.min() >= 0 and labels.max() <= count):
         raise ValueError(f"labels from {labels.min()} to {labels.max()}; expected 1 to {count}, or 0 for none")
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Ways through the latent space that stay where images are: along principal axes, and from neighbour to neighbour."""
+"""Trajectories through the latent space that stay near images: along principal axes and between neighbours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryoloom.analyze.latent import PrincipalAxes, check_latent
 
 CANDIDATES = 200  # images considered at each value of a coordinate
 LOCAL = 30  # images whose mean is a point of a trajectory
-POWER = 2  # of distances along a path: more than 1 makes it follow what is dense
+POWER = 2  # exponent of distances along a path: with more than 1 it follows dense regions
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Trajectory:
 
     Attributes:
         points: [T, Z]; rows: [T], the image nearest to each.
-        position: [T], rising: coordinate along the axis, or length of the way so far.
+        position: [T], increasing: coordinate along the axis, or length along the path.
     """
 
     points: np.ndarray
@@ -41,17 +41,17 @@ def along_axis(
 ) -> Trajectory:
     """Points at equidistant values of one principal coordinate; the other coordinates are those of images there.
 
-    At each value the images nearest to it are candidates. One of each is chosen so that the way is short and passes
-    where they are dense (dynamic programming): it follows one arm of a bent or branched cloud and does not jump. A
-    point is the mean of the few images around the chosen one, moved to its value. On a straight line along the axis
-    such points would leave a bent cloud.
+    The images nearest to each value are candidates, of which one is chosen per value so that the path is short and
+    passes through dense regions (dynamic programming): it follows one arm of a bent or branched cloud and does not
+    jump. A point is the mean of the few images around the chosen one, moved to the exact value. Points on a straight
+    line along the axis would leave a bent cloud.
 
     Args:
-        component: from 0.
-        percentiles: of the images' coordinates, where the way begins and ends.
+        component: number of the axis, from 0.
+        percentiles: percentiles of the images' coordinates at which the trajectory begins and ends.
 
     Raises:
-        ValueError: for an axis that there is not, fewer than 2 points, or images that do not vary along it.
+        ValueError: for an axis out of range, fewer than 2 points, or images that do not vary along it.
     """
     check_latent(z)
     if not 0 <= component < len(axes.axes):
@@ -61,7 +61,7 @@ def along_axis(
     along = axes.coordinates[:, component]
     low, high = np.percentile(along, percentiles)
     if not high > low:
-        raise ValueError(f"the images do not vary along principal axis {component + 1}: there is no way along it")
+        raise ValueError(f"the images do not vary along principal axis {component + 1}: expected another axis")
     values = np.linspace(low, high, count)
     layers = [_window(along, v, (high - low) / count) for v in values]
     c = axes.coordinates
@@ -106,7 +106,7 @@ def _sparseness(points: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourGraph:
-    """Who is near whom: z [N, Z] and the symmetric sparse matrix [N, N] of distances between neighbours."""
+    """Graph of nearest neighbours: z [N, Z] and the symmetric sparse matrix [N, N] of distances between neighbours."""
 
     z: np.ndarray
     distance: sparse.csr_matrix
@@ -115,7 +115,7 @@ class NeighbourGraph:
         """Rows from one image to another with the least sum of squared steps, both ends included.
 
         Raises:
-            ValueError: for rows that there are not, or where no way leads from one to the other.
+            ValueError: for rows out of range, or if no path connects the two images.
         """
         for row in (start, end):
             if not 0 <= row < len(self.z):
@@ -125,7 +125,7 @@ class NeighbourGraph:
         if end != start and before[end] < 0:
             raise ValueError(
                 f"images {start + 1} and {end + 1} lie in parts of the latent space that no chain of neighbours joins: "
-                "take more neighbours, or two images of one part"
+                "take more neighbours, or two images of the same part"
             )
         way = [end]
         while way[-1] != start:
@@ -134,7 +134,7 @@ class NeighbourGraph:
 
 
 def neighbour_graph(z: Float[np.ndarray, "N Z"], neighbours: int = 15) -> NeighbourGraph:
-    """Each image tied to its nearest ones.
+    """Graph that connects each image to its nearest neighbours.
 
     Raises:
         ValueError: see `check_latent`, and for more neighbours than images.
@@ -152,13 +152,13 @@ def neighbour_graph(z: Float[np.ndarray, "N Z"], neighbours: int = 15) -> Neighb
 
 
 def through_neighbours(graph: NeighbourGraph, stops: list[int], count: int = 10) -> Trajectory:
-    """A way through images (rows `stops`, two or more) from neighbour to neighbour, resampled at equal lengths.
+    """Trajectory through images (rows `stops`, two or more) from neighbour to neighbour, resampled at equal lengths.
 
-    Steps are squared before they are added: such a path follows what is dense (Hwang, Damelin and Hero, Annals of
+    Steps are squared before they are added, so that the path follows dense regions (Hwang, Damelin and Hero, Annals of
     Applied Probability 26 (2016) 2791). Points lie on the polygon through the images of the path.
 
     Raises:
-        ValueError: for fewer than 2 stops or points, equal stops in a row, or where no way leads (see `path`).
+        ValueError: for fewer than 2 stops or points, equal stops in a row, or if no path connects them (see `path`).
     """
     if len(stops) < 2 or count < 2:
         raise ValueError(f"a trajectory of {count} points through {len(stops)} images; expected 2 or more of both")
@@ -167,7 +167,7 @@ def through_neighbours(graph: NeighbourGraph, stops: list[int], count: int = 10)
     corners = graph.z[way]
     length = np.concatenate([[0.0], np.linalg.norm(np.diff(corners, axis=0), axis=1).cumsum()])
     if length[-1] == 0:
-        raise ValueError("the images of the trajectory lie at one place: there is no way between them")
+        raise ValueError("the images of the trajectory all have the same latent coordinates; expected different ones")
     position = np.linspace(0.0, length[-1], count)
     points = np.stack([np.interp(position, length, corner) for corner in corners.T], 1)
     return Trajectory(points, nearest_rows(graph.z, points), position)

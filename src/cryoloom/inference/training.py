@@ -1,4 +1,4 @@
-"""Networks in training as plain arrays: parameters, buffers and Adam's moments, into a checkpoint and back exactly."""
+"""State of networks in training as plain arrays (parameters, buffers, Adam's moments), for exact checkpoints."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Weights:
 
 
 class Trainer:
-    """Modules by name with one Adam (amsgrad off) over all, a learning rate each.
+    """Named modules with one Adam optimiser (without amsgrad) and a learning rate for each module.
 
-    `weights` and `restore` carry everything that the next update depends on, so that a run that goes on from them
-    equals one that was never interrupted.
+    `weights` and `restore` carry everything that the next update depends on, so that a resumed run equals one that was
+    never interrupted.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], rates: Mapping[str, float]) -> None:
@@ -56,7 +56,7 @@ class Trainer:
         return self._last
 
     def restore(self, weights: Weights) -> None:
-        """Back to a state; free of cost where it is the one that was handed out last."""
+        """Restore a state; nothing is done if it is the one that was returned or restored last."""
         if weights is self._last:
             return
         arrays = weights.arrays
@@ -76,10 +76,10 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """C parameters for each of N images, with an Adam of its own for every row: an image counts its own updates.
+    """C parameters for each of N images, with Adam's moments and number of updates separate for every row.
 
-    One Adam over the whole table would move rows by the momentum of long ago, and correct for a start that they had
-    not had (an image comes up once in a pass over the set).
+    An image comes up once in a pass over the set: a common Adam would move its row by outdated momentum, and apply the
+    bias correction of a wrong number of updates.
 
     Attributes:
         values, first, second: [N, C], parameters and Adam's moments; steps: [N], updates so far.
@@ -92,23 +92,23 @@ class Table:
 
     @staticmethod
     def create(values: Tensor) -> Table:
-        """A table that begins with these values [N, C]."""
+        """A table with these initial values [N, C]."""
         zeros = torch.zeros_like(values)
         return Table(values.clone(), zeros, zeros.clone(), values.new_zeros(len(values)))
 
     def copy(self) -> Table:
-        """One that may be updated in place of this."""
+        """A copy, which can be updated without changing this table."""
         return Table(self.values.clone(), self.first.clone(), self.second.clone(), self.steps.clone())
 
     def rows(self, index: Tensor) -> Tensor:
-        """Parameters of some images as a leaf of the graph: its gradient is what `update` takes."""
+        """Parameters of some images as a leaf of the graph, whose gradient `update` takes."""
         return self.values[index].requires_grad_()
 
     def update(self, index: Tensor, gradient: Tensor, rate: float, betas: tuple[float, float] = (0.9, 0.99)) -> None:
-        """A step of Adam on some rows, in place; a short memory, as rows are seldom updated.
+        """A step of Adam on some rows, in place; moments have a short memory because rows are seldom updated.
 
         Args:
-            gradient: of each row's own loss, [B, C]; index: [B], without repetition.
+            gradient: gradient of each row's own loss, [B, C]; index: the rows, [B], without repetition.
         """
         steps = self.steps[index] + 1
         first = torch.lerp(self.first[index], gradient, 1 - betas[0])

@@ -1,1 +1,1 @@
-"""What a user asks for: whole runs from particles to a filled folder."""
+"""Jobs: whole runs from particles to a filled run folder."""

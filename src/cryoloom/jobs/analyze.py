@@ -1,4 +1,4 @@
-"""The analysis of a run of conformations: clusters of its latent space, trajectories through it, and their maps."""
+"""Analysis of a run of cryoloom hetero: clusters of the latent space, trajectories through it, and their maps."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from cryoloom.runs.progress import Progress, StepInfo
 
 @dataclass(frozen=True, slots=True)
 class AnalysisSettings:
-    """What is made of a run's latent space."""
+    """Settings of the analysis of a run's latent space."""
 
     clusters: int | None = None
-    """Number of k-means clusters; the number of modes of the latent density when None."""
+    """Number of k-means clusters; None: the number of modes of the latent density."""
 
     axes: int = 2
     """Principal axes along which maps are made."""
@@ -51,7 +51,7 @@ def analyze(run: ConformationRun, settings: AnalysisSettings, progress: Progress
     """Write the analysis into the folder `analysis` of the run.
 
     Raises:
-        ValueError: for rows that there are not, or more clusters than images.
+        ValueError: for rows out of range, or more clusters than images.
     """
     z = run.latents.mean.numpy()
     if any(not 1 <= row <= len(z) for row in settings.through):
@@ -146,5 +146,5 @@ def _maps_at(run: ConformationRun, name: str, points: np.ndarray, progress: Prog
 
 
 def _step(stage: str, step: int, total: int, resolution_angstrom: float | None) -> StepInfo:
-    """One map of several that cost the same."""
+    """Progress after one of several maps of equal cost."""
     return StepInfo(stage, step, resolution_angstrom, total=total, cost=1.0, cost_ahead=float(total - step))

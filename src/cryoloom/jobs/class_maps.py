@@ -19,7 +19,7 @@ from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.runs.seeds import torch_generator
 
-FEWEST_PER_HALF = 10  # images in each half set below which no map is made
+FEWEST_PER_HALF = 10  # minimum number of images in each half set for a map
 
 
 def cluster_map(
@@ -29,7 +29,7 @@ def cluster_map(
     mask: Float[Tensor, "D D D"] | None = None,
     symmetry: str = "C1",
 ) -> ScoredMaps:
-    """Backproject the images of `rows` at their poses, half sets apart, and score them as a run scores its own map.
+    """Reconstruct half maps from the images of `rows` at their poses, and score them as a run scores its own map.
 
     The resolution is where the corrected FSC of the halves falls below 0.143 (`gold.resolution_angstrom`, None where
     they don't correlate). It says how well the cluster's images agree on a map, not that the cluster is a real state:
@@ -37,10 +37,10 @@ def cluster_map(
     kept them apart.
 
     Args:
-        mask: within which the halves are compared; found from the map where it is left out.
+        mask: mask within which the halves are compared; computed from the map if left out.
 
     Raises:
-        ValueError: for rows that there are not or come twice, halves other than 0 and 1, or too few images in a half.
+        ValueError: for rows out of range or repeated, halves other than 0 and 1, or too few images in a half.
     """
     feed = posed.feed
     if len(rows) and not (rows.min() >= 0 and rows.max() < len(feed)):
@@ -48,7 +48,7 @@ def cluster_map(
     own = posed.only(rows)
     sizes = [int((own.half == h).sum()) for h in (0, 1)]
     if sum(sizes) != len(rows):
-        raise ValueError(f"of {len(rows)} rows {sum(sizes)} are in half 0 or 1 once; expected each row once, in a half")
+        raise ValueError(f"{sum(sizes)} of {len(rows)} rows occur once and in half set 0 or 1; expected all of them")
     if min(sizes) < FEWEST_PER_HALF:
         raise ValueError(
             f"the cluster has {sizes[0]} and {sizes[1]} images in its half sets; expected at least {FEWEST_PER_HALF} "
@@ -78,12 +78,12 @@ def write_class_maps(
     A class with fewer than FEWEST_PER_HALF images in a half set gets no map and no resolution.
 
     Args:
-        posed: all N images; those with half set -1 have no part in the maps.
+        posed: all N images; those with half set -1 are left out of the maps.
         labels: number of each image's class, 1 to K; 0 for none.
         maps, table: which files are written; a class has the name of its map.
-        mask: within which the half maps are compared.
+        mask: mask within which the half maps are compared.
         shares: estimated proportion of each class.
-        say: is told of each class when its map is made.
+        say: called for each class when its map is made.
     """
     certain = replace(posed, poses=PosePosterior.certain(*posed.poses.best()), noise=posed.noise.float())
     pixel_size = posed.feed.pixel_size

@@ -1,4 +1,4 @@
-"""The table of classes or clusters that a run leaves: how many images each has, and how fine its map is."""
+"""Table of the classes or clusters of a run: number of images, share and resolution of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = ("name", "particles", "share", "resolution_angstrom")
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class: its share of the images (expected, where images belong to several), its map's resolution if known."""
+    """One class: number of particles, (expected) share of the images, and the resolution of its map if known."""
 
     name: str
     particles: int
@@ -24,7 +24,7 @@ class ClassRow:
 
 
 def write_class_table(path: Path, rows: tuple[ClassRow, ...]) -> None:
-    """classes.csv; a resolution that is not known is left empty."""
+    """Write classes.csv; an unknown resolution is left empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -38,7 +38,7 @@ def read_class_table(path: Path) -> tuple[ClassRow, ...]:
     """classes.csv as `write_class_table` writes it; empty where there is none.
 
     Raises:
-        ValueError: for other columns or values that are no numbers.
+        ValueError: for other columns or values that are not numbers.
     """
     if not path.is_file():
         return ()

@@ -1,4 +1,4 @@
-"""A finished run of conformations with its images and latents, from which maps at any latent point can be made."""
+"""A finished run of cryoloom hetero with its images and latents, from which maps at any latent point can be made."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from cryoloom.volumes.interface import ConformationVolume
 
 @dataclass(frozen=True)
 class ConformationRun:
-    """What a run of `cryoloom hetero` offers afterwards.
+    """A finished run of `cryoloom hetero`.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         particles: with the run's poses; posed: their images at these poses (K = 1).
-        latents: of all images; mask: [D, D, D]; volume: the family that was fitted.
+        latents: latents of all images; mask: [D, D, D]; volume: the fitted family of volumes.
     """
 
     folder: Path
@@ -43,17 +43,17 @@ class ConformationRun:
     volume: ConformationVolume
 
     def map_at(self, z: Float[Tensor, " Z"]) -> StateMap:
-        """The map at a latent point, by the images near it.
+        """Map at a latent point, reconstructed from the images near it.
 
         Raises:
-            ValueError: for a point of another number of coordinates.
+            ValueError: for a point with the wrong number of coordinates.
         """
         if z.shape != self.latents.mean.shape[1:]:
             raise ValueError(f"{len(z)} coordinates; expected {self.latents.mean.shape[1]}, those of the run's latents")
         return state_map(self.posed, self.mask, self.latents, z)
 
     def decoded(self, z: Float[Tensor, " Z"]) -> DensityMap:
-        """The map that the fitted family itself has at a latent point."""
+        """Map of the fitted family of volumes at a latent point."""
         feed = self.posed.feed
         return DensityMap(self.volume.density_map(z.float(), (feed.box - 1) // 2).contiguous(), feed.pixel_size)
 

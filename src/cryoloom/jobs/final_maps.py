@@ -1,4 +1,4 @@
-"""From refined poses to what the user gets: half maps, the filtered and the sharpened map, masks, curves, particles."""
+"""Final maps from refined poses: half maps, the filtered and the sharpened map, masks and FSC curves."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from cryoloom.physics.rotations import symmetry_group, view_grid
 from cryoloom.recipes.refine import RefineResult
 from cryoloom.runs.seeds import torch_generator
 
-FITTING_MISFIT = 3.0  # s.d. below the score that a right pose gives
+FITTING_MISFIT = 3.0  # s.d. below the score expected of a correct pose
 
 
 @dataclass(frozen=True)
 class FinalMaps:
-    """Maps on the working box D (unnormalised only by the data's own scale) and their scores.
+    """Maps in the working box D, on the scale of the images, and their scores.
 
     Attributes:
         combined: Wiener-filtered map of both halves; sharp: sharpened; halves: unfiltered.
-        mask: soft, of the molecule; local: resolution in angstrom at each voxel.
+        mask: soft mask of the molecule; local: resolution in angstrom at each voxel.
         gold: gold-standard FSC; guinier: the fitted B-factor.
-        directions: [V, 4] of (x, y, z, resolution in angstrom).
-        coverage: of orientations and of Fourier space.
+        directions: [V, 4], rows (x, y, z, resolution in angstrom).
+        coverage: coverage of orientations and of Fourier space.
     """
 
     combined: Tensor
@@ -52,7 +52,7 @@ class FinalMaps:
 
 @dataclass(frozen=True, slots=True)
 class ScoredMaps:
-    """Maps of two half sets on the working box D and how well they agree.
+    """Maps of two half sets in the working box D and how well they agree.
 
     Attributes:
         combined: Wiener-filtered map of both halves; halves: unfiltered; mask: soft; gold: gold-standard FSC in it.
@@ -67,7 +67,7 @@ class ScoredMaps:
 def full_statistics(
     refined: RefineResult, group: Tensor, radius: int, generator: torch.Generator
 ) -> tuple[Statistics, Statistics]:
-    """Normal equations of both halves at full radius: the last iteration's where they reach it, else summed anew."""
+    """Normal equations of both halves at full radius: the last iteration's if they reach it, else summed again."""
     if refined.statistics is not None and refined.statistics[0].side == Band(radius).side:
         return refined.statistics
     return refined.posed.sums(radius, group, generator)
@@ -89,7 +89,7 @@ def scored_maps(
 
     Args:
         rough, final: generators of the random phases of the FSC within the sphere, and within the mask.
-        mask: [D, D, D]; found from the map where it is left out.
+        mask: [D, D, D]; computed from the map if left out.
     """
     radius = (feed.box - 1) // 2
     box, pixel = feed.box, feed.pixel_size

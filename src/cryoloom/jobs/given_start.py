@@ -1,4 +1,4 @@
-"""Where refinement starts from somebody else's poses or map."""
+"""Start of refinement from given poses or a given map."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def given_start(settings: ReconstructSettings, feed: ImageFeed, warn: Say) -> Po
 
 
 def given_poses(feed: ImageFeed, symmetry: str, seed: int) -> PoseStart:
-    """The poses in the particle file and the maps that they lead to; half sets are drawn where the file has none."""
+    """The poses in the particle file and their half maps; half sets alternate by row if the file has none."""
     particles = feed.source.particles
     given, subsets = particles.input_poses(), particles.half_sets()
     half = np.arange(len(particles)) % 2 if subsets is None else subsets - 1

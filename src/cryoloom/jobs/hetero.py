@@ -1,4 +1,4 @@
-"""Conformations, from opened particles to a filled run folder: consensus first, then the method, maps, verdict."""
+"""The job of cryoloom hetero, from particles to a filled run folder: consensus, conformations, maps, verdict."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ from cryoloom.runs.progress import StagePlan
 from cryoloom.runs.session import Session
 from cryoloom.volumes.conformation_file import to_bytes
 
-JUNK_CONTRAST = 0.5  # images below show no particle to speak of
-LEAST_FIT = 0.45  # of the score of a right pose: on a ribosome with junk, junk has 0.03 (95 %: 0.23), molecules 0.97
+JUNK_CONTRAST = 0.5  # images of less contrast do not show the particle
+LEAST_FIT = 0.45  # of the score of a correct pose; ribosome with junk: junk 0.03 (95 %: 0.23), molecules 0.97
 
 
 def run_hetero(
     settings: HeteroSettings, particles: ParticleSet, preprocessing: Preprocessing, session: Session
 ) -> Verdict:
-    """Carry out the job in the session's folder, resuming what is done."""
+    """Run the job in the session's folder, resuming from what is done."""
     base = consensus_settings(settings)
     feed = make_feed(particles, preprocessing, base)
     for said in (*particles.notes, *preprocessing.said):
@@ -84,7 +84,7 @@ def run_hetero(
 
 
 def consensus_settings(settings: HeteroSettings) -> ReconstructSettings:
-    """Settings of the reconstruction that comes first: given poses are weighed and inserted, others are found."""
+    """Settings of the consensus reconstruction, which weights and inserts given poses or finds poses."""
     base = ReconstructSettings(**settings.common)
     if settings.poses != "given":
         return replace(base, poses=settings.poses)
@@ -120,8 +120,8 @@ def given_mask(path: Path, feed: ImageFeed) -> Tensor:
 def shown(refined: RefineResult) -> PosedImages:
     """The images that the consensus explains at least in part; the others are left out.
 
-    A right map and pose make an image more likely by half its power. What fits a good part less is not another
-    conformation but another thing, and would have components of its own.
+    The expected score at the correct map and pose is half the power of the prediction. An image with a much lower score
+    shows not another conformation but something else, which would get components of its own.
     """
     explained = refined.score > LEAST_FIT * 0.5 * refined.power
     half = np.where(explained.numpy(), refined.posed.half, -1)
@@ -129,7 +129,7 @@ def shown(refined: RefineResult) -> PosedImages:
 
 
 def reposed(refined: RefineResult, found: Refined) -> RefineResult:
-    """The consensus at poses that were found along with conformations; its sums are to be made anew."""
+    """The consensus at poses that were found along with conformations; its statistics must be summed again."""
     K = refined.posed.poses.log_weight.shape[1]
     best = found.posterior.top(K)
     assert best.covariance is not None
@@ -157,7 +157,7 @@ def _write(result: Conformations, consensus: Reconstruction, folder: Path, seed:
         ):
             write_durably(file.path(folder), npy_bytes(values.float().numpy()))
         write_durably(layout.CONFORMATIONS.path(folder), to_bytes(result.found.volume))
-    # classes that the file brought along are not this run's: where it has none, all images are of one
+    # class numbers of the input file are replaced: without classes, all images belong to class 1
     found = replace(image_results(consensus.refined), class_number=np.ones(len(feed), np.int64))
     if result.classes is not None:
         found = replace(
@@ -173,7 +173,7 @@ def _write(result: Conformations, consensus: Reconstruction, folder: Path, seed:
 def _write_classes(
     classes: Classes, latents: LatentPosterior, consensus: Reconstruction, folder: Path, seed: int
 ) -> None:
-    """A map for each class, and their table; images that do not show the particle have no part in the maps."""
+    """A map for each class, and their table; images that do not show the particle are left out of the maps."""
     posed = consensus.refined.posed
     half = np.where(latents.contrast.numpy() >= JUNK_CONTRAST, posed.half, -1)
     write_class_maps(
@@ -189,7 +189,7 @@ def _write_classes(
 
 
 def npy_bytes(values: np.ndarray) -> bytes:
-    """A .npy file's content."""
+    """Content of a .npy file."""
     out = io.BytesIO()
     np.save(out, values, allow_pickle=False)
     return out.getvalue()

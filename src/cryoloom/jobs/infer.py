@@ -1,4 +1,4 @@
-"""Poses of new images from a finished run: its encoder proposes candidates, its map weighs them; nothing is trained."""
+"""Poses of new images from a finished run: its encoder proposes candidates, its map decides; nothing is trained."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from cryoloom.physics.fourier import rebox
 from cryoloom.recipes.abinit import FIRST_SIGMA
 from cryoloom.runs.progress import Progress, StepInfo
 
-BATCH = 500  # images at once: the memory that a run of any length takes
-LOW_STEPS = 4  # of all candidates, at the encoder's radius,
-KEPT = 3  # of which so many go on
-MARCH = 1.5  # by which the radius grows from climb to climb: from too far off, a fine map only misleads
+BATCH = 500  # images at once; memory does not depend on their total number
+LOW_STEPS = 4  # refinement steps of all candidates, at the encoder's radius
+KEPT = 3  # number of candidates that are refined further
+MARCH = 1.5  # growth of the radius between refinements: a fine map misleads poses that are far off
 PIXEL_TOLERANCE = 0.005  # relative
 
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """Poses of N images, and how long they took.
+    """Poses of N images and the time taken.
 
     Attributes:
-        R, t: of the likeliest candidate, [N, 3, 3] and [N, 2] angstrom; weight: its share of the posterior;
+        R, t: pose of the likeliest candidate, [N, 3, 3] and [N, 2] angstrom; weight: its share of the posterior;
         score: log p(image | pose, map) - log p(image | no particle).
-        encode_s, polish_s: wall seconds in the encoder, and in weighing and climbing; latency_s: of a batch.
+        encode_s, polish_s: wall seconds in the encoder, and in weighting and refinement; latency_s: of the first batch.
     """
 
     R: Tensor
@@ -57,7 +57,7 @@ class Inferred:
 
 
 class TrainedRun:
-    """What a finished run offers to new images: encoder, map, and the particle's diameter."""
+    """Encoder, map and particle diameter of a finished run, by which poses of new images are found."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         """Raises:
@@ -166,7 +166,7 @@ def infer(
 
     Args:
         polish: optimisation steps at each radius, up to the map's resolution; 0 weighs the candidates as they are.
-        say: told after each batch how many images are done, and images a second.
+        say: called after each batch with the number of images done and images per second.
     """
     noise = feed.noise
     low = int(run.encode.encoder.radius)
@@ -199,7 +199,7 @@ def infer(
 
 
 def march(low: int, high: int) -> list[int]:
-    """Radii of the climbs, from the encoder's to the map's."""
+    """Radii of successive refinements, from the encoder's to the map's."""
     radii = [low]
     while radii[-1] < high:
         radii.append(min(high, round(MARCH * radii[-1])))
@@ -207,7 +207,7 @@ def march(low: int, high: int) -> list[int]:
 
 
 def image_results(found: Inferred) -> ImageResults:
-    """What is written of each image: pose, likelihood and the pose's share of the posterior."""
+    """What is written for each image: pose, likelihood and the pose's share of the posterior."""
     return ImageResults(
         R=found.R.double().numpy(),
         t=found.t.double().numpy(),

@@ -1,4 +1,4 @@
-"""From settings to images on their way to the kernels."""
+"""Opens the particles of a run and prepares their images."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def prepare(particles: ParticleSet, settings: Common) -> Preprocessing:
 
 
 def make_feed(particles: ParticleSet, preprocessing: Preprocessing, settings: Common) -> ImageFeed:
-    """The images on their way to the kernels, on the device of the run."""
+    """The images as the kernels take them, on the device of the run."""
     return normalised_feed(particles, preprocessing, settings.cache_bytes, torch.device(settings.device))

@@ -33,7 +33,7 @@ class RunFile:
 
     @property
     def pattern(self) -> str:
-        """The glob pattern, relative to the run folder, that the file fits, and each of several."""
+        """Glob pattern, relative to the run folder, that matches the file or all files of its kind."""
         pattern = self.name
         for field, glob in _FIELDS.items():
             pattern = pattern.replace(field, glob)
@@ -187,7 +187,7 @@ RESULTS = tuple(file.pattern for file in FILES if file.name not in _OF_THE_RUN_I
 
 
 def series_maps(run: Path) -> dict[str, tuple[Path, ...]]:
-    """The maps of each trajectory in the folder of a run, by its name; the maps of clusters are none."""
+    """The maps of each trajectory in the folder of a run, by its name, without the maps of clusters."""
     found: dict[str, list[Path]] = {}
     clusters = set(Path(run).glob(CLUSTER_MAP.pattern))
     for path in sorted(set(Path(run).glob(SERIES_MAP.pattern)) - clusters):
@@ -196,7 +196,7 @@ def series_maps(run: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def table() -> str:
-    """The files as a Markdown table, which stands in docs/files.md."""
+    """The files as the Markdown table of docs/files.md."""
     lines = ["| file | what it holds | written by |", "|---|---|---|"]
     for file in FILES:
         name = f"`{file.shown or file.name}`".replace(" ...`", "` ...")

@@ -17,7 +17,7 @@ from cryoloom.physics.fourier import rebox
 
 
 def write_maps(folder: Path, maps: FinalMaps, pixel_size: float, flip: bool) -> None:
-    """Maps, mask, local resolution, FSC curves and the script that shows them; mirrored with `flip`."""
+    """Write maps, mask, local resolution, FSC curves and the script that shows them; mirrored with `flip`."""
     for file, volume in (
         (layout.MAP, maps.combined),
         (layout.SHARP_MAP, maps.sharp),
@@ -33,7 +33,7 @@ def write_maps(folder: Path, maps: FinalMaps, pixel_size: float, flip: bool) -> 
 
 
 def write_first_map(path: Path, volume: Tensor, feed: ImageFeed, flip: bool) -> None:
-    """A map of a start, in the box of the images, to be looked at while the run goes on."""
+    """Write the map of a start, in the box of the images, for viewing during the run."""
     volume = rebox(volume, feed.box)
     volume = mirrored(volume) if flip else volume
     write_map(path, DensityMap(volume.float().cpu().contiguous(), feed.pixel_size))

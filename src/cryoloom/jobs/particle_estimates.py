@@ -25,7 +25,7 @@ class ParticleEstimates:
         rot_degrees, tilt_degrees: viewing direction.
         shift_angstrom: length of the shift.
         angular_error_degrees, shift_error_angstrom: estimated for each particle.
-        log_likelihood, best_weight: of the best pose.
+        log_likelihood, best_weight: log-likelihood and posterior weight of the best pose.
     """
 
     count: int
@@ -46,7 +46,8 @@ def read_particle_estimates(path: Path, no_ctf: bool) -> ParticleEstimates | Non
     """particles.star of a run, None if there is none. The images need not exist any more; costs a parse of the file.
 
     Raises:
-        BadInput: for a file that is no STAR file with a particle table, or a column with values that are no numbers.
+        BadInput: for a file that is not a STAR file with a particle table, or a column with values that are not
+            numbers.
     """
     if not path.is_file():
         return None

@@ -17,8 +17,8 @@ S = TypeVar("S", ReconstructSettings, HeteroSettings)
 
 @dataclass(frozen=True, slots=True)
 class Presets:
-    """The presets of one kind of run: the folder of those that come with the program, and the names, beside the tables
-    of methods, that they may hold."""
+    """Presets of one kind of run: the folder of the built-in ones, and the settings that presets may set besides the
+    tables of methods."""
 
     folder: Path
     choosable: tuple[str, ...]
@@ -38,7 +38,7 @@ class Presets:
         if not path.is_file():
             raise ValueError(
                 f"--preset {preset}: no such preset\n  expected: one of {', '.join(self.names())}, or the path of a "
-                f"TOML file; those files lie in {self.folder} to be copied and changed"
+                f"TOML file; the built-in files, to be copied and changed, lie in {self.folder}"
             )
         return path
 
@@ -69,7 +69,7 @@ def with_preset(settings: S, preset: str) -> S:
     """Settings with those of a preset in place of the defaults.
 
     Raises:
-        ValueError: for a preset that isn't there, isn't TOML, or holds what is not a setting; file and name are given.
+        ValueError: for a preset that does not exist, is not TOML, or holds unknown settings; with the file and setting.
     """
     presets = PRESETS[type(settings)]
     path = presets.file(preset)

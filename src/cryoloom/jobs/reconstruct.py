@@ -37,13 +37,13 @@ from cryoloom.recipes.refine import (
 from cryoloom.runs.progress import StagePlan
 from cryoloom.runs.session import Session
 
-# expected cost of final maps and report (`runs.loop.Recipe.expected_costs`), CPU-seconds a voxel
+# expected cost of final maps and report (`runs.loop.Recipe.expected_costs`), CPU-seconds per voxel
 MAPS_COST = 7e-6
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What the main job ends with: its start, the refined images, the final maps and the verdict."""
+    """Result of the main job: its start, the refined images, the final maps and the verdict."""
 
     start: PoseStart
     refined: RefineResult
@@ -54,7 +54,7 @@ class Reconstruction:
 def run(
     settings: ReconstructSettings, particles: ParticleSet, preprocessing: Preprocessing, session: Session
 ) -> Verdict | None:
-    """Carry out the job in the session's folder, resuming what is done; None for ab initio alone."""
+    """Run the job in the session's folder, resuming from what is done; None for ab initio alone."""
     feed = make_feed(particles, preprocessing, settings)
     for said in (*particles.notes, *preprocessing.said):
         session.say(said)
@@ -91,7 +91,7 @@ def reconstruct(settings: ReconstructSettings, feed: ImageFeed, session: Session
 def conclude(
     settings: ReconstructSettings, start: PoseStart, refined: RefineResult, session: Session
 ) -> Reconstruction:
-    """Maps and verdict of poses that stay as they are, written into the session's folder."""
+    """Maps and verdict for the refined poses, written into the session's folder."""
     feed, folder = refined.posed.feed, folder_of(session)
     with session.timing("maps"):
         maps = final_maps(refined, settings.symmetry, settings.seed)
@@ -102,7 +102,7 @@ def conclude(
 
 
 def weighed_only(settings: RefineSettings) -> RefineSettings:
-    """Settings of one pass that weighs given poses and inserts the images at them, without refining them."""
+    """Settings of one pass that weights given poses and inserts the images at them, without refinement."""
     return replace(settings, most_iterations=1, least_iterations=1, climb_steps=0)
 
 
@@ -133,12 +133,12 @@ def folder_of(session: Session) -> Path:
         ValueError: for a session in memory.
     """
     if session.path is None:
-        raise ValueError("a whole job writes a run folder: give the session one")
+        raise ValueError("a whole job writes a run folder: expected a session with a folder")
     return session.path
 
 
 def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings: ReconstructSettings) -> Evidence:
-    """What the verdict is drawn from."""
+    """The evidence from which the verdict is drawn."""
     gold, agreement, poses = maps.gold, start.agreement, refined.posed.poses
     resolutions = [float(x) for x in maps.directions[:, 3] if np.isfinite(float(x))]
     given_poses = settings.start == "poses"

@@ -1,4 +1,4 @@
-"""What a user may choose of a whole run."""
+"""Settings of a whole run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class InputSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What all jobs share."""
+    """Settings that all jobs share."""
 
     input: InputSettings
     """The particles."""
@@ -34,7 +34,7 @@ class Common:
     """Longest extent of the particle; estimated when None."""
 
     box: int | None = None
-    """Working box in pixels, to which images are Fourier-cropped; the images' own when None."""
+    """Working box in pixels, to which images are Fourier-cropped; that of the images when None."""
 
     seed: int = 1
     """Seed of all randomness."""
@@ -43,7 +43,7 @@ class Common:
     """Device on which the run computes."""
 
     threads: int = 1
-    """Number of threads; results are the same, bit by bit, for the same number only."""
+    """Number of threads; results are bit-identical only for the same number."""
 
     cache_bytes: int = 384 << 20
     """Memory for images kept as Fourier coefficients; the others are read again in every pass."""
@@ -56,7 +56,7 @@ class Common:
 
     @property
     def common(self) -> dict[str, Any]:
-        """The shared settings by name, to make those of another job of."""
+        """The shared settings by name, from which settings of another job can be made."""
         return {f.name: getattr(self, f.name) for f in fields(Common)}
 
 
@@ -74,20 +74,20 @@ class ReconstructSettings(Common):
     """Start of refine: "poses" for those in the particle file, else a map (absolute path)."""
 
     low_pass_angstrom: float | None = None
-    """Resolution to which a given map is cut before the first search."""
+    """Resolution to which a given map is low-pass filtered before the first search."""
 
     symmetry: str = "C1"
     """Point group imposed after its axes are found: C1, Cn, Dn, T, O, I."""
 
     flip: bool = False
-    """Give the mirror image: the hand can't be told from the images."""
+    """Write the mirror image: the hand can't be determined from the images."""
 
     def __post_init__(self) -> None:
         pose_method(self.poses)
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Names of the method settings that bear on this run."""
+        """Names of the tables of method settings that this run uses."""
         return () if self.job == "refine" else tuple(pose_method(self.poses).settings)
 
 
@@ -100,13 +100,13 @@ class HeteroSettings(Common):
 
     poses: str = "given"
     """"given" for the poses of the particle file (or of the run that it belongs to), else a pose method by name: poses
-    are found first, then in turns with the conformations."""
+    are found first, then refined in alternation with the conformations."""
 
     mask: str | None = None
     """Map (absolute path) of 0 to 1 within which conformations may differ; the particle's sphere when None."""
 
     pca_with_poses: PCAWithPosesSettings = field(default_factory=PCAWithPosesSettings)
-    """Poses and conformations in turns."""
+    """Settings of poses and conformations refined in alternation."""
 
     def __post_init__(self) -> None:
         conformation_method(self.method)
@@ -115,6 +115,6 @@ class HeteroSettings(Common):
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Names of the method settings that bear on this run."""
+        """Names of the tables of method settings that this run uses."""
         found = () if self.poses == "given" else tuple(pose_method(self.poses).settings)
         return (*found, *conformation_method(self.method).settings)

@@ -1,4 +1,4 @@
-"""The verdict: can the result be trusted, and why. It is drawn from what the run itself knows, never from a truth."""
+"""The verdict: whether the result can be trusted, and why, judged by the run's own evidence without ground truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sum of many images tells before any pose is known: how large the particle is, and its contrast."""
+"""Particle size and sign of the contrast, estimated from sums over many images before any pose is known."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cryoloom.particles.background import radius_map
 from cryoloom.particles.coefficients import CoefficientReader
 from cryoloom.physics.frequencies import FourierDisc
 
-# images are looked at in a box of at most this side: the particle's outline needs no more
+# largest box in which images are examined: the particle's outline needs no more
 LOOK_BOX = 64
-# low-pass, s.d. in units of the Nyquist frequency: keeps what is above the noise and little delocalised by the CTF
+# s.d. of the low-pass filter, in Nyquist frequencies: keeps what has much signal and is little delocalised by the CTF
 _CUT = 0.2
-# the particle ends where the variance over images has fallen to this share of its peak above the background's
+# the particle's edge is where the variance over images, less that of the background, falls to this share of its peak
 _EDGE = 0.045
 _SMALLEST, _LARGEST = 0.3, 0.95
 
@@ -53,7 +53,7 @@ class Appearance:
         self._power = torch.zeros(len(self.disc.index), dtype=torch.float64)
 
     def add(self, images: Float[Tensor, "B D D"], ctf: Float[Tensor, "B P"]) -> None:
-        """Images with zero mean and comparable scale, and their CTF on `disc`."""
+        """Add images of zero mean and comparable scale, with their CTF on `disc`."""
         observed = self._reader(images)
         matched = observed * ctf
         self._square += self._place.images(matched * self._filter).square().sum(0).double()
@@ -103,6 +103,6 @@ class Appearance:
         if not (lobe > 0).any():  # the lobe lies within the first shell: take that one
             lobe = (self.disc.shells == 1).double()
         weight = lobe * self.disc.weight.double() * self._count / self._power.clamp(min=1e-30)
-        # both components of a coefficient share its power, and the mate is the same number: hence h / 2
+        # the real part has half the power of a coefficient, and the Friedel mate has the same real part
         variance = (weight.square() * self._spread / 2).sum()
         return float((weight * self._sum).sum() / variance.sqrt().clamp(min=1e-30))

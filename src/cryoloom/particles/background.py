@@ -1,4 +1,4 @@
-"""The region outside the particle: what images are normalised by, and where the noise is measured."""
+"""The background outside the particle, by which images are normalised and in which the noise is measured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Background:
 
     Attributes:
         box: side of the images, pixels.
-        radius: of the circle, pixels; at most 0.475 of the box.
+        radius: radius of the circle, pixels; at most 0.475 of the box.
         mask: 1 outside, 0 inside, [D, D] float32.
     """
 
@@ -43,15 +43,15 @@ class Background:
 
     @staticmethod
     def create(box: int, particle_diameter_pixels: float) -> Background:
-        """Outside the particle, or outside 0.95 of the box where the particle is larger."""
+        """Background outside a circle of the particle's diameter, at most 0.95 of the box."""
         radius = min(particle_diameter_pixels, WIDEST_CIRCLE * box) / 2
         return Background(box, radius, (radius_map(box) > radius).float())
 
     def normalise(self, images: Float[Tensor, "B D D"], outlier_sigma: float) -> Float[Tensor, "B D D"]:
         """Images with background mean 0 and s.d. 1, values beyond `outlier_sigma` clipped; a new tensor.
 
-        A hot pixel in the background would spoil the s.d. it is judged by, so images that have any beyond
-        `outlier_sigma` are judged by median and median deviation first, clipped, and then normalised.
+        A hot pixel in the background would inflate the s.d. by which it is judged. Images with values beyond
+        `outlier_sigma` are therefore first clipped by median and median deviation, and then normalised.
 
         Raises:
             Unusable: for images that are not finite or whose background is constant.
@@ -81,5 +81,5 @@ class Background:
         outside = flat[:, self.mask.reshape(-1) > 0]
         middle = outside.median(-1, keepdim=True).values
         deviation = 1.4826 * (outside - middle).abs().median(-1, keepdim=True).values
-        # coarse integers may have a median deviation of 0 although they vary: those keep their s.d.
+        # images of coarse integers may have a median deviation of 0 although they vary: their s.d. is used
         return (flat - middle) / torch.where(deviation > 0, deviation, outside.std(-1, keepdim=True))

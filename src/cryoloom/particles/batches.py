@@ -26,9 +26,9 @@ class ParticleBatch:
     """B images as inference sees them.
 
     Attributes:
-        rows: of the particle set, int64 [B].
+        rows: rows of the particle set, int64 [B].
         observed: normalised coefficients on the disc, complex64 [B, P].
-        ctf: parameters [B], float64.
+        ctf: CTF parameters [B], float64.
         group: optics group [B], int64.
     """
 
@@ -41,13 +41,13 @@ class ParticleBatch:
 class ParticleSource:
     """Reads, normalises and transforms images, and remembers the coefficients while they fit.
 
-    Coefficients have background mean 0 and s.d. 1 (`Background`), white particles, and the CTF's own signs: phase
-    flipping is undone, which leaves the noise as it is. Premultiplied images stay so (`ParticleSet.ctf_premultiplied`).
+    Images have background mean 0 and s.d. 1 (`Background`) and white particles. Phase flipping is undone, which does
+    not change the noise spectrum; premultiplied images stay premultiplied (`ParticleSet.ctf_premultiplied`).
 
-    An image's coefficients depend on nothing but its pixels and the preprocessing: the same row gives the same bits in
-    any batch, cached or not. Memory is bounded by the cache (`cache_bytes`; 8 P bytes an image; rows are kept in the
-    order of first use until it is full, none are thrown out), the batch returned (8 P bytes an image) and about
-    40 MB of buffers for reading. The disc may be smaller than the working box allows. Threads may call `batch` at once.
+    The coefficients of an image depend only on its pixels and the preprocessing: the same row gives the same bits in
+    any batch, cached or not. Memory is bounded by the cache (`cache_bytes`; 8 P bytes per image; images are kept in
+    order of first use until it is full and are never evicted), the batch returned (8 P bytes per image) and about 40 MB
+    of buffers for reading. The disc may be smaller than the working box allows. Threads may call `batch` concurrently.
     """
 
     def __init__(
@@ -114,6 +114,6 @@ class ParticleSource:
             new = np.sort(first[self._slot[rows[first]] < 0])[: len(self._cache) - self._filled]
             slots = np.arange(self._filled, self._filled + len(new))
             self._cache[torch.from_numpy(slots)] = coefficients[torch.from_numpy(new)]
-            # slots are published after their values are there: readers take no lock
+            # slots are published after their values are written, since readers take no lock
             self._slot[rows[new]] = slots
             self._filled += len(new)

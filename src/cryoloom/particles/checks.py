@@ -22,14 +22,14 @@ def drop_duplicates(
     keep: np.ndarray,
     notes: list[str],
 ) -> None:
-    """Refuse rows that name an image already named, keep them, or take them out of `keep` [N] bool; see `notes`."""
+    """Refuse, keep or drop (from `keep` [N] bool) rows that repeat an image of an earlier row; adds to `notes`."""
     _, first, inverse = np.unique(places.keys, return_index=True, return_inverse=True)
     again = np.flatnonzero(first[inverse] != np.arange(len(inverse)))
     if not len(again):
         return
     if on_duplicates == "error":
         raise BadInput.report(
-            f"{len(again)} row(s) name an image that an earlier row names.",
+            f"{len(again)} row(s) repeat an image of an earlier row.",
             file=table.path,
             where=table.place(again),
             found=listed([table.image_name(i) for i in again]),
@@ -45,7 +45,7 @@ def drop_duplicates(
 def drop_unusable(
     table: ParticleTable, places: ImagePlaces, on_bad: Literal["error", "drop"], keep: np.ndarray, notes: list[str]
 ) -> None:
-    """Refuse images with NaN, infinities or no contrast, or take them out of `keep` [N] bool; hot pixels are noted."""
+    """Refuse images with NaN, infinities or no contrast, or drop them from `keep` [N] bool; note hot pixels."""
     scan = scan_pixels(places)
     kinds = ((scan.not_finite, "NaN or infinite pixels"), (scan.constant, "the same value in every pixel"))
     found = [(np.flatnonzero(bad), kind) for bad, kind in kinds if bad.any()]

@@ -16,13 +16,13 @@ from cryoloom.physics.frequencies import FourierDisc
 class CoefficientReader:
     """Takes the coefficients of a working box's disc out of images of a larger or equal box.
 
-    Equal to ``disc.transform(resize_real(images, disc.box, 2))``, without centring the images or making the smaller
-    ones: cropping in Fourier space is leaving frequencies out, moving the origin to ``D // 2`` is a phase.
+    Equal to ``disc.transform(resize_real(images, disc.box, 2))`` without centred or smaller copies of the images:
+    cropping in Fourier space leaves frequencies out, and moving the origin to ``D // 2`` is a phase factor.
 
     Attributes:
         box: side D of the images.
-        position: of each coefficient in the flattened rfft2, [P].
-        phase: by which it is multiplied, centring and scale (m / D)^2 together, complex64 [P].
+        position: index of each coefficient in the flattened rfft2, [P].
+        phase: factor of each coefficient, for centring and the scale (m / D)^2, complex64 [P].
     """
 
     box: int
@@ -31,7 +31,7 @@ class CoefficientReader:
 
     @staticmethod
     def create(disc: FourierDisc, box: int) -> CoefficientReader:
-        """For images of side `box`.
+        """Reader for images of side `box`.
 
         Raises:
             ValueError: if the disc's box is larger than the images'.
@@ -51,7 +51,7 @@ class CoefficientReader:
         return spectrum.index_select(1, self.position).mul_(self.phase)
 
     def images(self, coefficients: Complex[Tensor, "B P"]) -> Float[Tensor, "B D D"]:
-        """Real images that have these coefficients and no others: the inverse of the call where no box is cropped."""
+        """Real images with these coefficients and zeros elsewhere: the inverse of the call if no box is cropped."""
         half = coefficients.new_zeros(len(coefficients), self.box * (self.box // 2 + 1))
         half[:, self.position] = coefficients / self.phase
         return torch.fft.irfft2(half.view(len(coefficients), self.box, -1), s=(self.box, self.box))

@@ -1,4 +1,4 @@
-"""Images on their way from the particle source to the kernels: CTF evaluated, noise attached, on the device."""
+"""Images as the kernels take them: Fourier coefficients with CTF and noise spectra, on the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryoloom.physics.noise import spread_shells
 from cryoloom.runs.machine import choose_device
 from cryoloom.runs.seeds import torch_generator
 
-# a premultiplied image is divided by its CTF; next to the zeros nothing is to be had
+# regularises the division of premultiplied images by their CTF, near the zeros of which there is no signal
 LEAST_CTF2 = 1e-3
 
 
@@ -55,7 +55,7 @@ class ImageFeed:
         return self.source.preprocessing.noise.float()
 
     def radius_of(self, level: float) -> int:
-        """Radius in Fourier pixels of the working box of a level: Fourier pixels of a box as large as the particle."""
+        """Radius of a level in the working box; levels count Fourier pixels of a box as large as the particle."""
         return min((self.box - 1) // 2, max(3, round(level * self.box / self.diameter_px)))
 
     def mask(self, box: int) -> Float[Tensor, "D D D"]:
@@ -75,7 +75,7 @@ class ImageFeed:
         )
 
     def images(self, rows: np.ndarray, radius: float, noise: Float[Tensor, "G S"]) -> Images:
-        """Images of `rows` on the disc of `radius` with noise spectra by shell (E|n|^2, one row a group)."""
+        """Images of `rows` on the disc of `radius` with noise spectra by shell (E|n|^2, one row per group)."""
         disc = self.disc.prefix(radius)
         P = len(disc.weight)
         batch = self.source.batch(rows)

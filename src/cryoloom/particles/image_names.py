@@ -31,9 +31,9 @@ class ImagePlaces:
 
 
 def candidates(name: str, file: Path, datadir: Path | None) -> list[Path]:
-    """Where a stack of that name may be, best first: the data folder, the particle file's, its parents, this folder.
+    """Possible paths of a stack, best first: in the data folder, the particle file's, its parents, the current one.
 
-    RELION writes names relative to the project's folder, which is a parent of the STAR file's.
+    RELION writes names relative to the project folder, which is a parent of the STAR file's folder.
     """
     path = Path(name)
     roots = [] if datadir is None else [datadir]
@@ -67,13 +67,13 @@ def find_stacks(table: ParticleTable, datadir: Path | None) -> tuple[Path, ...]:
 
 
 def locate_images(table: ParticleTable, paths: tuple[Path, ...], notes: list[str]) -> ImagePlaces:
-    """Stack and index of each image; every header is read and checked, no pixel is; `notes` gains oddities.
+    """Stack and index of each image; all headers are checked, no pixels are read, oddities are added to `notes`.
 
     Args:
-        paths: of the table's stacks (`find_stacks`). Two that lead to one file are one stack.
+        paths: paths of the table's stacks (`find_stacks`); paths to the same file count as one stack.
 
     Raises:
-        BadInput: for bad headers, and for images that their stack does not hold (with rows).
+        BadInput: for bad headers, and for images that are not in their stack (with rows).
     """
     known: dict[Path, int] = {}
     which = np.array([known.setdefault(p.resolve(), len(known)) for p in paths], dtype=np.int64)
@@ -88,7 +88,7 @@ def locate_images(table: ParticleTable, paths: tuple[Path, ...], notes: list[str
     if len(bad):
         i = bad[0]
         raise BadInput.report(
-            f"{len(bad)} row(s) name an image that its stack does not hold.",
+            f"{len(bad)} row(s) name an image that is not in its stack.",
             file=table.path,
             where=table.place(bad),
             found=f"{_as_written(table, i)} in a stack of {count[i]} images",
@@ -104,7 +104,7 @@ def _as_written(table: ParticleTable, image: int) -> str:
 
 
 def _note_headers(stacks: tuple[StackHeader, ...], notes: list[str]) -> None:
-    """Oddities of headers, once each however many stacks share one."""
+    """Note each oddity of the headers once, with the stacks that share it."""
     said: dict[str, list[str]] = {}
     for header in stacks:
         for note in header.notes:
@@ -113,10 +113,10 @@ def _note_headers(stacks: tuple[StackHeader, ...], notes: list[str]) -> None:
 
 
 def note_folders(table: ParticleTable, paths: tuple[Path, ...], notes: list[str]) -> None:
-    """Says where stacks were found in a folder that nobody stated."""
+    """Note stacks that were found elsewhere than beside the particle file."""
     beside = table.path.resolve().parent
     elsewhere = [p for n, p in zip(table.stacks, paths, strict=True) if p.resolve() != (beside / n).resolve()]
     if elsewhere:
         notes.append(
-            f"{len(elsewhere)} stack(s) were not found beside the particle file but as {listed(elsewhere, 1)}."
+            f"{len(elsewhere)} stack(s) were found elsewhere than beside the particle file: {listed(elsewhere, 1)}."
         )

@@ -1,4 +1,4 @@
-"""Poses that come with the particles: the one door by which they come in."""
+"""Poses given with the particles; they enter the program only here."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class InputPoses:
         """Poses of a table's file.
 
         Args:
-            pixel_size: angstrom, of each image in its file, [N]; for shifts in pixels.
+            pixel_size: pixel size of each image in its file, angstrom, [N]; for shifts in pixels.
 
         Raises:
             BadInput: if orientations or shifts are absent or not numbers.

@@ -1,4 +1,4 @@
-"""Whether the images show a treatment that their columns do not tell: CTF premultiplication or phase flipping."""
+"""Detection of CTF premultiplication or phase flipping that the particle file does not declare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryoloom.particles.background import radius_map
 from cryoloom.particles.coefficients import CoefficientReader
 from cryoloom.physics.frequencies import FourierDisc
 
-# more images, or finer ones, make the answer no surer
+# more images or larger boxes do not make the answer more certain
 MOST_IMAGES = 300
 MOST_BOX = 128
 _SURE = 6.0
@@ -21,8 +21,9 @@ _SURE = 6.0
 class Modulation:
     """Sums over images, fed batch by batch.
 
-    Premultiplied images carry the CTF's zeros in their noise. In flipped ones the signal is brought back to the
-    particle by |C|, in raw ones by C; seen only where signal reaches beyond the CTF's first zero.
+    The noise of premultiplied images has the zeros of the CTF. Multiplication by |C| concentrates the signal within the
+    particle in phase-flipped images, multiplication by C in raw ones; this shows only if the signal reaches beyond the
+    first zero of the CTF.
     """
 
     def __init__(self, box: int, pixel_size: float, diameter_angstrom: float) -> None:
@@ -36,7 +37,7 @@ class Modulation:
         self._gain: list[Tensor] = []
 
     def add(self, images: Float[Tensor, "B D D"], ctf: Float[Tensor, "B P"]) -> None:
-        """Normalised images and their CTF on `disc`."""
+        """Add normalised images with their CTF on `disc`."""
         observed = self._reader(images) * (self.disc.radii >= 3)
         power = observed.abs().square()
         relative = power / power.mean(0).clamp(min=1e-30)
@@ -51,21 +52,25 @@ class Modulation:
         return square[:, self._circle].sum(1) / square.sum((1, 2)).clamp(min=1e-30)
 
     def premultiplied(self) -> bool:
-        """The power where the CTF is near zero is far below that where it is large, within each frequency."""
+        """Whether the power near the zeros of the CTF is far below that where the CTF is large, at equal frequency."""
         if self._low[1] < 1000 or self._high[1] < 1000:
             return False
         return bool(self._low[0] / self._low[1] < 0.35 * self._high[0] / self._high[1])
 
     def flip_score(self) -> float:
-        """Standard score of 'phases were not flipped': far below 0 for flipped images, near 0 where none can tell."""
+        """Standard score of 'phases were not flipped': far below 0 for flipped images, near 0 if undecided."""
         gain = torch.cat(self._gain)
         spread = gain.std() if len(gain) > 1 else gain.new_zeros(())
         return float(gain.mean() / spread.clamp(min=1e-12) * math.sqrt(len(gain)))
 
     def findings(self) -> list[str]:
-        """What should be told to the user."""
+        """Warnings for the user."""
         if self.premultiplied():
-            return ["The images seem to be premultiplied by their CTF (the noise has its zeros), which no column says."]
+            return [
+                "The images seem to be CTF-premultiplied (the noise has the zeros of the CTF), but no column says so."
+            ]
         if self.flip_score() < -_SURE:
-            return ["The images seem to be phase-flipped, which no column says: add rlnCtfDataArePhaseFlipped 1 if so."]
+            return [
+                "The images seem to be phase-flipped, but no column says so: add rlnCtfDataArePhaseFlipped 1 if true."
+            ]
         return []

@@ -12,19 +12,19 @@ from cryoloom.particles.stated import StatedInput
 from cryoloom.particles.table import ParticleTable, Quantity
 from cryoloom.physics.ctf import CTFParameters
 
-# angstrom; no images of single particles lie outside
+# plausible pixel sizes of single-particle images, angstrom
 LEAST_PIXEL_SIZE, LARGEST_PIXEL_SIZE = 0.05, 100.0
 
 
 def pixel_sizes(table: ParticleTable, header_pixel_size: np.ndarray, stated: float | None) -> np.ndarray:
-    """Angstrom per pixel of each image in its file, float64 [N]: as stated, else the particle file's, else the stack's.
+    """Pixel size of each image in its file, angstrom, float64 [N]: as stated, or from the particle file or the stack.
 
     Args:
-        header_pixel_size: of each image's stack, [N]; 0 where the header has none.
-        stated: by the user.
+        header_pixel_size: pixel size in the header of each image's stack, [N]; 0 where the header has none.
+        stated: pixel size stated by the user.
 
     Raises:
-        BadInput: where none is known, it is 0 or the placeholder 1, or particle file and stack disagree.
+        BadInput: if it is unknown, out of range or the placeholder 1, or particle file and stack disagree.
     """
     if stated is not None:
         if not LEAST_PIXEL_SIZE <= stated <= LARGEST_PIXEL_SIZE:
@@ -64,7 +64,7 @@ def pixel_sizes(table: ParticleTable, header_pixel_size: np.ndarray, stated: flo
 
 
 def ctf_parameters(table: ParticleTable, stated: StatedInput, notes: list[str]) -> CTFParameters:
-    """CTF of every image, float64 [N], angles in radians; `notes` gains what was assumed.
+    """CTF parameters of every image, float64 [N], angles in radians; assumptions are added to `notes`.
 
     Raises:
         BadInput: for missing columns (with the option that replaces them) and values outside their range, with the
@@ -124,7 +124,7 @@ def no_ctf(count: int) -> CTFParameters:
 def _refuse(
     table: ParticleTable, quantity: Quantity, *, values: np.ndarray, bad: np.ndarray, expected: str, fix: str
 ) -> None:
-    """BadInput where any of `bad` [N] is True."""
+    """Raise BadInput if any of `bad` [N] is True."""
     if not bad.any():
         return
     found, column = np.flatnonzero(bad), table.label(quantity)

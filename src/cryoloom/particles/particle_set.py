@@ -1,4 +1,4 @@
-"""A set of particle images on disk and what is known about each: the door through which all data comes in."""
+"""A set of particle images on disk with the metadata of each; all data enter the program here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cryoloom.particles.feed import ImageFeed
 
 MINIMUM_PARTICLES = 2
-# below this many images no resolution or pose statistic is worth much
+# below this number of images, resolution and pose statistics mean little
 FEW_PARTICLES = 500
 
 
@@ -43,14 +43,14 @@ class ParticleSet:
     """N particle images: their metadata in memory, their pixels on disk.
 
     Attributes:
-        table: what the particle file says of the images in use, with optics groups and stacks as they were found.
+        table: metadata of the images in use, with optics groups and stacks as they were found.
         box: side of the images as `read` returns them, pixels.
-        pixel_size: of those images, angstrom.
+        pixel_size: pixel size of those images, angstrom.
         ctf: CTF parameters [N], float64.
         notes: what the user should be told about this input.
         places: stack and index of each image.
-        rescaling: of each optics group whose images differ from `box` and `pixel_size`; None where none does.
-        stated: what the user stated in place of the file.
+        rescaling: how images of each optics group are brought to `box` and `pixel_size`; None if unchanged.
+        stated: values stated by the user, which replace those of the file.
         has_ctf: False where the CTF was switched off.
         ctf_premultiplied: images were multiplied by their CTF: an image is C^2 times its slice plus C times noise.
         phase_flipped: the signs of the CTF were corrected: an image is |C| times its slice.
@@ -132,8 +132,8 @@ class ParticleSet:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Pixel values [B, D, D] float32 of some images, in the order asked for.
 
-        Reads with pread in the order of the files, so threads may call it at once. Values are those of the file, but
-        for groups that are rescaled to the set's pixel size.
+        Reads with pread in the order of the files, so threads may call it at once. Values are those of the file, except
+        in groups that are rescaled to the set's pixel size.
 
         Raises:
             BadInput: if a stack is gone or has changed its size.
@@ -152,7 +152,7 @@ class ParticleSet:
         return out
 
     def input_poses(self) -> InputPoses:
-        """Poses written in the particle file, R [N, 3, 3] and t [N, 2] in angstrom, read now.
+        """Poses written in the particle file, R [N, 3, 3] and t [N, 2] in angstrom; parsed at each call.
 
         Raises:
             BadInput: if the file has no orientations or shifts, or they are not numbers.
@@ -160,7 +160,7 @@ class ParticleSet:
         return InputPoses.of_table(self.table, self.file_pixel_sizes())
 
     def half_sets(self) -> np.ndarray | None:
-        """Half set of each image as the particle file has it, int64 [N] of 1 and 2; None where it has none.
+        """Half set of each image in the particle file, int64 [N] of 1 and 2; None if the file has none.
 
         Raises:
             BadInput: for other values, with rows.
@@ -181,7 +181,7 @@ class ParticleSet:
     def fingerprint(self) -> str:
         """sha256 over the particle file, which rows are used, and each stack's size, header, first and last image.
 
-        Times of modification do not enter: a copy has the fingerprint of its original.
+        Modification times are not included: a copy has the fingerprint of its original.
         """
         digest = hashlib.sha256(self.path.read_bytes())
         digest.update(self.rows.astype("<i8").tobytes())
@@ -192,11 +192,11 @@ class ParticleSet:
         return digest.hexdigest()
 
     def place(self, rows: np.ndarray) -> str:
-        """Words for some images of the set, with their rows and lines in the file."""
+        """Rows and lines in the file of some images of the set, for messages."""
         return self.table.place(rows)
 
     def file_pixel_sizes(self) -> np.ndarray:
-        """Angstrom per pixel of each image in its file, before any rescaling, [N]."""
+        """Pixel size of each image in its file, before any rescaling, angstrom, [N]."""
         headers = np.array([s.pixel_size for s in self.places.stacks])[self.places.stack]
         return pixel_sizes(self.table, headers, self.stated.pixel_size)
 
@@ -205,9 +205,9 @@ def open_particles(path: Path | str, stated: StatedInput | None = None, *, scan:
     """Open a particle file of any known format and check everything that can be checked before computing.
 
     Args:
-        path: of the particle file; its suffix tells its format (`particles.formats`).
-        stated: what the user states in place of the file, and what to do with unusable images.
-        scan: read all pixels once (about 0.05 CPU-s for 1000 images of 64 px) to find bad images now, not later.
+        path: path of the particle file; its suffix determines the format (`particles.formats`).
+        stated: values that replace those of the file, and what to do with unusable images.
+        scan: read all pixels once (about 0.05 CPU-s for 1000 images of 64 px) to find bad images now instead of later.
 
     Raises:
         BadInput: naming file, row, what was found, what was expected and what to do.
@@ -248,7 +248,7 @@ def open_particles(path: Path | str, stated: StatedInput | None = None, *, scan:
 
 
 def read_table(path: Path | str) -> ParticleTable:
-    """What a particle file of any known format says of its images, which need not exist.
+    """The table of a particle file of any known format; its images need not exist.
 
     Raises:
         BadInput: for an unknown format or faults of the file, with the place in it.
@@ -296,9 +296,9 @@ def write_particles(
     """Write a particle file in the format of its suffix: every column and the row order kept, atomically.
 
     Args:
-        path: of the new file; its folder must exist.
-        results: what replaces or joins the values of the file, for the images written.
-        rows: images of the set that are written, in that order; all if left out.
+        path: path of the new file; its folder must exist.
+        results: values for the images written, which replace those of the file or are added to them.
+        rows: images of the set to be written, in that order; all if left out.
 
     Raises:
         BadInput: if the file can't be written.

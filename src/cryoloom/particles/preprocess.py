@@ -1,4 +1,4 @@
-"""What must be known about a set before its images can be compared: contrast, size and noise, measured on a sample."""
+"""Contrast, particle diameter and noise of a set, measured on a sample of its images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.noise import shell_means
 
 SMALLEST_BOX = 16
-# groups with fewer sampled images than this take the spectrum of all groups together
+# groups with fewer sampled images than this use the common spectrum of all groups
 _ENOUGH_IMAGES = 50
 # standard score beyond which the contrast is taken from the data
 _SURE = 4.0
@@ -31,16 +31,16 @@ _CHUNK_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How images are normalised, and the noise that is then left in them.
+    """How images are normalised, and the noise of normalised images.
 
     Attributes:
         contrast_sign: +1 where particles are white already, -1 where images are inverted.
         noise: E|n|^2 by shell 0 .. box // 2 of the working box's unnormalised transform of normalised images, one row
-            per optics group, [G, S] float32. For CTF-premultiplied images of the noise before that multiplication.
-        box: working box, pixels; pixel_size: of it, angstrom.
-        particle_diameter_angstrom: of the circle outside which images are normalised.
+            per optics group, [G, S] float32. For CTF-premultiplied images, that of the noise before multiplication.
+        box: working box, pixels; pixel_size: its pixel size, angstrom.
+        particle_diameter_angstrom: diameter of the circle outside which images are normalised.
         outlier_sigma: pixels beyond this many background s.d. are clipped.
-        said: what was found, in words for the user.
+        said: findings, in words for the user.
     """
 
     contrast_sign: float
@@ -63,8 +63,8 @@ def measure(
     """Measure contrast, particle diameter and noise spectra on at most `sample` images, spread over optics groups.
 
     Args:
-        particle_diameter_angstrom: estimated where None.
-        box: working box, pixels; that of the images where None.
+        particle_diameter_angstrom: diameter of the particle; estimated if None.
+        box: working box, pixels; that of the images if None.
         generator: chooses the sample.
 
     Raises:
@@ -81,7 +81,7 @@ def measure(
     noise = _noise(particles, rows, diameter=diameter, outlier_sigma=outlier_sigma, box=box, said=said)
     if box != particles.box:
         size = particles.pixel_size * particles.box / box
-        said.append(f"Images of {particles.box} px are used at {box} px of {size:.3f} angstrom.")
+        said.append(f"Images of {particles.box} px are Fourier-cropped to {box} px of {size:.3f} angstrom.")
     return Preprocessing(
         contrast_sign=sign,
         noise=noise.float(),
@@ -106,7 +106,7 @@ def _working_box(particles: ParticleSet, box: int | None) -> int:
 
 
 def sample_rows(particles: ParticleSet, sample: int, generator: torch.Generator) -> np.ndarray:
-    """At most `sample` rows in ascending order, int64: as many from each optics group as it has, up to equal shares."""
+    """At most `sample` rows, int64, ascending; all optics groups get equal shares as far as they have enough images."""
     n = len(particles)
     order = torch.randperm(n, generator=generator).numpy()
     if n <= sample:
@@ -150,7 +150,7 @@ def _chunks(
 
 
 def matched_ctf(particles: ParticleSet, rows: np.ndarray, disc: FourierDisc) -> Float[Tensor, "B P"]:
-    """What images are multiplied by so that their signals add up: C, |C| where phases were flipped, 1 where
+    """Factor by which images are multiplied so that their signals add up: C, |C| if phase-flipped, 1 if
     premultiplied."""
     if particles.ctf_premultiplied:
         return torch.ones(len(rows), len(disc.index))
@@ -163,7 +163,7 @@ def _ctf(ctf: CTFParameters, rows: np.ndarray, disc: FourierDisc) -> Float[Tenso
 
 
 def _look(particles: ParticleSet, rows: np.ndarray) -> tuple[Appearance, float]:
-    """Sums over the sample, and where outliers begin: well beyond both the noise and the brightest particles."""
+    """Sums over the sample, and the outlier threshold, well beyond both the noise and the brightest particles."""
     appearance = Appearance(particles.box, particles.pixel_size)
     corners = Background.create(particles.box, particles.box)
     tail = []
@@ -198,7 +198,7 @@ def _diameter(particles: ParticleSet, given: float | None, appearance: Appearanc
         )
     else:
         said.append(
-            "No particle stands out of the noise: its diameter is taken as"
+            "No particle stands out from the noise: its diameter is assumed to be"
             f" {size.diameter_angstrom:.0f} angstrom, 0.75 of the box. State it if you know it."
         )
     return size.diameter_angstrom
@@ -206,10 +206,12 @@ def _diameter(particles: ParticleSet, given: float | None, appearance: Appearanc
 
 def _contrast(score: float, said: list[str]) -> float:
     if abs(score) < _SURE:
-        said.append(f"The contrast can't be told from the images ({score:+.1f} s.d.): taken as white, RELION's habit.")
+        said.append(
+            f"The contrast can't be determined ({score:+.1f} s.d.): particles are assumed to be white, as in RELION."
+        )
         return 1.0
     said.append(
-        f"Particles are {'white' if score > 0 else 'black: the images are inverted'} ({abs(score):.0f} s.d. sure)."
+        f"Particles are {'white' if score > 0 else 'black: the images are inverted'} ({abs(score):.0f} s.d. from zero)."
     )
     return 1.0 if score > 0 else -1.0
 
@@ -224,7 +226,7 @@ def _modulation(particles: ParticleSet, rows: np.ndarray, diameter: float, outli
 
 
 def _clear_radius(background: Background) -> float:
-    """Where the CTF's fringes around the particle have faded too, pixels; a box too tight for that keeps its circle."""
+    """Radius in pixels beyond which the CTF's fringes around the particle have faded too, as far as the box allows."""
     return max(background.radius, min(1.2 * background.radius, 0.425 * background.box))
 
 
@@ -233,7 +235,7 @@ def _noise(
 ) -> Float[Tensor, "G S"]:
     """E|n|^2 by shell of the working box after normalisation, float64."""
     background = Background.create(particles.box, diameter / particles.pixel_size)
-    # a little more than the working box, so that its last shells have neighbours
+    # slightly larger than the working box, so that its last shells have neighbours
     seen_box = min(particles.box, box + 8)
     clear = _clear_radius(background) * seen_box / particles.box
     window = torch.sin(((radius_map(seen_box) - clear) / 3).clamp(0, 1) * torch.pi / 2) ** 2
@@ -248,7 +250,7 @@ def _noise(
             count[g] += len(mine)
     few = [g for g in range(groups) if count[g] < _ENOUGH_IMAGES]
     if few and groups > 1:
-        said.append(f"{len(few)} optics group(s) with too few images for a noise spectrum of their own use the set's.")
+        said.append(f"{len(few)} optics group(s) with too few images for their own noise spectrum use that of the set.")
     total[few], count[few] = total.sum(0), count.sum()
     noise = torch.stack([estimator.unmix(total[g] / count[g], int(count[g])) for g in range(groups)])
     noise = noise[:, : box // 2 + 1] * (box / seen_box) ** 4
@@ -256,7 +258,7 @@ def _noise(
 
 
 def _mean_square_ctf(particles: ParticleSet, rows: np.ndarray, box: int) -> Float[Tensor, " S"]:
-    """Mean over the sample of C^2 by shell of the working box, the factor that premultiplication put on the noise."""
+    """Mean of C^2 over the sample by shell of the working box: the factor of the noise due to premultiplication."""
     disc = FourierDisc.create(box, particles.pixel_size * particles.box / box, dtype=torch.float64)
     square = torch.stack([_ctf(particles.ctf, part, disc).square().mean(0) for part in np.array_split(rows, 10)])
     shells = shell_means(square.mean(0).double(), disc)

@@ -12,16 +12,17 @@ from jaxtyping import Float
 class Rescaling:
     """Band-limited resampling of square images about their centre ``D // 2``: out = matrix image matrix^T.
 
-    The same matrix [m, D] serves both axes. The field of view may shrink but never grows, so nothing is invented.
+    The same matrix [m, D] serves both axes. The field of view may shrink but never grows, so nothing is extrapolated.
     """
 
     matrix: np.ndarray
 
     @staticmethod
     def create(box: int, pixel_size: float, new_box: int, new_pixel_size: float) -> Rescaling:
-        """From `box` pixels of `pixel_size` angstrom to `new_box` of `new_pixel_size`; any ratio, values are kept.
+        """Rescaling from `box` pixels of `pixel_size` angstrom to `new_box` pixels of `new_pixel_size`, in any ratio.
 
-        Trigonometric interpolation: frequencies up to the smaller Nyquist frequency are kept exactly, others removed.
+        Trigonometric interpolation: grey values and frequencies up to the smaller Nyquist frequency are kept, others
+        removed.
         """
         ratio = new_pixel_size / pixel_size
         position = (np.arange(new_box) - new_box // 2) * ratio

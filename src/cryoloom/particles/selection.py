@@ -1,4 +1,4 @@
-"""Which images tell most about their orientation at low resolution: those that the CTF and the noise left most of."""
+"""Selection of the images with the most information at low resolution, by their CTF and noise."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.ctf import evaluate_ctf
 from cryoloom.physics.noise import spread_shells
 
-ENVELOPE = 2.5  # Fourier pixels: coefficients within tell where a particle is, hardly how it is turned
-CHUNK = 2000  # CTFs at once
+ENVELOPE = 2.5  # radius in Fourier pixels within which coefficients hold little information on the orientation
+CHUNK = 2000  # CTFs evaluated at once
 
 
 def information(feed: ImageFeed, rows: np.ndarray, radius: float, noise: Float[Tensor, "G S"]) -> Float[Tensor, " B"]:
@@ -38,7 +38,7 @@ def information(feed: ImageFeed, rows: np.ndarray, radius: float, noise: Float[T
 def most_informative(
     feed: ImageFeed, rows: np.ndarray, radius: float, noise: Float[Tensor, "G S"], count: int
 ) -> np.ndarray:
-    """The `count` rows of most information, in the order given; of equal ones the first."""
+    """The `count` most informative rows, in the order given; of equal ones the first."""
     if count >= len(rows):
         return rows
     order = information(feed, rows, radius, noise).argsort(descending=True, stable=True)

@@ -1,7 +1,7 @@
-"""MRC image stacks: a header checked before anything is allocated, and images read with pread.
+"""MRC image stacks: headers are checked before memory is allocated, and images are read with pread.
 
-Format: MRC2014, Cheng et al., J. Struct. Biol. 192 (2015) 146. A mapped file that is cut while it is read kills the
-process; a short pread is an error that can be told.
+Format: MRC2014, Cheng et al., J. Struct. Biol. 192 (2015) 146. A memory-mapped file that is truncated while it is read
+kills the process, whereas a short pread can be reported.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class StackHeader:
     """What is needed to read a stack.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         box: side of the square images, pixels.
         count: number of images.
         dtype: pixel type with its byte order.
         offset: byte at which the first image begins.
-        size: of the file in bytes.
-        pixel_size: angstrom as the header has it; 0 where unset or senseless.
+        size: size of the file in bytes.
+        pixel_size: pixel size in the header, angstrom; 0 if unset or implausible.
         notes: oddities that do not prevent reading, without the file's name.
     """
 
@@ -74,8 +74,8 @@ def read_header(path: Path | str) -> StackHeader:
     """Header of an MRC stack (mode 0, 1, 2, 6 or 12; either byte order), checked against the size of the file.
 
     Raises:
-        BadInput: for what is not an MRC file, unknown modes, images that are not square, absurd dimensions or extended
-            headers, and files shorter than their header says.
+        BadInput: for files that are not MRC stacks, unknown modes, images that are not square, absurd dimensions or
+            extended headers, and files shorter than their header says.
     """
     path = Path(path)
     try:
@@ -158,7 +158,7 @@ def _parse(path: Path, raw: bytes) -> MrcHeader:
             file=path,
             found=str(error),
             expected=f"positive dimensions and mode {_modes()}",
-            fix="check that this is the file meant; copy it again",
+            fix="check the path, or copy the file again",
         ) from None
 
 
@@ -168,17 +168,19 @@ def _modes() -> str:
 
 
 def _stamp_notes(header: MrcHeader) -> list[str]:
-    """A note where the byte-order stamp is not that of the order in which the header makes sense."""
+    """A note if the byte-order stamp differs from the order in which the header makes sense."""
     if header.stated_order == header.order:
         return []
     said = f"is 0x{header.stamp.hex()}" if header.stated_order is None else "says the opposite"
-    return [f"the byte-order stamp {said}; read as {ORDER_NAMES[header.order]}-endian, as the header demands."]
+    return [
+        f"the byte-order stamp {said}; read as {ORDER_NAMES[header.order]}-endian, which makes the header plausible."
+    ]
 
 
 def _pixel_type(path: Path, header: MrcHeader) -> np.dtype:
     if header.mode in OTHER_PIXEL_TYPES:
         raise BadInput.report(
-            "The pixels of the stack are of a kind that images of particles do not have.",
+            "The pixel type of the stack is not supported.",
             file=path,
             found=f"MRC mode {header.mode}, {OTHER_PIXEL_TYPES[header.mode]}",
             expected=f"mode {_modes()} (int8, int16, float32, uint16, float16)",
@@ -221,7 +223,7 @@ def _pixel_size(header: MrcHeader) -> float:
 
 
 def stack_ends(header: StackHeader) -> Iterator[bytes]:
-    """Bytes of the header, of the first image and of the last: what a fingerprint of the stack is made from.
+    """Bytes of the header, the first image and the last image, for a fingerprint of the stack.
 
     Raises:
         BadInput: if the file is gone or has changed its size.
@@ -271,7 +273,7 @@ def read_images(header: StackHeader, indices: np.ndarray, out: np.ndarray) -> No
 
 
 def _check_size(header: StackHeader, size: int) -> None:
-    """BadInput unless the file has the size it had when it was opened."""
+    """Raise BadInput unless the file has the size that it had when it was opened."""
     if size != header.size:
         raise BadInput.report(
             "An image stack changed while it was in use.",

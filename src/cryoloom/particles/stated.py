@@ -1,4 +1,4 @@
-"""What the user states about the particles in place of their file, in the one spelling that all layers share."""
+"""What the user states about the particles, under the names that all layers share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class StatedInput:
 
     Attributes:
         datadir: folder that image names are relative to, tried before the particle file's own folder and its parents.
-        pixel_size: of the extracted images, angstrom; None where the file decides, as for the next three.
+        pixel_size: pixel size of the extracted images, angstrom; None: from the file, as for the next three.
         voltage_kv: acceleration voltage, kV.
         spherical_aberration_mm: spherical aberration, mm.
         amplitude_contrast: amplitude contrast, 0 to 1.
         no_ctf: the images carry no CTF; CTF columns are not read and the CTF is 1.
-        on_bad: images with NaN, infinities or no contrast are refused or left out.
-        on_duplicates: rows that name the same image are refused, all kept, or only the first is kept.
+        on_bad: whether images with NaN, infinities or no contrast are refused or left out.
+        on_duplicates: whether rows that name the same image are refused, all kept, or all dropped but the first.
     """
 
     datadir: str | None = None

@@ -1,7 +1,7 @@
-"""What a particle file says of its images, in terms that no file format owns: one numpy column a quantity.
+"""The content of a particle file, independent of the file format: one NumPy column per quantity.
 
-Formats (`particles.formats`) translate a file to this table and back; checks, CTF, images and poses know this table
-alone. Reading one imports no torch.
+Formats (`particles.formats`) translate a file to this table and back; checks, CTF, images and poses use only this
+table. Reading one does not import torch.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ Quantity = Literal[
     "angular_error_degrees",
     "shift_error_angstrom",
 ]
-"""Names of what a format may know of each image. Lengths are in angstrom (`pixel_size`: of the image in its file;
+"""Quantities that a file may give for each image. Lengths are in angstrom (`pixel_size`: of the image in its file;
 `box`: pixels), flags are 0 or 1, `half_set` is 1 or 2, `class_number` counts from 1, `log_likelihood` is in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """A column of numbers that is parsed when it is asked for.
+    """A column of numbers that is parsed on demand.
 
     Attributes:
         label: the column's name in the file, for errors.
-        read: from rows of the file, int64 [N], to float64 [N]; raises BadInput for values that are not finite numbers.
+        read: maps rows of the file, int64 [N], to float64 [N]; raises BadInput for values that are not finite numbers.
     """
 
     label: str
@@ -61,13 +61,13 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class PoseColumns:
-    """The poses of a file, parsed when they are asked for; this is the only place where a table has poses.
+    """The poses of a file, parsed on demand; the only place where a table has poses.
 
     Attributes:
-        rotations: from rows of the file to R, float64 [N, 3, 3]; None where the file has no orientations.
-        shifts: from rows of the file to t, float64 [N, 2] (x, y; content moved by +t); None where it has no shifts.
+        rotations: maps rows of the file to R, float64 [N, 3, 3]; None where the file has no orientations.
+        shifts: maps rows of the file to t, float64 [N, 2] (x, y; content moved by +t); None where it has no shifts.
         shifts_in_pixels: t is in pixels of the image in its file; else in angstrom.
-        missing: names of the columns that a file of this format would have for what is absent.
+        missing: columns of this format whose absence makes orientations or shifts unavailable.
     """
 
     rotations: Callable[[np.ndarray], np.ndarray] | None
@@ -78,11 +78,11 @@ class PoseColumns:
 
 @dataclass(frozen=True, slots=True)
 class OpticsGroup:
-    """The microscope of a group of images; None where it is not known.
+    """Microscope, box and pixel size of an optics group; None where unknown.
 
     Attributes:
-        name: of the group.
-        pixel_size: angstrom, of the images in their file; box: their side, pixels.
+        name: name of the group.
+        pixel_size: pixel size of the images in their file, angstrom; box: their side, pixels.
         voltage_kv, spherical_aberration_mm, amplitude_contrast: as in `CTFParameters`.
     """
 
@@ -96,14 +96,14 @@ class OpticsGroup:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ImageResults:
-    """What a run found for each of N images, to be written; None where it found nothing of the kind.
+    """Results of a run for each of N images, to be written; None for those that it does not give.
 
     Attributes:
         R: [N, 3, 3], image frame to volume frame; t: [N, 2], angstrom (x, y; content moved by +t).
         half_set: 1 or 2, [N]; class_number: from 1, [N].
         log_likelihood: nats, [N]; probability: of the pose (or class) among its candidates, [N].
         angular_error_degrees, shift_error_angstrom: standard deviations of the pose, [N].
-        further: more columns, [N] each, under the names that they shall have in the file.
+        further: more columns, [N] each, by their names in the file.
     """
 
     R: np.ndarray | None = None
@@ -117,7 +117,7 @@ class ImageResults:
     further: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def named(self) -> dict[str, np.ndarray]:
-        """All arrays that are there, by attribute or by the name in `further`."""
+        """All arrays that are not None, by attribute or by the name in `further`."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "further"}
         return {name: values for name, values in own.items() if values is not None} | dict(self.further)
 
@@ -130,7 +130,7 @@ class ImageResults:
         )
 
     def check(self, count: int, path: Path) -> None:
-        """ValueError unless there is one finite value for each of the `count` images written to `path`."""
+        """Raise ValueError unless there is one finite value for each of the `count` images written to `path`."""
         if (self.R is None) != (self.t is None):
             raise ValueError("poses need both R and t")
         for name, values in self.named().items():
@@ -145,24 +145,24 @@ class ImageResults:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParticleTable:
-    """N images of a particle file and what the file says of each. Pixels are not touched.
+    """Metadata of N images of a particle file; pixels are not read.
 
     Attributes:
-        path: of the file; format: name of its format.
+        path: path of the file; format: name of its format.
         stacks: names of the image files, as the particle file writes them.
-        stack: of each image, into `stacks`, int64 [N].
-        index: of the image in its stack, from 0, int64 [N]; -1 stands for the only image of its file.
-        group: optics group of each image, into `optics`, int64 [N].
+        stack: stack of each image, index into `stacks`, int64 [N].
+        index: index of each image in its stack, from 0, int64 [N]; -1 stands for the only image of its file.
+        group: optics group of each image, index into `optics`, int64 [N].
         optics: one entry for each optics group.
         numbers: columns of numbers by quantity; those that the file does not have are absent.
-        poses: orientations and shifts, read only when asked for.
+        poses: orientations and shifts, parsed on demand.
         columns: every column of the file as text, by the file's own name, with a row for each row of the file.
         rows: row in the file of each image, from 0, int64 [N].
         lines: line in the file of each row of the file, from 1, int64; None for a file without lines.
-        labels: what a file of this format calls each quantity, also those that it does not have.
+        labels: column name of each quantity in this format, including those that the file does not have.
         stack_paths: where each of `stacks` was found; empty until then.
-        results: what a run found and a writer writes in place of the file's values.
-        original: tables of the file that its own format needs to write them again; nothing else looks at it.
+        results: results of a run, written in place of the file's values.
+        original: tables of the file that its own format needs to write it again; used by nothing else.
         notes: oddities that do not prevent reading.
     """
 
@@ -202,7 +202,7 @@ class ParticleTable:
         return None if column is None else column.read(self.rows)
 
     def label(self, quantity: Quantity) -> str:
-        """What the file calls a quantity, or would."""
+        """Column name of a quantity, whether or not the file has it."""
         return self.numbers[quantity].label if quantity in self.numbers else self.labels.get(quantity, quantity)
 
     def texts(self, name: str) -> Texts:
@@ -221,16 +221,16 @@ class ParticleTable:
         )
 
     def place(self, images: np.ndarray) -> str:
-        """Words for where some images stand in the file: 'row 1, 2 (line 30, 31)'."""
+        """Position of some images in the file, for messages: 'row 1, 2 (line 30, 31)'."""
         return place(self.rows[images], self.lines)
 
     def image_name(self, image: int | np.integer) -> str:
-        """Words for one image: its number in the stack, from 1, and the stack's name."""
+        """Name of one image, for messages: its number in the stack, from 1, and the stack's name."""
         name, index = self.stacks[self.stack[image]], int(self.index[image])
         return name if index < 0 else f"{index + 1:06d}@{name}"
 
 
 def place(rows: np.ndarray, lines: np.ndarray | None) -> str:
-    """Words for some rows of a file, counted from 0: 'row 1, 2 (line 30, 31)'."""
+    """Position of some rows of a file, counted from 0, for messages: 'row 1, 2 (line 30, 31)'."""
     words = f"row {listed((rows + 1).tolist())}"
     return words if lines is None else f"{words} (line {listed(lines[rows].tolist())})"

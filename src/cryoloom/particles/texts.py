@@ -1,4 +1,4 @@
-"""A column of text kept as places in one buffer of bytes, and decimal numbers parsed from it without Python objects."""
+"""A column of text stored as slices of one byte buffer; decimal numbers are parsed from it without Python objects."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Texts:
         return out
 
     def numbers(self) -> np.ndarray:
-        """The texts as float64 [N], each the nearest to its decimals; NaN where a text is not a number."""
+        """The texts as float64 [N], correctly rounded; NaN where a text is not a number."""
         out = np.empty(len(self), dtype=np.float64)
         for first in range(0, len(self), _CHUNK):
             rows = slice(first, first + _CHUNK)
@@ -90,7 +90,7 @@ class Texts:
         return out
 
     def factorize(self) -> tuple[np.ndarray, list[str]]:
-        """For each text the place of its value among the distinct ones, int64 [N], and these in order of first use."""
+        """Index of each text among the distinct values, int64 [N], and these values in order of first use."""
         if not len(self):
             return np.zeros(0, dtype=np.int64), []
         digests = np.concatenate(
@@ -104,7 +104,7 @@ class Texts:
         rank = np.empty(len(order), dtype=np.int64)
         rank[order] = np.arange(len(order))
         label = rank[inverse.reshape(-1)]
-        if not self._labelled_by(label, first[order]):  # two texts of one digest: rare beyond all use, but possible
+        if not self._labelled_by(label, first[order]):  # two texts with the same digest: extremely rare, but possible
             known: dict[str, int] = {}
             label = np.array([known.setdefault(value, len(known)) for value in self], dtype=np.int64)
             return label, list(known)
@@ -134,7 +134,7 @@ def _digest(texts: Texts) -> np.ndarray:
 
 
 def _parse(texts: Texts) -> np.ndarray:
-    """float64 [N]: sign, digits and one point by arithmetic that is correctly rounded, all else by `float`."""
+    """The texts as float64 [N]: sign, digits and one point by correctly rounded arithmetic, all others by `float`."""
     length = texts.end.astype(np.int64) - texts.start
     width = min(int(length.max(initial=0)), _WIDTH)
     characters = texts.characters(width)

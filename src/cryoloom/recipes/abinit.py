@@ -1,6 +1,6 @@
 """Ab initio: online EM from random orientations with frequency marching, several starts judged by held-out images.
 
-Every step matches a small batch against slices of the present map (exhaustively, as matrix products), draws poses from
+Every step matches a small batch against slices of the current map (exhaustively, as matrix products), draws poses from
 the posterior and blends the batch's statistics into running ones. Nothing is stored per image. A level ends when the
 likelihood of held-out images stops growing. New random starts are made until two of them agree (their aligned maps
 correlate); if none agree, the start with the highest likelihood goes on to one more level.
@@ -43,23 +43,22 @@ CHECK_EVERY = 5  # steps between evaluations of the held-out images
 FIRST_SIGMA = 0.06  # initial standard deviation of shifts, in box sides; it is then learnt
 REACH = 2.5  # range of the shift search, in standard deviations
 NOISE_RATE = 0.1
-# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, rotation and squared Fourier pixel
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image, rotation and squared Fourier pixel
 STEP_COST = 1.2e-8
 USUAL_STARTS = 2
 USUAL_LENGTH = 1.2  # usual length of a level, relative to its minimum number of steps
-# minimum gain of held-out images for a level to go on: in nats per image, and as a share of the gain that the map gives
-# over no particle
+# minimum gain of held-out images for a level to go on: in nats per image, and as a share of the gain over no particle
 LEAST_GAIN = 0.2
 LEAST_SHARE = 0.005
 
 
 @dataclass(frozen=True)
 class Start:
-    """One independent start: its running statistics (two sets, fed in turn) and what it has learnt.
+    """One independent start: its running statistics (two sets, updated in turn) and learnt parameters.
 
     Attributes:
-        first, second: statistics fed by even and odd steps: their FSC gives the weight of each shell.
-        noise: [G, S]; sigma_angstrom: standard deviation of shifts; level, steps: present level, steps done in it.
+        first, second: statistics updated by even and odd steps; their FSC gives the weight of each shell.
+        noise: [G, S]; sigma_angstrom: standard deviation of shifts; level, steps: current level, steps done in it.
         evidence: mean log evidence of the held-out images at the checks of this level, nats per image, newest last.
         strength: the newest evidence relative to no particle; held_poses: [H, 3, 3], poses of held-out images then.
     """
@@ -77,13 +76,14 @@ class Start:
 
 @dataclass(frozen=True)
 class AbInitState:
-    """Carried from step to step.
+    """State carried from step to step.
 
     Attributes:
-        step: done so far; current: the start at work, None between two.
+        step: steps done so far; current: the current start, None between two starts.
         index: its number; done: starts that reached the end of scouting; scores: their evidence;
-        likeness: [n, n] agreement of done starts; chosen: index of the one carried to the final level, None before.
-        complete: the recipe is through.
+        likeness: [n, n], similarity of the maps of done starts; chosen: index of the start carried to the final level,
+            None before.
+        complete: whether the recipe has finished.
     """
 
     step: int
@@ -105,7 +105,7 @@ class AbInitRecipe:
     def __init__(
         self, feed: ImageFeed, settings: AbInitSettings, seed: int, preview: Callable[[Tensor], None] | None = None
     ) -> None:
-        """`preview` is handed the map of the likeliest start while it forms (see `_volume` for its box)."""
+        """`preview` receives the map of the likeliest start as it develops (see `_volume` for its box)."""
         self.feed, self.settings, self.seed = feed, settings, seed
         self.preview = preview
         self.levels = (*settings.levels, settings.final_level)
@@ -122,7 +122,7 @@ class AbInitRecipe:
         return self.feed.radius_of(self.levels[level])
 
     def init(self) -> AbInitState:
-        """Before the first start."""
+        """State before the first start."""
         return AbInitState(
             step=0, index=0, current=None, done=(), scores=(), likeness=torch.zeros(0, 0), chosen=None, complete=False
         )
@@ -132,7 +132,7 @@ class AbInitRecipe:
         return state.complete
 
     def step(self, state: AbInitState) -> tuple[AbInitState, StepInfo]:
-        """One batch of one start; at the end of a level the march goes on."""
+        """Process one batch of one start; at the end of a level, advance."""
         start = state.current if state.current is not None else self._new_start(state.index)
         level = start.level
         start, fsc, evidence = self._em_step(start, state.step + 1)
@@ -160,7 +160,7 @@ class AbInitRecipe:
         return following, info
 
     def _worth_a_look(self, start: Start, scores: tuple[float, ...]) -> bool:
-        """Whether the map has just been judged, has left the first level, and is likelier than all earlier starts."""
+        """Whether the map was just evaluated, is beyond the first level, and is likelier than all earlier starts."""
         if start.level == 0 or start.steps % CHECK_EVERY or not start.evidence:
             return False
         if not scores:
@@ -202,7 +202,7 @@ class AbInitRecipe:
         )
 
     def _volume(self, start: Start) -> tuple[Tensor, Tensor]:
-        """The present map, masked, Wiener-filtered by the FSC of the two sets; and that FSC."""
+        """The current map, masked, Wiener-filtered by the FSC of the two sets; and that FSC."""
         radius = self.radius(start.level)
         return running_map(start.first, start.second, radius, self.feed.mask(Band(radius).box))
 
@@ -255,13 +255,13 @@ class AbInitRecipe:
         return start, fsc, float(posterior.log_evidence.mean())
 
     def _turned_grid(self, nside: int, generator: torch.Generator) -> RotationGrid:
-        """The grid turned at random, so that no orientation between its points is left out step after step."""
+        """The grid rotated at random, so that no orientation between its points is missed in all steps."""
         grid = cached_rotation_grid(nside)
         turn = random_rotations(1, generator)[0].float()
         return RotationGrid(nside, (turn @ grid.R).contiguous())
 
     def _learnt_noise(self, start: Start, grid: Tensor, images: Images, samples: Samples) -> Tensor:
-        """Noise spectra drawn towards the power of the batch's residuals, for the shells within the radius."""
+        """Noise spectra moved towards the power of the batch's residuals, for the shells within the radius."""
         return ResidualPower(*dispatch.residual_power(grid, images, samples)).learnt(start.noise, NOISE_RATE)
 
     def _level_done(self, start: Start) -> bool:
@@ -277,13 +277,13 @@ class AbInitRecipe:
         return max(seen[-2:]) < max(seen[:-2]) + max(LEAST_GAIN, LEAST_SHARE * start.strength)
 
     def _agrees_already(self, state: AbInitState, start: Start) -> bool:
-        """Whether a start in its last scouting level has come to the map of the likeliest one before it."""
+        """Whether a start in its last scouting level has reached the same map as the likeliest earlier start."""
         if state.chosen is not None or not (self._scouted(start) and state.done) or start.steps % CHECK_EVERY:
             return False
         return self._likeness_of(start, state.done[int(np.argmax(state.scores))]) >= self.settings.agreement
 
     def _advance(self, state: AbInitState) -> tuple[AbInitState, str | None]:
-        """To the next level; from the last scouting level to the next start or to the final level of the best."""
+        """To the next level, or from the last scouting level to the next start or the final level of the best start."""
         start = state.current
         assert start is not None
         if state.chosen is not None:
@@ -295,10 +295,10 @@ class AbInitRecipe:
         likeness = self._likeness(done, state.likeness)
         best = int(np.argmax(scores))
         agreed = len(done) > 1 and float(likeness[best].max()) >= self.settings.agreement
-        text = f"start {state.index + 1}: evidence {scores[-1]:.1f} nats an image"
+        text = f"start {state.index + 1}: log evidence {scores[-1]:.1f} nats per image"
         if len(done) > 1:
-            text += f", likeness to the best other {float(likeness[-1].max()):.2f}"
-        if agreed:  # a map that is right is better improved by refinement
+            text += f", similarity to the most similar earlier map {float(likeness[-1].max()):.2f}"
+        if agreed:  # a correct map is best improved by refinement
             known = replace(state, done=done, scores=scores, likeness=likeness, chosen=best)
             return replace(known, current=done[best], complete=True), text
         if len(done) >= self.settings.restarts:
@@ -313,13 +313,13 @@ class AbInitRecipe:
         )
 
     def _recentred(self, start: Start) -> Start:
-        """Moved so that the centre of mass of the density sits at the centre of the box."""
+        """The start moved so that the centre of mass of the density lies at the centre of the box."""
         volume, _ = self._volume(start)
         offset = -centre_of_mass(volume)
         return replace(start, first=moved(start.first, offset), second=moved(start.second, offset))
 
     def _likeness(self, done: tuple[Start, ...], known: Tensor) -> Tensor:
-        """Pairwise agreement of the done starts' maps; only the newest row is computed."""
+        """Pairwise similarity of the done starts' maps; only the newest row is computed."""
         n = len(done)
         likeness = torch.zeros(n, n)
         likeness[: n - 1, : n - 1] = known
@@ -328,7 +328,7 @@ class AbInitRecipe:
         return likeness
 
     def _likeness_of(self, a: Start, b: Start) -> float:
-        """Likeness of two starts' maps at one level, the best over both hands."""
+        """Similarity of two starts' maps at one level, the higher one of both hands."""
         first, second = self._volume(a)[0], self._volume(b)[0]
         return max(map_likeness(first, second, frame) for frame in common_frames(a.held_poses, b.held_poses))
 
@@ -340,7 +340,7 @@ class AbInitRecipe:
         return replace(state, chosen=state.chosen or 0, complete=True)
 
     def expected_costs(self, state: AbInitState) -> Sequence[float]:
-        """Expected cost of the steps ahead: those of the present start, and of a second one that may agree."""
+        """Expected cost of the steps ahead: those of the current start, and of a second one that may agree."""
         s, last = self.settings, len(self.settings.levels)
         if state.chosen is not None:  # the final level of a start that agrees with no other
             begun = 0 if state.current is None else state.current.steps
@@ -348,7 +348,7 @@ class AbInitRecipe:
         costs: list[float] = []
         if state.current is not None:
             costs += self._start_costs(state.current.level, state.current.steps)
-        # a start agrees with one before it as a rule; those that have failed to do not tell of the next
+        # a start usually agrees with an earlier one; disagreement so far does not predict the next
         more = max(0, min(USUAL_STARTS, s.restarts) - len(state.done) - (state.current is not None))
         return costs + more * self._start_costs(0, 0)
 
@@ -365,7 +365,7 @@ class AbInitRecipe:
         return STEP_COST * self.settings.batch[level] * rotations * self.radius(level) ** 2
 
     def result(self, state: AbInitState) -> AbInitResult:
-        """The map of the final level and how sure it is."""
+        """The final map and the agreement of the starts."""
         start = state.current
         assert start is not None
         start = self._recentred(start)
@@ -385,13 +385,13 @@ class AbInitRecipe:
 
 @dataclass(frozen=True)
 class AbInitResult:
-    """What refinement starts from.
+    """Result of ab initio, from which refinement starts.
 
     Attributes:
         volume: [m, m, m], band-limited box m = 2 (radius + 2) with the field of view of the working box.
-        radius: Fourier pixels; noise: [G, S]; sigma_angstrom: of shifts.
-        starts: made; likeness: of the best start to the most similar other (None if there is one start only);
-        agreeing: starts that agree with the best, itself included.
+        radius: Fourier pixels; noise: [G, S]; sigma_angstrom: standard deviation of shifts.
+        starts: number made; likeness: similarity of the best start's map to the most similar other, or None;
+        agreeing: number of starts that agree with the best, itself included.
     """
 
     volume: Tensor
@@ -404,7 +404,7 @@ class AbInitResult:
 
 
 def _drawn(picks: Tensor, R: Tensor, shifts: Tensor) -> Samples:
-    """Equal draws [B, S] of each image as distinct weighted samples."""
+    """Draws [B, S] of equal weight, merged into distinct weighted samples."""
     B, S = picks.shape
     M = len(R)
     image = torch.arange(B, device=picks.device).repeat_interleave(S)
@@ -414,7 +414,7 @@ def _drawn(picks: Tensor, R: Tensor, shifts: Tensor) -> Samples:
 
 
 def _null_log_likelihood(images: Images) -> Tensor:
-    """log p(Y | no particle) of each image, up to constants of the disc: scores are relative to it, and it moves with
+    """log p(Y | no particle) of each image, up to constants of the disc; scores are relative to it, and it depends on
     the noise spectrum."""
     h, s2 = images.disc.weight, images.variance[images.group]
     return -0.5 * (h * images.observed.abs().square() / s2).sum(1) - 0.5 * (h * s2.log()).sum(1)
@@ -433,7 +433,7 @@ def map_likeness(a: Tensor, b: Tensor, frame: Frame) -> float:
 
 
 def _learnt_sigma(sigma: float, samples: Samples, spacing: float, count: int) -> float:
-    """S.d. of shifts drawn towards that of the batch, the width of the shift grid's cell included."""
+    """S.d. of shifts moved towards that of the batch, including the width of a cell of the shift grid."""
     square = float((samples.weight[:, None] * samples.t.square()).sum()) / (2 * count) + spacing**2 / 12
     return float(np.sqrt(0.8 * sigma**2 + 0.2 * square))
 

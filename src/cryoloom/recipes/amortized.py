@@ -29,7 +29,7 @@ from cryoloom.volumes.fourier_net import FourierNet
 from cryoloom.volumes.interface import Volume
 from cryoloom.volumes.voxel_grid import RealVoxels, VoxelGrid
 
-# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, and for each squared Fourier pixel
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image, and per image and squared Fourier pixel
 ENCODER_COST, COEFFICIENT_COST = 5e-4, 3e-6
 SAMPLE = 1000  # images from which power spectra are measured
 
@@ -123,7 +123,7 @@ class AmortizedRecipe:
         return state
 
     def radius(self, round_: int) -> int:
-        """Radius of the comparison in a round: it grows with the march."""
+        """Radius of the comparison in a round, which grows by frequency marching."""
         return marching_radius(self.feed, self.settings, round_)
 
     def step(self, state: AmortizedState) -> tuple[AmortizedState, StepInfo]:

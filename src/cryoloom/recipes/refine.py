@@ -1,8 +1,9 @@
-"""Refinement: global searches and Levenberg-Marquardt on every pose, half sets apart from the first insertion on.
+"""Refinement: global searches and Levenberg-Marquardt on every pose, with separate half sets throughout.
 
-Each iteration takes every image once. Its candidate poses, found by a global search where they are missing or doubtful,
-climb against the map of the image's own half set; the optima are weighted by their Laplace evidence, and the image is
-inserted at the weighted poses into the next map of that half. The radius follows the FSC of the half maps.
+Each iteration processes every image once. Its candidate poses, found by a global search where they are missing or
+doubtful, are refined against the map of the image's own half set; the optima are weighted by their Laplace evidence,
+and the image is inserted at the weighted poses into the next map of that half. The radius follows the FSC of the half
+maps.
 """
 
 from __future__ import annotations
@@ -50,31 +51,31 @@ TIGHT = 1.5  # the molecule is masked once the halves agree beyond this multiple
 FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
 LOW_STEPS = 4  # steps at low radius, where there are more candidates than are kept
 STILL = 0.3  # poses are settled if they move by less than this share of their uncertainty
-MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again,
-# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds an image and squared Fourier pixel: measured on a
+MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image and squared Fourier pixel: measured on a
 # ribosome and an antibody (5,000 images of 64 px)
 SEARCH_COST, CLIMB_COST, INSERTION_COST = 6e-6, 6e-8, 6e-7
 USUAL_ITERATIONS = 5
 SEARCHED_SHARES = (1.0, 0.6, 0.2)  # shares of the images that usual first, second and third searches take
-ALL_SEARCHED = 2  # in this many first searches; later, what is certain is right
+ALL_SEARCHED = 2  # number of first searches to which MANY_DOUBTFUL applies; later, certain poses are correct
 
 
 @dataclass(frozen=True)
 class RefineState:
-    """Carried from iteration to iteration.
+    """State carried from iteration to iteration.
 
     Attributes:
-        iteration: done so far; radius: of the last comparison, Fourier pixels.
+        iteration: iterations done so far; radius: radius of the last comparison, Fourier pixels.
         poses: PosePosterior of all N images on the CPU (covariance of the best candidate apart).
-        covariance: [N, 5, 5] of the best candidate; score, power: [N] of the best candidate (see `Refined`).
+        covariance: [N, 5, 5], of the best candidate; score, power: [N], of the best candidate (see `Refined`).
         half: [N] of 0 and 1.
-        references: the two maps [m, m, m] that images are compared with next, one a half.
+        references: the two maps [m, m, m] that images are compared with next, one per half set.
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
-        fsc: of the last half maps, by shell; shell: its 0.143 crossing.
-        searches: global searches done so far; None where the first iteration climbs from given poses.
-        statistics: of the two halves at full radius.
-        settled: no gain in the last iteration.
-        spread: images are inserted over the width of their posterior, not at its candidates alone.
+        fsc: FSC of the last half maps, by shell; shell: its 0.143 crossing.
+        searches: global searches done so far; None where the first iteration refines given poses.
+        statistics: normal equations of both half maps at full radius.
+        settled: whether the last iteration brought no improvement.
+        spread: whether images are inserted over the width of their posterior, not only at its candidates.
     """
 
     iteration: int
@@ -96,7 +97,7 @@ class RefineState:
 
     @property
     def posterior(self) -> PosePosterior:
-        """What is inserted: poses, where they spread with the covariance of an image's best candidate for all of it."""
+        """Poses for insertion; with `spread`, all candidates of an image have the covariance of its best one."""
         if not self.spread:
             return self.poses
         N, K = self.poses.log_weight.shape
@@ -105,21 +106,21 @@ class RefineState:
 
     @property
     def misfit(self) -> Tensor:
-        """How many standard deviations each best score lies below what a right pose would give, [N]."""
+        """Standard deviations by which each best score lies below that expected of a correct pose, [N]."""
         return misfit_sigmas(self.score, self.power)
 
 
 @dataclass(frozen=True)
 class RefineResult:
-    """What refinement has found.
+    """Result of refinement.
 
     Attributes:
         posed: all images with their poses, half sets and noise.
-        covariance: [N, 5, 5] of the best pose of each image (rotation vector in radian, shift in angstrom).
+        covariance: [N, 5, 5], of the best pose of each image (rotation vector in radian, shift in angstrom).
         score, power: [N], log p(image | pose) - log p(image | no particle) of the best pose in nats, and the power of
             its prediction (see `inference.poses.refine.Refined`).
-        statistics: normal equations of both half maps as last summed, None where they are to be summed anew.
-        settled: whether refinement ended because nothing was gained any more.
+        statistics: normal equations of both half maps as last summed, None if they must be summed again.
+        settled: whether refinement ended because it brought no further improvement.
     """
 
     posed: PosedImages
@@ -131,13 +132,13 @@ class RefineResult:
 
     @property
     def misfit(self) -> Tensor:
-        """How many standard deviations each best score lies below what a right pose would give, [N]."""
+        """Standard deviations by which each best score lies below that expected of a correct pose, [N]."""
         return misfit_sigmas(self.score, self.power)
 
 
 @dataclass(frozen=True, slots=True)
 class _Radii:
-    """Radii of an iteration, Fourier pixels: of searches, of the comparison, and of insertion."""
+    """Radii of an iteration, in Fourier pixels, for searches, local refinement and insertion."""
 
     search: int
     climb: int
@@ -146,11 +147,11 @@ class _Radii:
 
 @dataclass(frozen=True)
 class _HalfPass:
-    """What a pass over the images of a half set gives.
+    """Result of a pass over the images of a half set.
 
     Attributes:
-        rows: the images, [n]; poses: [n, K]; covariance: [n, 5, 5], score, power: [n] of the best pose.
-        statistics: of the map; residuals: their power by optics group and shell.
+        rows: the images, [n]; poses: [n, K]; covariance [n, 5, 5], score and power [n]: those of the best pose.
+        statistics: normal equations of the map; residuals: power of the residuals by optics group and shell.
     """
 
     rows: np.ndarray
@@ -171,8 +172,7 @@ class RefineRecipe:
     def __init__(
         self, feed: ImageFeed, settings: RefineSettings, seed: int, start: PoseStart, symmetry: str = "C1"
     ) -> None:
-        """Refine all images of `feed` from a start's maps; where it has poses, the first iteration climbs from them
-        instead of searching."""
+        """Refine all images of `feed` from a start's maps; given poses are refined first, without a search."""
         self.feed, self.settings, self.seed = feed, settings, seed
         self.start = start
         self.group = symmetry_group(symmetry).float()
@@ -185,7 +185,7 @@ class RefineRecipe:
         return Band.of_box(self.start.maps[0].shape[-1]).radius
 
     def init(self) -> RefineState:
-        """No poses yet, or those of the start; half sets drawn where the start has none."""
+        """State with the poses of the start, if any; half sets are drawn if the start has none."""
         N, K, given = len(self.feed), self.settings.candidates, self.start.poses
         half = self.start.half
         if half is None:
@@ -213,7 +213,7 @@ class RefineRecipe:
         )
 
     def finished(self, state: RefineState) -> bool:
-        """Whether nothing is gained any more."""
+        """Whether refinement has converged, or the maximum number of iterations is reached."""
         s = self.settings
         return state.iteration >= s.most_iterations or (state.settled and state.iteration >= s.least_iterations)
 
@@ -251,11 +251,11 @@ class RefineRecipe:
         return self._after(state, found, passes[0].residuals + passes[1].residuals, radii, doubtful)
 
     def _half_pass(self, state: RefineState, half: int, doubtful: np.ndarray, radii: _Radii) -> _HalfPass:
-        """The images of a half set climbed, weighed and inserted."""
+        """Refine, weight and insert the images of a half set."""
         K = state.poses.log_weight.shape[1]
         posed = PosedImages(self.feed, state.poses, state.half, state.noise, state.sigma_angstrom)
         grid = volume_to_half(rebox(state.references[half], Band(radii.climb).box))
-        references = None  # the other half's slices go before these come
+        references = None  # frees the slices of the other half set first
         mine = posed.half_set(half)
         if doubtful[mine].any():
             references = references_of(self.feed, state.references[half], self.settings.coarse_level, radii.search)
@@ -343,13 +343,13 @@ class RefineRecipe:
         return min(level, trusted)
 
     def _climb_radius(self, state: RefineState) -> int:
-        """Radius of the comparison: the FSC's 0.143 shell and a few more, at most half again the last radius."""
+        """Radius of the comparison: a few shells beyond the FSC's 0.143 crossing, at most 1.5 times the last radius."""
         if state.iteration == 0:
             return state.radius
         return min(self.limit, round(state.shell) + 3, round(1.5 * state.radius))
 
     def _insertion_radius(self, radius: int) -> int:
-        if self.settings.climb_steps == 0:  # poses that stay are as good as they will be
+        if self.settings.climb_steps == 0:  # poses that are not refined do not improve
             return self.limit
         return min(self.limit, max(radius + 4, round(1.3 * radius)))
 
@@ -397,7 +397,7 @@ class RefineRecipe:
         doubtful: np.ndarray,
         references: References | None,
     ) -> PosePosterior:
-        """The images' present candidates, and for doubtful ones those of a new search."""
+        """The images' current candidates, and for doubtful images those of a new search."""
         index = torch.from_numpy(rows)
         device = self.feed.device
         known = PosePosterior(
@@ -423,13 +423,13 @@ class RefineRecipe:
         R = torch.cat([known.R, known.R.clone()], 1)
         t = torch.cat([known.t, known.t.clone()], 1)
         weight = torch.cat([known.log_weight, torch.full((B, K), -torch.inf, device=device)], 1)
-        # both lists are candidates on a par: the climb decides; of the known ones only the likely are worth one
+        # candidates of both lists start with equal weight and refinement decides; unlikely known ones are dropped
         weight[which] = torch.where(weight[which] > -DOUBT_NATS, 0.0, -torch.inf)
         R[which, K:], t[which, K:], weight[which, K:] = found.R, found.t, found.log_weight
         return PosePosterior(R, t, weight)
 
     def _climb(self, grid: Tensor, images: Images, candidates: PosePosterior, sigma: float, radius: int) -> Refined:
-        """From coarse to full radius, candidates that fall behind dropped on the way."""
+        """Refine from coarse to full radius, dropping the less likely candidates in between."""
         start = candidates
         low = self.feed.radius_of(self.settings.fine_levels[0])
         if start.log_weight.shape[1] > self.settings.candidates and radius > 1.3 * low:
@@ -440,10 +440,10 @@ class RefineRecipe:
 
 
 def refinement_costs(feed: ImageFeed, settings: RefineSettings, state: RefineState | None = None) -> list[float]:
-    """Expected cost of every iteration of a usual refinement that is still ahead (see `runs.loop.Recipe`).
+    """Expected costs of the remaining iterations of a usual refinement (see `runs.loop.Recipe`).
 
     Args:
-        state: where refinement stands; None before it has begun.
+        state: current state of refinement; None before it has begun.
     """
     limit = (feed.box - 1) // 2
     done = 0 if state is None else state.iteration

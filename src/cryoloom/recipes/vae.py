@@ -1,7 +1,7 @@
 """cryoDRGN: conformations of posed images by a network in Fourier space (Zhong et al. 2021).
 
-An encoder (vae) or a table with a row an image (autodecoder) gives q(z|X); the decoder predicts the image from a z
-drawn from it; both climb the evidence's lower bound. Poses and the mean map are given.
+An encoder (vae) or a table with one row per image (autodecoder) gives q(z|X), and the decoder predicts the image from a
+z drawn from it; both maximise the evidence lower bound (ELBO). Poses and the mean map are given.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STEP_IMAGES = 2000  # approximate number of images in a step
 DEVIATION = 0.3  # unit of the decoder's output, relative to the r.m.s. amplitude of the mean by shell
 FALLING = 0.5  # share of the updates over which the learning rate falls
 LAST_RATE = 0.03  # final learning rate relative to the initial one
-# expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds a coefficient, layer and squared width
+# expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds per coefficient, layer and squared width
 COST = 1e-10
 READ = 500  # images at once when latents are read out
 
@@ -52,9 +52,10 @@ class VariationalState:
     """State carried from step to step.
 
     Attributes:
-        step: done so far; weights: the networks and their optimiser; noise: E|n|^2 by shell, [G, S].
-        latents: mean and log-variance of each image, [N, 2 Z] (autodecoder).
-        corrections: of each pose, [N, 5] pixels: a rotation at the particle's rim, a shift (where poses are learnt).
+        step: steps done so far; weights: the networks and their optimiser; noise: E|n|^2 by shell, [G, S].
+        latents: mean and log-variance of the latents of each image, [N, 2 Z] (autodecoder).
+        corrections: corrections of the poses, [N, 5] pixels: rotation at the particle's rim, and shift (if poses are
+            learnt).
     """
 
     step: int
@@ -72,7 +73,7 @@ class Tally:
     sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, count: int, **values: Tensor | float) -> None:
-        """Means over `count` images."""
+        """Add means over `count` images."""
         self.count += count
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value) * count
@@ -95,17 +96,17 @@ class VariationalRecipe:
         mean: Tensor,
         method: Literal["vae", "autodecoder"] = "vae",
     ) -> None:
-        """Learn from posed images; of several candidate poses the likeliest is taken.
+        """Learn from posed images; the likeliest of several candidate poses is used.
 
         Args:
-            mean: map [D, D, D] of the working box, scaled as the images are; what is learnt ends where its spectrum
-                does.
+            mean: map [D, D, D] of the working box, on the scale of the images; volumes that are learnt have power only
+                where its spectrum has.
         """
         feed = posed.feed
         if tuple(mean.shape) != (feed.box,) * 3:
-            raise ValueError(f"mean map of shape {tuple(mean.shape)}: expected the working box, {feed.box} a side")
+            raise ValueError(f"mean map of shape {tuple(mean.shape)}: expected the working box, side {feed.box}")
         if not float(mean.abs().max()) > 0:
-            raise ValueError("the mean map is empty: give the map that the images' poses lead to")
+            raise ValueError("the mean map is empty: expected the map reconstructed at the images' poses")
         self.name = method
         self.feed, self.settings, self.seed = feed, settings, seed
         self.first_noise = posed.noise.float()
@@ -152,7 +153,7 @@ class VariationalRecipe:
         return kind(radius, f.diameter_px / f.box, s.latent, s.encoder_width, s.encoder_layers)
 
     def init(self) -> VariationalState:
-        """Untrained networks; in a table, the same latents for all images."""
+        """State with untrained networks; in a table, the same latents for all images."""
         N, Z = len(self.feed), self.settings.latent
         device = self.feed.device
         latents = None
@@ -171,7 +172,7 @@ class VariationalRecipe:
         return state
 
     def step(self, state: VariationalState) -> tuple[VariationalState, StepInfo]:
-        """A part of an epoch."""
+        """Process a part of an epoch."""
         s = self.settings
         self.trainer.restore(state.weights)
         following = replace(
@@ -221,7 +222,7 @@ class VariationalRecipe:
         beta = s.beta * min(1.0, done / s.warm_up) if s.warm_up > 0 else s.beta
         loss = bound.loss(beta)
         rate = min(1.0, max(LAST_RATE, (1 - done) / FALLING))
-        # per coefficient, so that the bound on gradients means the same at every radius
+        # per coefficient, so that gradient clipping means the same at every radius
         norms = self.trainer.update(loss.mean() / images.disc.weight.sum(), rate)
         scale = len(rows) * float(images.disc.weight.sum())
         if state.latents is not None and latent is not None and latent.grad is not None:
@@ -293,7 +294,7 @@ class VariationalRecipe:
         return PosePosterior.certain(R.cpu(), t.cpu())
 
     def volume(self, state: VariationalState) -> PositionalMLP:
-        """The decoder, a copy of its own."""
+        """A copy of the decoder."""
         self.trainer.restore(state.weights)
         return copy.deepcopy(self.decoder).requires_grad_(False).eval()
 

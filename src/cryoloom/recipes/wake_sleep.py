@@ -1,8 +1,8 @@
-"""Wake-sleep: an encoder learns poses from dreams of the present volume; awake, the volume learns from real images.
+"""Wake-sleep: an encoder learns poses from dreams of the current volume; awake, the volume learns from real images.
 
-Asleep (Hinton et al. 1995): images are made of the volume at random known poses, with CTFs, noise and shifts as in the
-data, and the encoder is trained on them, supervised and without local minima. Awake: it proposes candidates for real
-images, these are weighed by their likelihood, and their statistics are blended into the volume's.
+Asleep (Hinton et al. 1995): images are simulated from the volume at random known poses, with CTFs, noise and shifts as
+in the data, and the encoder is trained on them, supervised and without local minima. Awake: it proposes candidates for
+real images, these are weighted by their likelihood, and their statistics are blended into the volume's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cryoloom.recipes.methods.hybrid import WakeSleepSettings
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
-# expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds an image
+# expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds per image
 IMAGE_COST = 8e-4
 JUDGED = 512  # number of dreams, not used for training, on which the encoder is evaluated
 
@@ -45,9 +45,9 @@ class WakeSleepState:
     """State carried from round to round.
 
     Attributes:
-        round: done so far; weights: the encoder and its optimiser.
-        first, second: statistics of the volume, fed in turn by waking rounds; None before the first of each.
-        volume: [m, m, m], that dreams are made of.
+        round: rounds done so far; weights: the encoder and its optimiser.
+        first, second: statistics of the volume, updated in turn by wake steps; None before their first update.
+        volume: [m, m, m], from which dreams are simulated.
     """
 
     round: int
@@ -140,7 +140,7 @@ class WakeSleepRecipe:
         return self.feed.images(rows, self.radius, self.noise)
 
     def _awake(self, state: WakeSleepState, rng: np.random.Generator, generator: torch.Generator) -> WakeSleepState:
-        """Refine candidate poses of real images by a few steps, weigh them, and blend the images into the volume."""
+        """Refine candidate poses of real images by a few steps, weight them, and blend the images into the volume."""
         s = self.settings
         rows = np.sort(rng.choice(len(self.feed), min(s.wake_batch, len(self.feed)), replace=False))
         images = self.feed.images(rows, self.radius, self.noise)
@@ -181,7 +181,7 @@ def training_cost(settings: WakeSleepSettings) -> float:
 def make_encoder(
     feed: ImageFeed, settings: WakeSleepSettings, seed: int, volume: Tensor, sigma_angstrom: float
 ) -> PoseEncoder:
-    """A fresh encoder for particles like those of a map; its weights depend on the seed alone."""
+    """An untrained encoder for the particle of a map; its initial weights depend only on the seed."""
     radius = Band.of_box(volume.shape[-1]).radius
     disc = feed.prefix(radius)
     views = random_rotations(300, torch_generator(seed, WakeSleepRecipe.name, "views")).float().to(volume.device)

@@ -63,7 +63,7 @@ class Population:
 def standardised(volumes: Tensor, population: Population) -> Tensor:
     """The same family in coordinates whose population has mean 0 and covariance 1, and contrasts around 1.
 
-    EM alone comes there slowly; the step is that of parameter-expanded EM (Liu, Rubin & Wu 1998).
+    EM alone converges to these slowly; the step is that of parameter-expanded EM (Liu, Rubin & Wu 1998).
     """
     mean = population.z / population.count
     spread = population.zz / population.count - mean[:, None] * mean
@@ -96,10 +96,10 @@ def aligned(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def localised(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both families with their components damped where the halves do not agree: what moves is often a small part.
+    """Both families with their components damped where the halves do not agree: often only a small part moves.
 
-    A Wiener filter in space: the power of the halves' mean and of half their difference, averaged over a few voxels,
-    are signal with noise, and noise.
+    A Wiener filter in space: the power of the halves' mean, averaged over a few voxels, estimates signal plus noise,
+    and that of half their difference estimates noise.
     """
     if len(first) == 1:
         return first, second

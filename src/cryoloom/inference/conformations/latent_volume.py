@@ -1,4 +1,4 @@
-"""What every conformation method finds: latents of the images, and the volumes that they are latents of."""
+"""Result of every conformation method: a family of volumes, and the latents of the images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryoloom.volumes.interface import ConformationVolume
 
 @dataclass(frozen=True)
 class LatentVolume:
-    """A family of volumes V(z) and where images lie in it.
+    """A family of volumes V(z) and the latents of the images.
 
     Attributes:
         latents: posterior over z of all N images, on the CPU; volume: the family.

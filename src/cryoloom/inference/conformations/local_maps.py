@@ -135,5 +135,5 @@ def _moments(posed: PosedImages, rows: np.ndarray, weight: Tensor, offset: Tenso
         )
         total = Moments(*sums) if total is None else total + Moments(*sums)
     if total is None:
-        raise ValueError("a half set has no images near this conformation; expected both halves to be mixed")
+        raise ValueError("a half set has no images near this conformation; expected images of both half sets")
     return total

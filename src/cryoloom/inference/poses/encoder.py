@@ -25,7 +25,7 @@ class PoseEncoder(nn.Module, ABC):
 
     Attributes:
         radius: radius in Fourier pixels of the disc of frequencies that the network reads.
-        equivariant: whether turning an image in its plane turns its pose alike (images without astigmatism).
+        equivariant: whether rotating an image in its plane rotates its pose equally (for images without astigmatism).
         described: the numbers that the network is built from, for its file.
     """
 
@@ -47,7 +47,7 @@ class PoseEncoder(nn.Module, ABC):
 
     @classmethod
     def of_file(cls, described: Mapping[str, float], tensors: dict[str, Tensor]) -> Self:
-        """The network again: the inverse of `described` and `tensors`."""
+        """The network rebuilt from its file: the inverse of `described` and `tensors`."""
         encoder = cls.of_description(described)
         encoder.load_state_dict(tensors)
         return encoder

@@ -13,7 +13,7 @@ from cryoloom.kernels.images import Images
 
 
 class BadEncoderFile(ValueError):
-    """A file that holds no encoder that can be read."""
+    """A file without a readable encoder."""
 
 
 _FORMAT: DescribedFile[PoseEncoder] = DescribedFile(

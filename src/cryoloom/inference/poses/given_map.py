@@ -1,4 +1,4 @@
-"""A map from elsewhere made ready for comparison with images: same field of view, same scale, band-limited."""
+"""Prepares a given map for comparison with images: same field of view, same scale, band-limited."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LEAST_RADIUS = 4
 def fit_to_images(
     feed: ImageFeed, given: DensityMap, radius: float, warn: Callable[[str], None], name: str = "the map"
 ) -> Float[Tensor, "m m m"]:
-    """The map in the images' field of view, inside the particle's sphere, cut to a radius, in the images' units.
+    """The map in the images' field of view and scale, within the particle's sphere, low-passed to a radius.
 
     Args:
         radius: Fourier pixels of the field of view; limited by what map and images hold.
-        warn: is told if the images have no power above their noise, so that the map keeps its own scale.
-        name: of the map, for error messages.
+        warn: called if the images have no power above their noise, so that the map keeps its own scale.
+        name: name of the map, for error messages.
 
     Returns:
         Voxels on the feed's device, band-limited by their box m = 2 (radius + 2).

@@ -1,4 +1,4 @@
-"""Images with their poses: what maps and conformations are learnt from."""
+"""Images with their poses, from which maps and conformations are reconstructed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH = 500  # images at once
 
 @dataclass(frozen=True)
 class PosedImages:
-    """N images and what is known of their poses.
+    """N images and the posteriors of their poses.
 
     Attributes:
         feed: the images.
@@ -62,7 +62,7 @@ class PosedImages:
         """
         rows = np.flatnonzero(self.half == half)
         if len(rows) == 0:
-            raise ValueError(f"half set {half + 1} has no particles; expected both halves to be filled")
+            raise ValueError(f"half set {half + 1} has no particles; expected particles in both half sets")
         return rows
 
     def with_poses(self, poses: PosePosterior) -> PosedImages:
@@ -90,7 +90,7 @@ class PosedImages:
         """Normal equations of the map of either half set, at `radius` Fourier pixels.
 
         Args:
-            group: symmetry of the particle; generator: of the samples that stand for the width of posteriors.
+            group: symmetry of the particle; generator: for the samples that represent the width of the posteriors.
 
         Raises:
             ValueError: if a half set has no images.

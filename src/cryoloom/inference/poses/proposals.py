@@ -20,11 +20,11 @@ AT_ONCE = 500  # images at once
 
 @dataclass(frozen=True)
 class Proposed:
-    """What a recipe that trains an encoder has found.
+    """Result of a recipe that trains an encoder.
 
     Attributes:
         encode: the trained encoder; poses: its candidates for all images, on the CPU.
-        volume: [m, m, m], band-limited box of the map that was learnt along; noise: [G, S], E|n|^2 by shell.
+        volume: [m, m, m], map learnt with the encoder, in its band-limited box; noise: [G, S], E|n|^2 by shell.
     """
 
     encode: TrainedEncoder

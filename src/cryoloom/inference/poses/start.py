@@ -17,7 +17,7 @@ class StartAgreement:
 
     Attributes:
         starts: number of starts made; agreeing: number that agree with the best, itself included.
-        likeness: of the best start's map to the most similar other, None where there was one start only.
+        likeness: similarity of the best start's map to the most similar other map, None with a single start.
     """
 
     starts: int
@@ -27,20 +27,20 @@ class StartAgreement:
 
 @dataclass(frozen=True)
 class PoseStart:
-    """Where refinement starts: maps, and perhaps poses.
+    """Start of refinement: maps, and optionally poses.
 
     Attributes:
         maps: [m, m, m], one for each half set, with the field of view of the working box and band-limited by their
             box m = 2 (radius + 2).
         noise: [G, S], E|n|^2 by shell; sigma_angstrom: standard deviation of shifts.
-        poses: candidates of all images, from which the first iteration climbs; None: they are searched first.
+        poses: candidates of all images, which the first iteration refines; None: they are searched first.
         half: [N] of 0 and 1; None: half sets are drawn.
         spread: whether images are inserted over the width of their posterior; None: where no poses are given. Given
             poses may rest on more than these images (tilt series, neighbours): the width that follows from the images
             alone would blur them.
         polish: whether the poses are refined; otherwise they are weighed and inserted as they are.
-        agreement: of random starts, None without them; symmetry_score: agreement of the map with its symmetry copies
-            before symmetry was imposed, None in C1.
+        agreement: of random starts, None without them; symmetry_score: correlation of the map with its symmetry-related
+            copies before symmetry was imposed, None in C1.
         encoder: the network that proposed the poses, None without one.
     """
 

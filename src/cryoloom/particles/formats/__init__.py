@@ -1,4 +1,4 @@
-"""Particle file formats: a module and a line in `FORMATS` each."""
+"""Particle file formats, each a module and an entry in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def format_of(path: Path) -> Format:
     """The format of a particle file, by its suffix.
 
     Raises:
-        BadInput: for a suffix that no format has, with those that can be read.
+        BadInput: for an unknown suffix; the message lists the formats that can be read.
     """
     for known in FORMATS.values():
         if path.suffix.lower() in known.suffixes:
@@ -31,7 +31,7 @@ def format_of(path: Path) -> Format:
             fix="convert it to a STAR file with csparc2star.py (pyem)",
         )
     raise BadInput.report(
-        "The format of the particle file is not known by its name.",
+        "The suffix of the particle file belongs to no known format.",
         file=path,
         found=f"a name that ends in {path.suffix!r}",
         expected=readable,

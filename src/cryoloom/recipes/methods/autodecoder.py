@@ -1,4 +1,4 @@
-"""Conformations by a decoder and a latent of its own for every image."""
+"""Conformations by a decoder and latents learnt separately for every image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def find(job: ConformationJob) -> Conformations:
-    """A decoder and latents trained on the posed images, where held-out images show that there is something to learn.
+    """Train a decoder and latents on the posed images, if a component improves the likelihood of held-out images.
 
-    Latents learnt image by image tell images apart even where all are alike (reliability 0.48 on a ribosome).
+    Latents learnt image by image seem to distinguish images even if all are alike (reliability 0.48 on a ribosome).
     """
     _, state = pca.fitted(job, job.settings["pca"])
     if not state.components:

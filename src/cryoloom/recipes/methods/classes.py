@@ -8,7 +8,7 @@ from cryoloom.recipes.methods import pca
 from cryoloom.recipes.methods.method import ConformationJob, ConformationMethod, Conformations
 from cryoloom.recipes.methods.option import option
 
-SHARPENED = 3  # times that the volumes are fitted to classes, and classes to the volumes
+SHARPENED = 3  # rounds in which the volumes are fitted to the classes and the classes to the volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def find(job: ConformationJob) -> Conformations:
     count: int = job.settings["classes"].classes
     linear: pca.PCASettings = job.settings["pca"]
     if linear.components is None:
-        # K volumes span K - 1 directions; whether there are more is asked of held-out images
+        # K volumes span K - 1 directions; held-out images decide whether there are more
         linear = replace(linear, most_components=max(linear.most_components, count - 1))
     recipe, state = pca.fitted(job, linear)
     if not state.components:

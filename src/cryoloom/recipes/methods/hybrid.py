@@ -1,4 +1,4 @@
-"""Poses proposed by an encoder that learns from simulated images of ab initio's map, then refined."""
+"""Poses proposed by an encoder trained on simulated images of the ab initio map, then refined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WakeSleepSettings:
-    """Training of an encoder on simulated images ("dreams") of ab initio's map."""
+    """Training of an encoder on simulated images ("dreams") of the ab initio map."""
 
     rounds: int = 100
     """Number of training rounds; the learning rate falls to zero over them."""
@@ -26,7 +26,7 @@ class WakeSleepSettings:
     """Optimiser steps in a round."""
 
     batch: int = 128
-    """Dreams in an optimiser step: 256,000 images with rounds and updates as they are."""
+    """Dreams in an optimiser step: 256,000 images with the default rounds and updates."""
 
     learning_rate: float = 2e-3
     """Maximum learning rate of Adam."""
@@ -61,7 +61,7 @@ class WakeSleepSettings:
 
 
 def start(job: PoseJob) -> PoseStart:
-    """The map of ab initio, improved by real images while the encoder learns, and the encoder's candidates."""
+    """The ab initio map, improved by real images while the encoder is trained, and the encoder's candidates."""
     from cryoloom.recipes.wake_sleep import WakeSleepRecipe
 
     first = search.start(job)

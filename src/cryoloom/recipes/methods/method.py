@@ -1,4 +1,4 @@
-"""What a pose method and a conformation method are, what they are given, and what they give back."""
+"""Interfaces of pose methods and conformation methods: their input and output."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PoseJob:
-    """What a pose method is given.
+    """Input of a pose method.
 
     Attributes:
         feed: the images; session: where its recipes are run; settings: those of all methods, by table.
         seed: seed of the run; symmetry: point group of the particle.
-        preview: takes a map [m, m, m] that is worth a look while the method goes on.
+        preview: called with maps [m, m, m] that are worth viewing while the method runs.
     """
 
     feed: ImageFeed
@@ -43,7 +43,7 @@ class PoseMethod:
 
     Attributes:
         name: value of `--poses`; help: one line for the command line and the documentation.
-        start: finds where refinement starts, and perhaps poses.
+        start: finds the start of refinement, optionally with poses.
         settings: classes of its settings by table, frozen dataclasses whose fields may be options (`option`).
         costs: expected cost of its stages by name, for the estimate of the time left (`Recipe.expected_costs`).
     """
@@ -57,7 +57,7 @@ class PoseMethod:
 
 @dataclass(frozen=True)
 class ConformationJob:
-    """What a conformation method is given.
+    """Input of a conformation method.
 
     Attributes:
         posed: the images with their poses; images that do not show the particle are left out (half set -1).
@@ -77,11 +77,11 @@ class ConformationJob:
 
 @dataclass(frozen=True)
 class Conformations:
-    """What a conformation method has found.
+    """Result of a conformation method.
 
     Attributes:
         found: latents and volumes; None where the data are consistent with one conformation.
-        evidence: the numbers behind it, for the verdict; classes: where they were fitted.
+        evidence: the numbers behind it, for the verdict; classes: the fitted classes, if any.
     """
 
     found: LatentVolume | None
@@ -95,7 +95,7 @@ class ConformationMethod:
 
     Attributes:
         name: value of `--method`; help: one line for the command line and the documentation.
-        find: does it; settings, costs: as in `PoseMethod`.
+        find: finds the conformations; settings, costs: as in `PoseMethod`.
     """
 
     name: str

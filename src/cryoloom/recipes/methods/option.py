@@ -1,4 +1,4 @@
-"""Settings that are options of the command line, too."""
+"""Settings that are also options of the command line."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PCASettings:
-    """Probabilistic PCA by EM, half sets apart."""
+    """Probabilistic PCA by EM, separately in both half sets."""
 
     components: int | None = field(
         default=None,
@@ -29,10 +29,10 @@ class PCASettings:
     """Number of components that are kept; chosen by the likelihood of held-out images when None."""
 
     most_components: int = 8
-    """Maximum number of components that are looked for."""
+    """Maximum number of components that are sought."""
 
     iterations: int = 12
-    """Iterations of EM over all images, in either half."""
+    """Iterations of EM over all images, in each half set."""
 
     first_level: float = 6.0
     """Radius of the first iterations, in Fourier pixels of a box as large as the particle."""
@@ -42,22 +42,22 @@ class PCASettings:
     the truth to 0.85, 0.88, 0.87 (adjusted Rand index) with 12, 16, 24, at 1, 2 and 6 times the cost."""
 
     contrast_sigma: float = 0.15
-    """Initial standard deviation of the images' contrast around 1, which is then learnt; 0: all images alike."""
+    """Initial standard deviation of the images' contrast around 1, which is then learnt; 0: equal contrast."""
 
 
 @dataclass(frozen=True, slots=True)
 class PCAWithPosesSettings:
-    """Poses and components found in turns, where poses are not given.
+    """Alternating refinement of poses and components, if poses are not given.
 
-    Measured on adenylate kinase's path (10,000 images, SNR 0.1): three quarters of the poses found on one map are
-    right to 10 degrees and the latents' rank correlation with the state is 0.90; afterwards 98 % and 0.957.
+    Measured on adenylate kinase's path (10,000 images, SNR 0.1): three quarters of the poses found on one map are right
+    to 10 degrees and the latents' rank correlation with the state is 0.90; afterwards 98 % and 0.957.
     """
 
     components: int = 4
     """Number of components of the family along with which poses are found."""
 
     iterations: int = 12
-    """Iterations of EM over all images, in either half."""
+    """Iterations of EM over all images, in each half set."""
 
     held: int = 8
     """Number of iterations at low resolution, where large motions are seen and searches are cheap."""
@@ -66,10 +66,10 @@ class PCAWithPosesSettings:
     """Number of iterations over which the radius then grows to `PCASettings.last_level`."""
 
     first_climb: int = 2
-    """Iteration from which poses climb along with the latents."""
+    """Iteration from which poses are refined along with the latents."""
 
     climb_steps: int = 2
-    """Steps of every pose in an iteration."""
+    """Refinement steps of every pose in an iteration."""
 
     searches: tuple[int, ...] = (2, 5, 9)
     """Iterations in which images are also searched globally."""
@@ -88,7 +88,7 @@ class PCAWithPosesSettings:
 
 
 def fitted(job: ConformationJob, settings: PCASettings) -> tuple[PCARecipe, PCAState]:
-    """The linear family fitted to the images and judged by held-out ones."""
+    """The linear family fitted to the images and evaluated on held-out ones."""
     from cryoloom.recipes.pca import PCARecipe
 
     recipe = PCARecipe(job.posed, settings, job.seed, job.mask)
@@ -96,7 +96,7 @@ def fitted(job: ConformationJob, settings: PCASettings) -> tuple[PCARecipe, PCAS
 
 
 def nothing(method: str) -> Conformations:
-    """What is found where no component improves the likelihood of held-out images."""
+    """Result if no component improves the likelihood of held-out images."""
     from cryoloom.inference.conformations.evidence import ConformationEvidence
 
     return Conformations(None, ConformationEvidence(method, 0, 0, gain_nats=0.0))
@@ -121,7 +121,7 @@ def evidence_of(method: str, recipe: PCARecipe, state: PCAState) -> Conformation
 
 
 def find(job: ConformationJob) -> Conformations:
-    """Components that held-out images ask for, and the coordinates of every image."""
+    """Components that improve the likelihood of held-out images, and the latent coordinates of all images."""
     recipe, state = fitted(job, job.settings["pca"])
     if not state.components:
         return nothing(PCA.name)

@@ -1,7 +1,7 @@
-"""The methods there are: how poses are found, and how conformations are.
+"""Registry of the pose methods and the conformation methods.
 
 A method is one file and one line here; the command line, presets, run records, documentation and contract tests take
-it from here. These files are light: what computes is imported when a method is used, so that `--help` answers at once.
+it from here. These files import quickly: heavy modules are imported when a method is used, so that `--help` stays fast.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class AbInitSettings:
 
 @dataclass(frozen=True, slots=True)
 class RefineSettings:
-    """Refinement of every candidate pose by Levenberg-Marquardt, half sets apart."""
+    """Refinement of every candidate pose by Levenberg-Marquardt, with separate half sets."""
 
     candidates: int = 4
     """Number of candidate poses kept for each image."""
@@ -81,7 +81,7 @@ class RefineSettings:
     as the map's resolution allows."""
 
     climb_steps: int = 5
-    """Steps of every candidate in an iteration; 0 weighs the given poses and leaves them in place."""
+    """Refinement steps of every candidate in an iteration; with 0, given poses are weighted but not moved."""
 
     most_iterations: int = 10
     """Maximum number of iterations."""
@@ -91,7 +91,7 @@ class RefineSettings:
 
 
 def start(job: PoseJob) -> PoseStart:
-    """The map of ab initio, on the axes of its symmetry."""
+    """The ab initio map, aligned with the axes of its symmetry."""
     from cryoloom.inference.poses.start import PoseStart, StartAgreement
     from cryoloom.maps.symmetry import on_axes
     from cryoloom.recipes.abinit import AbInitRecipe

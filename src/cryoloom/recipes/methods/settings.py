@@ -16,7 +16,7 @@ def tables() -> dict[str, type[Any]]:
 
 
 class MethodSettings(Mapping[str, Any]):
-    """Settings by table; a table that is not given has its defaults. Never changed once made."""
+    """Settings by table; a table that is not given has its defaults. Immutable."""
 
     __slots__ = ("_given",)
 
@@ -68,7 +68,7 @@ class MethodSettings(Mapping[str, Any]):
         return settings
 
     def of(self, names: Iterable[str]) -> MethodSettings:
-        """These tables alone, defaults written out: what a run records."""
+        """Only these tables, with defaults written out, as a run records them."""
         return MethodSettings({name: self[name] for name in names})
 
     @classmethod

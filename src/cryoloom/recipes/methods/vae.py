@@ -21,7 +21,7 @@ SEEN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class NetworkSettings:
-    """Networks for conformations: a decoder in Fourier space and what gives the latents."""
+    """Networks for conformations: a decoder in Fourier space, and an encoder or a table of latents."""
 
     latent: int = field(
         default=8, metadata=option("--latent", help="Number of latent coordinates, Z.", minimum=1, maximum=64)
@@ -40,7 +40,7 @@ class NetworkSettings:
     """Number of the encoder's layers."""
 
     encoder_level: float = 8.0
-    """Radius of what the encoder sees, in Fourier pixels of a box as large as the particle."""
+    """Radius to which the encoder reads images, in Fourier pixels of a box as large as the particle."""
 
     decoder_width: int = 128
     """Width of the decoder's residual layers (1024 in `paper`)."""
@@ -53,11 +53,11 @@ class NetworkSettings:
 
     reach: float = 0.25
     """Standard deviation of the random Fourier features, in particle radii; with larger ones (0.4, 0.7) conformations
-    are learnt more slowly. cryoDRGN has a quarter of the box."""
+    are learnt more slowly. cryoDRGN uses a quarter of the box."""
 
     level: float = 16.0
-    """Radius to which images are compared, in Fourier pixels of a box as large as the particle. Latents are told apart
-    from 10 on; beyond this radius maps of conformations hold the mean's details."""
+    """Radius to which images are compared, in Fourier pixels of a box as large as the particle. Conformations are
+    distinguished from 10 on; beyond this radius their maps have the details of the mean."""
 
     coefficients: int = 300
     """Number of Fourier coefficients sampled per image and update, more often where the mean is strong (all of them
@@ -73,7 +73,7 @@ class NetworkSettings:
     """Learning rate of Adam (1e-4 in `paper`), which falls over the second half of the updates."""
 
     table_rate: float = 0.3
-    """Learning rate of the latents of single images (autodecoder), relative to the present learning rate's share."""
+    """Learning rate of the latents of single images (autodecoder); it falls over time as `rate` does."""
 
     pose_rate: float = 0.05
     """Learning rate of poses where they are learnt too, in pixels at the particle's rim."""
@@ -94,9 +94,9 @@ class NetworkSettings:
 
 
 def find(job: ConformationJob) -> Conformations:
-    """An encoder and a decoder trained on the posed images."""
+    """Train an encoder and a decoder on the posed images."""
     if job.searched:
-        # poses were found along with a linear family: whether it holds is asked of held-out images first
+        # poses were found along with a linear family, which held-out images must confirm first
         _, state = pca.fitted(job, job.settings["pca"])
         if not state.components:
             return pca.nothing(VAE.name)
@@ -104,7 +104,7 @@ def find(job: ConformationJob) -> Conformations:
 
 
 def trained(job: ConformationJob, kind: Literal["vae", "autodecoder"]) -> Conformations:
-    """Networks trained, and how well their latents tell images apart."""
+    """Train networks and measure how reliably their latents distinguish images."""
     from cryoloom.inference.conformations.evidence import ConformationEvidence
     from cryoloom.recipes.vae import VariationalRecipe
 

@@ -33,7 +33,7 @@ COLUMNS: Mapping[Quantity, tuple[tuple[str, ...], float]] = {
     "class_number": (("rlnClassNumber",), 1.0),
 }
 
-# of each optics group in RELION 3.1 and later
+# quantities of each optics group in RELION 3.1 and later
 GROUP_QUANTITIES: tuple[Quantity, ...] = (
     "voltage_kv",
     "spherical_aberration_mm",
@@ -47,10 +47,10 @@ INTEGERS: tuple[Quantity, ...] = ("half_set", "class_number", "ctf_premultiplied
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 ORIGINS_IN_PIXELS = ("rlnOriginX", "rlnOriginY")
-# RELION 3.0: um of the detector, and magnification; together they give the pixel size
+# RELION 3.0: detector pixel size in um, and magnification, which together give the pixel size
 DETECTOR = ("rlnDetectorPixelSize", "rlnMagnification")
 
-# columns of RELION 3.0 that RELION 3.1 moved to the optics table; rows that share them make a group
+# columns of RELION 3.0 that RELION 3.1 moved to the optics table; rows with equal values form a group
 SHARED_IN_A_GROUP = (
     "rlnVoltage",
     "rlnSphericalAberration",

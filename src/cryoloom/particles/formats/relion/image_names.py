@@ -1,4 +1,4 @@
-"""rlnImageName (``000012@folder/stack.mrcs``) to stack names and image numbers."""
+"""Splits rlnImageName (``000012@folder/stack.mrcs``) into stack names and image numbers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cryoloom.particles.table import place
 from cryoloom.particles.texts import Texts
 
 COLUMN = "rlnImageName"
-# characters searched for the '@' by array operations; longer numbers, and names without one, are read alone
+# characters searched for the '@' by array operations; names with longer numbers or without '@' are parsed one by one
 _WIDTH = 20
 _NO_NAME = ("", "<NA>", "nan", "None")
 
 
 def split(names: Texts, path: Path, lines: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Names of the stacks, the stack of each row, int64 [N], and its image from 0, int64 [N].
+    """Names of the stacks, and for each row its stack and its image counted from 0, int64 [N] each.
 
     The image is -1 where the name has no number (the only image of its file) and -2 for number 0, which does not exist.
 
     Raises:
-        BadInput: for names without a stack, or whose number is not one, with rows.
+        BadInput: for names without a stack or with an invalid number, with rows.
     """
     number, at = _numbers(names)
     stack, stacks = Texts(names.buffer, names.start + at.astype(names.start.dtype), names.end).factorize()
@@ -40,7 +40,7 @@ def split(names: Texts, path: Path, lines: np.ndarray) -> tuple[tuple[str, ...],
 
 
 def _numbers(names: Texts) -> tuple[np.ndarray, np.ndarray]:
-    """Image number as written, int64 [N] (-1 without '@', -9 where it is not a number), and bytes before the stack."""
+    """Image number as written, int64 [N] (-1 without '@', -9 if invalid), and number of bytes before the stack name."""
     characters = names.characters(_WIDTH)
     is_at = characters == ord("@")
     at = np.where(is_at.any(0), is_at.argmax(0), -1)

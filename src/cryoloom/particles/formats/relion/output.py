@@ -1,4 +1,4 @@
-"""Any particle table as a RELION 3.1 STAR file: optics and particles."""
+"""Writes any particle table as a RELION 3.1 STAR file with optics and particles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cryoloom.particles.formats.relion.star_writer import write_star
 from cryoloom.particles.table import ImageResults, OpticsGroup, ParticleTable, Quantity
 from cryoloom.particles.texts import Texts
 
-# two values of an optics group that are written alike
+# relative difference below which two values of an optics group count as equal
 _SAME = 1e-6
 
 
@@ -51,7 +51,7 @@ def write(path: Path, table: ParticleTable) -> None:
 
 
 def number_texts(values: np.ndarray) -> Texts:
-    """Six decimals, or six digits for what is too small for them; integers, flags as 0 and 1, and text."""
+    """Values as text: floats with six decimals (below 0.001 in exponential notation), flags as 0 and 1."""
     values = np.asarray(values)
     if values.dtype.kind == "f":
         return Texts.of(f"{v:.6f}" if v == 0 or abs(v) >= 1e-3 else f"{v:.6e}" for v in values.tolist())
@@ -81,7 +81,7 @@ def _result_columns(results: ImageResults) -> dict[str, np.ndarray]:
 
 
 def _neutral_columns(table: ParticleTable) -> dict[str, Texts]:
-    """Columns of a table that came from another format, those of its own that have no meaning here included."""
+    """Columns of a table from another format, including those without a RELION name."""
     columns: dict[str, Texts] = {}
     for quantity in table.numbers:
         values = table.values(quantity)
@@ -106,7 +106,7 @@ def _pixel_sizes(table: ParticleTable) -> np.ndarray:
 
 
 def _convert_origins(table: ParticleTable, columns: dict[str, Texts], found: dict[str, np.ndarray]) -> None:
-    """Shifts in pixels out of `columns`, in angstrom into them where nothing else has shifts."""
+    """Remove shifts in pixels from `columns`, and add them in angstrom unless such shifts exist already."""
     pixels = [c for c in ORIGINS_IN_PIXELS if c in columns]
     if len(pixels) == 2 and not set(ORIGINS) & {*columns, *found} and table.poses.shifts is not None:
         origin = 0.0 - table.poses.shifts(table.rows) * _pixel_sizes(table)
@@ -116,7 +116,7 @@ def _convert_origins(table: ParticleTable, columns: dict[str, Texts], found: dic
 
 
 def _image_names(path: Path, table: ParticleTable, written: Texts | None) -> Texts:
-    """Image names as written where they are found from the new file's folder, else relative to it."""
+    """Image names, unchanged if they are valid from the new file's folder, else relative to it."""
     folder = path.resolve().parent
     moved = np.ones(len(table.stacks), dtype=np.bool_)
     names = list(table.stacks)
@@ -137,9 +137,9 @@ def _image_names(path: Path, table: ParticleTable, written: Texts | None) -> Tex
 
 
 def _optics(table: ParticleTable, original: RelionTables | None, particles: dict[str, Texts]) -> dict[str, Texts]:
-    """The optics table as it was, with what RELION 3.1 needs added, and changed values put in.
+    """The original optics table with the columns that RELION 3.1 needs and with changed values.
 
-    A changed value of a quantity that `particles` has of its own is put there too, where it would be read first.
+    If `particles` has a column of the same quantity, a changed value is written there, since it takes precedence.
     """
     if original is None or original.optics is None:
         count = len(table.optics)
@@ -166,7 +166,7 @@ def _optics(table: ParticleTable, original: RelionTables | None, particles: dict
 
 
 def _replaced(texts: Texts, values: list[float | None]) -> Texts:
-    """The texts, but for those whose number is another than the value's."""
+    """The texts, with those replaced whose number differs from the value."""
     old = texts.numbers()
     new = [
         text if value is None or abs(number - value) <= _SAME * abs(value) else number_texts(np.array([value]))[0]
@@ -176,7 +176,7 @@ def _replaced(texts: Texts, values: list[float | None]) -> Texts:
 
 
 def _replaced_by_image(table: ParticleTable, quantity: Quantity, texts: Texts) -> Texts:
-    """A column of the images, but for groups none of whose images has the group's value: it was stated anew."""
+    """A column of `particles`, replaced in groups none of whose images has the group's value (stated by the user)."""
     old, new = texts.numbers(), list(texts)
     changed = False
     for g, group in enumerate(table.optics):

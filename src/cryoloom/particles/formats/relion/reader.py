@@ -29,11 +29,11 @@ class RelionTables:
     """The particle and optics tables of a STAR file.
 
     Attributes:
-        path: of the file.
-        particles: one row an image.
-        optics: one row an optics group, or None (RELION 3.0).
-        group: row of `optics` of each image, int64 [N]; without an optics table, the images that share a microscope.
-        group_names: of the groups.
+        path: path of the file.
+        particles: particle table, one row per image.
+        optics: optics table, one row per optics group, or None (RELION 3.0).
+        group: row of `optics` of each image, int64 [N]; without an optics table, one group per microscope.
+        group_names: names of the groups.
     """
 
     path: Path
@@ -105,14 +105,14 @@ def parse_numbers(
     """Text to float64 [N]; BadInput names the first rows that hold no finite number.
 
     Args:
-        rows: in the file of each text; 0 to N - 1 if left out.
-        lines: in the file of each row of it, or None.
+        rows: row in the file of each text; 0 to N - 1 if left out.
+        lines: line in the file of each of its rows, or None.
     """
     numbers = texts.numbers()
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         raise BadInput.report(
-            f"{len(bad)} value(s) of a needed column are not numbers.",
+            f"{len(bad)} value(s) of a required column are not numbers.",
             file=path,
             where=f"column {column}, {place(bad if rows is None else rows[bad], lines)}",
             found=listed([repr(texts[i]) for i in bad]),
@@ -154,13 +154,13 @@ def _only_block_with_images(star: StarFile) -> StarBlock:
 
 
 def _groups_by_microscope(particles: StarBlock) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Without an optics table (RELION 3.0) the rows that share microscope and pixel size make a group."""
+    """Groups of a file without optics table (RELION 3.0): rows with the same microscope and pixel size."""
     label = np.zeros(len(particles), dtype=np.int64)
     for column in SHARED_IN_A_GROUP:
         if column in particles.columns:
             values, distinct = particles.columns[column].factorize()
             label = label * max(1, len(distinct)) + values
-            # numbered anew by first use, so that products stay small
+            # renumbered by first use, so that products stay small
             _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
             label = np.argsort(np.argsort(first, kind="stable"), kind="stable")[inverse.reshape(-1)]
     count = int(label.max()) + 1 if len(label) else 1

@@ -33,7 +33,7 @@ class StarBlock:
     Attributes:
         name: what follows ``data_``; may be empty.
         loop: True for a table.
-        columns: the text of each column by its tag (without underscore), as written in the file but for quotes.
+        columns: the text of each column by its tag (without underscore), as written in the file, without quotes.
         lines: line number in the file of each row, from 1, int64 [N].
         line: line number of the block's start.
     """
@@ -138,7 +138,7 @@ def _has_control(data: bytes) -> bool:
 
 
 def _pieces(data: bytes) -> list[tuple[int, int]]:
-    """First and last byte (exclusive) of pieces that end with a line each."""
+    """First and last byte (exclusive) of pieces of the file that end at line ends."""
     found, start = [], 0
     while start < len(data):
         end = len(data)
@@ -217,7 +217,7 @@ class _OpenBlock:
     lines: list[np.ndarray] = field(default_factory=list)
 
     def add(self, places: list[tuple[int, int]], number: int, dtype: np.dtype) -> None:
-        """Values of one line."""
+        """Add the values of one line."""
         self.starts.append(np.array([start for start, _ in places], dtype=dtype))
         self.ends.append(np.array([end for _, end in places], dtype=dtype))
         self.lines.append(np.array([number], dtype=np.int64))
@@ -245,7 +245,7 @@ class _Reader:
         return self.blocks
 
     def _piece(self, lines: _Lines, number: int, cut: bool) -> None:
-        """All lines of a piece, the first of which has this number in the file; `cut` where the last has no end."""
+        """Read all lines of a piece; `number` is that of the first line, `cut` tells that the last has no line end."""
         count, i = len(lines.end), 0
         block: _OpenBlock | None = None
         stops = np.zeros(0, dtype=np.int64)
@@ -288,7 +288,7 @@ class _Reader:
             return
         if not self.blocks:
             raise BadInput.report(
-                "The file does not begin as a STAR file does.",
+                "The file does not begin like a STAR file.",
                 file=self.path,
                 where=f"line {number}",
                 found=repr(self.data[start:end].decode().strip()[:60]),
@@ -386,7 +386,7 @@ def _close(path: Path, data: bytes, block: _OpenBlock) -> StarBlock:
     ends = np.concatenate(block.ends or [none])
     block.ends.clear()
     lines = np.concatenate(block.lines or [none])
-    if not block.loop:  # pairs: one row, whose values stand on a line each
+    if not block.loop:  # pairs: one row, with each value on a line of its own
         lines = lines[:1]
     width = len(block.tags)
     buffer = np.frombuffer(data, dtype=np.uint8)

@@ -9,18 +9,18 @@ from pathlib import Path
 from cryoloom.files.durable import write_durably
 from cryoloom.particles.texts import Texts
 
-# what makes a value need quotes
+# characters that make quotes necessary
 _SPECIAL = re.compile(rb"""['"#\s]""")
 # rows formatted at a time
 _CHUNK = 1 << 13
 
 
 def write_star(path: Path | str, tables: Sequence[tuple[str, Mapping[str, Texts]]]) -> None:
-    """Write tables, each a name and columns of text by tag, as a STAR file: a reader sees the old file or the new one.
+    """Write tables, each a name and columns of text by tag, as a STAR file, atomically.
 
     Raises:
         OSError: if the file can't be written; an older file of that name is then left as it was.
-        ValueError: for a value that no quotes can hold.
+        ValueError: for a value that can't be quoted.
     """
     parts = []
     for name, columns in tables:
