@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cryoloom.cli.main import build_app
-from cryoloom.jobs import layout
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.recipes.methods.option import options_of
 from cryoloom.recipes.methods.registry import CONFORMATION_METHODS, POSE_METHODS, conformation_method, pose_method
 from cryoloom.recipes.methods.settings import MethodSettings, tables
+from cryoloom.runs import layout
 from cryoloom.runs.record import read_settings
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings

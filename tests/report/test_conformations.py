@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from cryoloom.analyze.series import write_series
-from cryoloom.jobs import layout
 from cryoloom.jobs.class_table import ClassRow, write_class_table
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.maps.io import DensityMap, write_map
@@ -25,6 +24,7 @@ from cryoloom.report.latent_scatter import HEX_RADIUS, MOST_POINTS, STEPS, page_
 from cryoloom.report.page import render, write_report
 from cryoloom.report.png import hex_colour
 from cryoloom.report.shown_run import ShownRun
+from cryoloom.runs import layout
 
 from .fake_run import COUNT
 from .test_page import EVIL, Page

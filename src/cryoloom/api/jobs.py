@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from cryoloom.api import runs
 from cryoloom.environment import set_threads
-from cryoloom.jobs import layout
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.presets import chosen_settings
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.recipes.methods.registry import conformation_method, pose_method
+from cryoloom.runs import layout
 from cryoloom.runs.display import announce, open_progress
 from cryoloom.runs.interrupts import Interrupts, Stopped
 from cryoloom.runs.progress import Progress
@@ -120,8 +120,6 @@ def hetero(
 
     The other arguments, Ctrl-C and errors are those of `reconstruct`.
     """
-    if not isinstance(particles, ParticleSet) and (Path(particles) / "run.json").is_file():
-        particles = layout.PARTICLES.path(Path(particles))
     settings = HeteroSettings(
         input=_input(particles),
         mask=None if mask is None else os.path.abspath(mask),
@@ -210,7 +208,7 @@ def simulate(
 def _input(particles: Source | ParticleSet) -> InputSettings:
     if isinstance(particles, ParticleSet):
         return InputSettings(os.path.abspath(particles.path), particles.stated)
-    return InputSettings(os.path.abspath(particles))
+    return InputSettings(os.path.abspath(layout.particles_of(Path(particles))))
 
 
 def _started(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from cryoloom.environment import set_threads
-from cryoloom.jobs import layout
 from cryoloom.jobs.hetero import run_hetero
 from cryoloom.jobs.inputs import open_input, prepare
 from cryoloom.jobs.reconstruct import run
@@ -18,6 +17,7 @@ from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.particles.preprocess import Preprocessing
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.report.page import write_report
+from cryoloom.runs import layout
 from cryoloom.runs.folder import RunFolder, check_output_folder, read_record, read_settings
 from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.machine import check_memory, choose_device

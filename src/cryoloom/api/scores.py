@@ -9,8 +9,8 @@ from pathlib import Path
 from cryoloom.evaluation.map_error import MapScores, score_map
 from cryoloom.evaluation.pose_error import PoseScores, score_poses
 from cryoloom.evaluation.pose_table import read_poses
-from cryoloom.jobs import layout
 from cryoloom.maps.io import DensityMap, read_map
+from cryoloom.runs import layout
 
 Source = str | os.PathLike[str]
 

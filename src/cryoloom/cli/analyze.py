@@ -57,11 +57,11 @@ def analyze(
     with open_progress(quiet) as progress:
         import torch
 
-        from cryoloom.jobs import layout
         from cryoloom.jobs.analyze import AnalysisSettings
         from cryoloom.jobs.analyze import analyze as carry_out
         from cryoloom.jobs.conformation_run import open_conformations
         from cryoloom.report.page import write_report
+        from cryoloom.runs import layout
 
         torch.set_num_threads(count)
         opened = open_conformations(run, choose_device(device.value, progress.say), count)

@@ -42,8 +42,8 @@ def demo(
     from cryoloom.cli.options import RunningOptions
     from cryoloom.cli.runs import start_run
     from cryoloom.environment import set_threads
-    from cryoloom.jobs import layout
     from cryoloom.jobs.settings import InputSettings, ReconstructSettings
+    from cryoloom.runs import layout
     from cryoloom.runs.folder import check_output_folder, cpu_seconds
     from cryoloom.runs.machine import choose_device
 
@@ -82,10 +82,10 @@ def _compare(console: Console, particles: Path, run: Path) -> None:
     from cryoloom.evaluation.pose_error import score_poses
     from cryoloom.evaluation.pose_table import read_poses
     from cryoloom.evaluation.scores import compare_with_claim
-    from cryoloom.jobs import layout
     from cryoloom.jobs.finished_run import FinishedRun
     from cryoloom.jobs.verdict_text import headline
     from cryoloom.maps.io import read_map
+    from cryoloom.runs import layout
 
     poses = score_poses(read_poses(particles / "truth.star"), read_poses(layout.PARTICLES.path(run)))
     maps = score_map(read_map(particles / "truth_001.mrc"), read_map(layout.MAP.path(run)), poses.frame)

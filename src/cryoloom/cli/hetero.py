@@ -54,13 +54,13 @@ def hetero(
     Afterwards, cryoloom analyze RUN makes clusters, trajectories and movies, and cryoloom volume RUN --z ... makes
     single maps.
     """
-    from cryoloom.jobs import layout
     from cryoloom.jobs.presets import chosen_settings
     from cryoloom.jobs.settings import HeteroSettings
+    from cryoloom.runs import layout
 
-    if layout.RUN_RECORD.path(particles).is_file():
-        particles = layout.PARTICLES.path(particles)
-    settings = HeteroSettings(**options.common(particles), mask=None if mask is None else os.path.abspath(mask))
+    settings = HeteroSettings(
+        **options.common(layout.particles_of(particles)), mask=None if mask is None else os.path.abspath(mask)
+    )
     settings = chosen_settings(settings, preset, method=methods.method, poses=methods.poses)
     chosen = method_settings(methods, CONFORMATION_METHODS, settings.method, settings.methods, "--method")
     start_run(replace(settings, methods=chosen), output, options)

@@ -33,8 +33,8 @@ def report(
 
     set_threads(threads)
 
-    from cryoloom.jobs import layout
     from cryoloom.report.page import write_report
+    from cryoloom.runs import layout
 
     failures = write_report(run)
     typer.echo(str(layout.REPORT.path(run)))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cryoloom.runs import layout
+
 if TYPE_CHECKING:  # scikit-learn, and what imports it, is only loaded where there are conformations to score
     from torch import Tensor
 
@@ -38,9 +40,10 @@ class ConformationFiles:
 
     def found_latent(self) -> Path | None:
         """The named file of latent coordinates, or else that of the run."""
-        if self.latent is not None or self.run is None or not (self.run / "z.npy").is_file():
+        if self.latent is not None or self.run is None:
             return self.latent
-        return self.run / "z.npy"
+        path = layout.LATENTS.path(self.run)
+        return path if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +191,14 @@ def _map_scores(
 
 def _class_maps(run: Path | None, classes: ClassScores | None) -> tuple[tuple[Path, ...], ClassScores]:
     """The maps of a run's classes, in the order of their labels."""
-    if run is None or classes is None or not any(run.glob("class_*.mrc")):
+    if run is None or classes is None or not any(run.glob(layout.CLASS_MAP.pattern)):
         raise ValueError("--truth-maps needs maps to compare: give one for each state with --maps, in the same order")
-    paths = tuple(run / f"class_{label:03d}.mrc" for label in classes.labels)
+    paths = tuple(layout.CLASS_MAP.path(run, number=int(label)) for label in classes.labels)
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise ValueError(f"{run}: no {', '.join(missing)}, though particles.star has images of them; or give --maps")
+        raise ValueError(
+            f"{run}: no {', '.join(missing)}, though {layout.PARTICLES.name} has their images; or give --maps"
+        )
     return paths, classes
 
 

@@ -18,6 +18,8 @@ from cryoloom.evaluation.map_error import MapScores, score_map
 from cryoloom.evaluation.pose_error import PoseScores, score_poses
 from cryoloom.evaluation.pose_table import read_poses
 from cryoloom.maps.io import read_map
+from cryoloom.runs import layout
+from cryoloom.runs.layout import RunFile
 from cryoloom.runs.record import read_record
 
 THRESHOLDS = (0.5, 0.143)
@@ -84,26 +86,27 @@ def score_run(files: Compared, *, symmetry: str = "C1", radius_voxels: float | N
     if files.truth_map is None and (files.estimated_map is not None or masked):
         raise ValueError("--est-map and --mask need the true map: give it with --map")
     true = read_poses(files.truth)
-    found = read_poses(_chosen(files.particles, files.run, "particles.star", "--particles"))
+    found = read_poses(_chosen(files.particles, files.run, layout.PARTICLES, "--particles"))
     poses = score_poses(true, found, symmetry)
     mask = None if files.mask is None else read_map(files.mask).data
     options = {"symmetry": symmetry, "radius_voxels": radius_voxels, "mask": mask}
     one_map = None
     if files.truth_map is not None:
-        estimate = read_map(_chosen(files.estimated_map, files.run, "map.mrc", "--est-map"))
+        estimate = read_map(_chosen(files.estimated_map, files.run, layout.MAP, "--est-map"))
         one_map = score_map(read_map(files.truth_map), estimate, poses.frame, **options)
     conformations = score_conformations(true, found, poses.frame, files.conformations, **options)
     return RunScores(poses, one_map, conformations, None if files.run is None else _verdict(files.run))
 
 
-def _chosen(given: Path | None, run: Path | None, name: str, option: str) -> Path:
+def _chosen(given: Path | None, run: Path | None, file: RunFile, option: str) -> Path:
     if given is not None:
         return given
     if run is None:
         raise ValueError(f"nothing to score: name the folder of a run, or give {option}")
-    if not (run / name).is_file():
-        raise ValueError(f"{run / name}: no such file; expected the folder of a finished run, or {option}")
-    return run / name
+    path = file.path(run)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected the folder of a finished run, or {option}")
+    return path
 
 
 def scores_as_json(poses: PoseScores, maps: MapScores | None) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def scores_as_json(poses: PoseScores, maps: MapScores | None) -> dict[str, Any]:
 
 def _verdict(run: Path) -> dict[str, Any] | None:
     """The run's own verdict; None before the run has reached one."""
-    if not (run / "run.json").is_file():
+    if not layout.RUN_RECORD.path(run).is_file():
         return None
     verdict = read_record(run).verdict
     return None if verdict is None else dict(verdict)

@@ -35,6 +35,7 @@ class Trainer:
 
     def update(self, loss: Tensor, rate: float = 1.0) -> dict[str, float]:
         """One step of Adam at `rate` times the learning rates; norms of the gradients, by module, before clipping."""
+        self._last = None
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
         norms = {
@@ -56,7 +57,7 @@ class Trainer:
         return self._last
 
     def restore(self, weights: Weights) -> None:
-        """Restore a state; nothing is done if it is the one that was returned or restored last."""
+        """Restore a state; nothing is done if it is the present one."""
         if weights is self._last:
             return
         arrays = weights.arrays

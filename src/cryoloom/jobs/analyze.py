@@ -15,12 +15,12 @@ from cryoloom.analyze.embedding import umap_embedding
 from cryoloom.analyze.latent import principal_axes
 from cryoloom.analyze.series import MapSeries, write_cluster_particles, write_movie_script, write_series
 from cryoloom.analyze.trajectories import along_axis, neighbour_graph, through_neighbours
-from cryoloom.jobs import layout
 from cryoloom.jobs.class_maps import write_class_maps
 from cryoloom.jobs.class_table import ClassRow
 from cryoloom.jobs.conformation_run import ConformationRun
 from cryoloom.jobs.hetero import JUNK_CONTRAST
 from cryoloom.maps.io import DensityMap
+from cryoloom.runs import layout
 from cryoloom.runs.progress import Progress, StepInfo
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryoloom.files.durable import write_durably
-from cryoloom.jobs import layout
+from cryoloom.runs import layout
 
 
 def write_chimerax_script(run: Path, level: float | None = None, sharp_level: float | None = None) -> None:

@@ -14,9 +14,9 @@ from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.jobs.class_table import ClassRow, write_class_table
 from cryoloom.jobs.final_maps import ScoredMaps, scored_maps
-from cryoloom.jobs.layout import RunFile
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.physics.rotations import symmetry_group
+from cryoloom.runs.layout import RunFile
 from cryoloom.runs.seeds import torch_generator
 
 FEWEST_PER_HALF = 10  # minimum number of images in each half set for a map

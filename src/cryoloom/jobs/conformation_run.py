@@ -13,7 +13,6 @@ from cryoloom.inference.conformations.local_maps import StateMap, state_map
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.jobs import layout
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.hetero import consensus_settings
 from cryoloom.jobs.inputs import make_feed, open_input, prepare
@@ -21,6 +20,7 @@ from cryoloom.jobs.settings import HeteroSettings
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.runs import layout
 from cryoloom.volumes.conformation_file import read_conformations
 from cryoloom.volumes.interface import ConformationVolume
 

@@ -13,10 +13,8 @@ import torch
 
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.jobs import layout
 from cryoloom.jobs.class_table import ClassRow, read_class_table
 from cryoloom.jobs.fsc_table import FSCTable, read_fsc_table
-from cryoloom.jobs.layout import RunFile
 from cryoloom.jobs.particle_estimates import ParticleEstimates, read_particle_estimates
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Verdict
@@ -25,6 +23,8 @@ from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.particles.stated import StatedInput
+from cryoloom.runs import layout
+from cryoloom.runs.layout import RunFile
 from cryoloom.runs.metrics_log import LoggedStep, read_metrics
 from cryoloom.runs.record import RunRecord, from_json, read_record, read_settings
 

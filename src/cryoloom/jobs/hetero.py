@@ -15,7 +15,6 @@ from cryoloom.inference.conformations.evidence import ConformationEvidence
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.refine import Refined
-from cryoloom.jobs import layout
 from cryoloom.jobs.class_maps import write_class_maps
 from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.reconstruct import (
@@ -38,6 +37,7 @@ from cryoloom.recipes.methods.method import ConformationJob, Conformations
 from cryoloom.recipes.methods.registry import conformation_method
 from cryoloom.recipes.pca_with_poses import PCAWithPosesRecipe, turns_costs
 from cryoloom.recipes.refine import RefineResult
+from cryoloom.runs import layout
 from cryoloom.runs.progress import StagePlan
 from cryoloom.runs.session import Session
 from cryoloom.volumes.conformation_file import to_bytes

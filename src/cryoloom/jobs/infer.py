@@ -14,7 +14,6 @@ from torch import Tensor
 from cryoloom.inference.poses.encoder_file import read_encoder
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
-from cryoloom.jobs import layout
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
@@ -28,6 +27,7 @@ from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import rebox
 from cryoloom.recipes.abinit import FIRST_SIGMA
+from cryoloom.runs import layout
 from cryoloom.runs.progress import Progress, StepInfo
 
 BATCH = 500  # images at once; memory does not depend on their total number

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cryoloom.jobs import layout
 from cryoloom.jobs.chimerax import write_chimerax_script
 from cryoloom.jobs.final_maps import FinalMaps
 from cryoloom.jobs.fsc_table import write_fsc_table
@@ -14,6 +13,7 @@ from cryoloom.maps.align import mirrored
 from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
+from cryoloom.runs import layout
 
 
 def write_maps(folder: Path, maps: FinalMaps, pixel_size: float, flip: bool) -> None:

@@ -11,7 +11,6 @@ from cryoloom.files.durable import write_durably
 from cryoloom.inference.poses.encoder_file import to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.start import PoseStart
-from cryoloom.jobs import layout
 from cryoloom.jobs.chimerax import write_chimerax_script
 from cryoloom.jobs.final_maps import FITTING_MISFIT, FinalMaps, final_maps
 from cryoloom.jobs.given_start import given_start
@@ -34,6 +33,7 @@ from cryoloom.recipes.refine import (
     refinement_costs,
     shift_error_angstrom,
 )
+from cryoloom.runs import layout
 from cryoloom.runs.progress import StagePlan
 from cryoloom.runs.session import Session
 

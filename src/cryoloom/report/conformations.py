@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from cryoloom.analyze.density import FLAT, DensityMap2D, density_map
 from cryoloom.analyze.latent import PrincipalAxes, Uncertainty, check_latent, principal_axes, uncertainty
-from cryoloom.jobs import layout
 from cryoloom.jobs.class_table import ClassRow
 from cryoloom.jobs.finished_run import FinishedRun
+from cryoloom.runs import layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from cryoloom.jobs import layout
 from cryoloom.jobs.verdict import Verdict
 from cryoloom.jobs.verdict_text import WORDS, describe, summary
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import angstrom, duration, number
+from cryoloom.runs import layout
 from cryoloom.runs.record import RunRecord
 
 _TONES = {"converged": "good", "uncertain": "warn", "failed": "bad", "noise": "bad"}

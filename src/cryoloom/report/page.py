@@ -14,13 +14,13 @@ from typing import Any
 from markupsafe import Markup
 
 from cryoloom.files.durable import write_durably
-from cryoloom.jobs import layout
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.report.headline import key_numbers, verdict_part
 from cryoloom.report.panel import SECTIONS, Absent, Panel, asset, page_template
 from cryoloom.report.panels import PANELS
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import day
+from cryoloom.runs import layout
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from cryoloom.jobs import layout
 from cryoloom.jobs.finished_run import FinishedRun
-from cryoloom.jobs.layout import RunFile
 from cryoloom.report.conformations import Conformations, read_conformations
 from cryoloom.report.map_views import MapView, view_map
 from cryoloom.report.surface import Surface, cut_out
+from cryoloom.runs import layout
+from cryoloom.runs.layout import RunFile
 
 
 class ShownRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cryoloom.runs import layout
 from cryoloom.runs.metrics_log import read_metrics
 
 
@@ -21,7 +22,7 @@ def write_events(run: Path, folder: Path) -> int:
         ) from error
     count = 0
     with SummaryWriter(str(folder)) as writer:
-        for line in read_metrics(run / "metrics.jsonl"):
+        for line in read_metrics(layout.STEPS.path(run)):
             values = dict(line.info.metrics)
             if line.info.resolution_angstrom is not None:
                 values["resolution_angstrom"] = line.info.resolution_angstrom

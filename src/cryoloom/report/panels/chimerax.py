@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.report.panel import Panel, from_template
 from cryoloom.report.shown_run import ShownRun
+from cryoloom.runs import layout
 
 
 def html(run: ShownRun) -> Markup:

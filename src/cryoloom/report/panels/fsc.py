@@ -7,7 +7,6 @@ import math
 import numpy as np
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.jobs.fsc_table import FSCTable
 from cryoloom.jobs.verdict import Verdict
 from cryoloom.report.charts import Axis, Chart, Dot, Line, Rule, draw, legend, nice_ticks
@@ -15,6 +14,7 @@ from cryoloom.report.figures import RESOLUTION_TICKS
 from cryoloom.report.panel import Absent, Panel, from_template
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import angstrom
+from cryoloom.runs import layout
 
 _CLOSEST_TICKS = 0.07  # of the axis
 _CURVES = (

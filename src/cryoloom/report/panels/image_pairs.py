@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.particles.errors import BadInput
 from cryoloom.report.figures import Picture, picture
 from cryoloom.report.panel import Absent, Panel, beside, from_template
@@ -15,6 +14,7 @@ from cryoloom.report.png import window
 from cryoloom.report.reprojections import Pairs, compare
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import number, plain
+from cryoloom.runs import layout
 
 
 @dataclass(frozen=True, slots=True)

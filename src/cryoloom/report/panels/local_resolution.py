@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.report.charts import histogram
 from cryoloom.report.figures import PictureRow, Scale, picture
 from cryoloom.report.map_views import PLANES, MapView
@@ -14,6 +13,7 @@ from cryoloom.report.png import colourise, gradient
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.spheres import FINE_TO_COARSE
 from cryoloom.report.text import angstrom
+from cryoloom.runs import layout
 
 
 def html(run: ShownRun) -> Markup:

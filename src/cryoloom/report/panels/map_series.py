@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.report.filmstrip import MOST_SERIES, filmstrip
 from cryoloom.report.panel import Panel, beside, from_template
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import plain
+from cryoloom.runs import layout
 
 
 def html(run: ShownRun) -> Markup:

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.report.panel import Panel, from_template
 from cryoloom.report.shown_run import ShownRun
+from cryoloom.runs import layout
 
 
 def html(run: ShownRun) -> Markup:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.jobs.particle_estimates import ParticleEstimates
 from cryoloom.report.charts import histogram
 from cryoloom.report.panel import Absent, Panel, from_template
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import number
+from cryoloom.runs import layout
 
 
 @dataclass(frozen=True, slots=True)

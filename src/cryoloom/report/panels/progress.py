@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.report.charts import Axis, Band, Chart, Dot, Line, draw, nice_ticks
 from cryoloom.report.figures import RESOLUTION_TICKS
 from cryoloom.report.panel import Panel, from_template
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import angstrom, duration, plain
+from cryoloom.runs import layout
 from cryoloom.runs.metrics_log import LoggedStep
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
-from cryoloom.jobs.layout import RunFile
 from cryoloom.report.figures import PictureRow, grey_pictures
 from cryoloom.report.map_views import MapView
 from cryoloom.report.panel import Panel, from_template
 from cryoloom.report.shown_run import ShownRun
+from cryoloom.runs import layout
+from cryoloom.runs.layout import RunFile
 
 _LEFT = ((layout.MAP, "map"), (layout.SHARP_MAP, "sharpened map"))
 _RIGHT = ((layout.HALF1, "half map 1"), (layout.HALF2, "half map 2"), (layout.MASK, "mask"))

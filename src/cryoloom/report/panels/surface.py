@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.report.figures import picture
 from cryoloom.report.panel import Absent, Panel, beside, from_template
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.surface import draw_surface, viewer_file
 from cryoloom.report.text import angstrom
+from cryoloom.runs import layout
 
 _SIDES = ("from +z: x right, y up", "from −y: x right, z up", "from +x: y right, z up")
 _CAUTIONS = {

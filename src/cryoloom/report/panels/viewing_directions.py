@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from cryoloom.jobs import layout
 from cryoloom.report.figures import Scale, picture
 from cryoloom.report.panel import Absent, Panel, from_template
 from cryoloom.report.png import VIRIDIS, gradient
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.spheres import graticule, view_map
+from cryoloom.runs import layout
 
 
 def html(run: ShownRun) -> Markup:

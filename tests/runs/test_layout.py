@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cryoloom.jobs import layout
 from cryoloom.jobs.chimerax import write_chimerax_script
+from cryoloom.runs import layout
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -186,6 +186,11 @@ _OF_THE_RUN_ITSELF = (RECORD, METRICS, LOG, LOCK, f"{CHECKPOINTS}/")
 RESULTS = tuple(file.pattern for file in FILES if file.name not in _OF_THE_RUN_ITSELF)
 
 
+def particles_of(path: Path) -> Path:
+    """The particle file of a run where `path` is the folder of one; else `path` itself."""
+    return PARTICLES.path(path) if RUN_RECORD.path(path).is_file() else path
+
+
 def series_maps(run: Path) -> dict[str, tuple[Path, ...]]:
     """The maps of each trajectory in the folder of a run, by its name, without the maps of clusters."""
     found: dict[str, list[Path]] = {}
