@@ -41,9 +41,9 @@ from bench import (
     write_json,
     write_star,
 )
+from cryoloom.inference.poses.candidate_loss import candidate_loss
 from cryoloom.inference.poses.encoder import PAPER, VGGEncoder, best_of_candidates_degrees
 from cryoloom.inference.poses.encoder_file import read_encoder
-from cryoloom.inference.poses.misfit import misfit
 from cryoloom.inference.poses.proposals import propose
 from cryoloom.inference.training import Trainer
 from cryoloom.jobs.inputs import make_feed, open_input, prepare
@@ -416,7 +416,7 @@ def likeliest_rotations(recipe: AmortizedRecipe, state: AmortizedState) -> torch
     branches = []
     for rows in torch.arange(len(feed)).split(500):
         images = feed.images(rows.numpy(), radius, state.noise)
-        branches.append(misfit(recipe.volume, images, poses.rows(rows)).branch)
+        branches.append(candidate_loss(recipe.volume, images, poses.rows(rows)).branch)
     return poses.R[torch.arange(len(feed)), torch.cat(branches)]
 
 

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from cryoloom.cli.main import build_app
+from cryoloom.inference.poses.candidate_loss import candidate_loss
 from cryoloom.inference.poses.encoder import half_turned, with_half_turn
-from cryoloom.inference.poses.misfit import misfit
 from cryoloom.inference.training import Trainer, Weights
 from cryoloom.jobs.infer import TrainedRun, march
 from cryoloom.jobs.inputs import make_feed, open_input, prepare
@@ -115,8 +115,8 @@ def test_the_symmetrised_loss_is_invariant_under_the_half_turn(feed):
     images = feed.images(np.arange(20), recipe.reach, feed.source.preprocessing.noise.float())
     turned = half_turned(images)
     with torch.no_grad():
-        one = misfit(recipe.volume, images, with_half_turn(recipe.encoder, images))
-        two = misfit(recipe.volume, turned, with_half_turn(recipe.encoder, turned))
+        one = candidate_loss(recipe.volume, images, with_half_turn(recipe.encoder, images))
+        two = candidate_loss(recipe.volume, turned, with_half_turn(recipe.encoder, turned))
     torch.testing.assert_close(one.loss, two.loss, rtol=1e-4, atol=1e-6)
     assert (one.branch != two.branch).all()
 
@@ -128,7 +128,7 @@ def test_the_loss_is_the_gaussian_likelihood(feed):
     recipe.encoder.eval()
     with torch.no_grad():
         poses = recipe.encoder(images)
-        found = misfit(recipe.volume, images, poses)
+        found = candidate_loss(recipe.volume, images, poses)
         k3 = torch.einsum("bij,pj->bpi", poses.R[:, 0, :, :2], images.disc.k)
         phase = -2 * np.pi * poses.t[:, 0] @ images.disc.k.T
         X = images.ctf * recipe.volume.slices(k3) * torch.exp(1j * phase)

@@ -38,7 +38,7 @@ PIXEL_TOLERANCE = 0.005  # relative
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred:
+class InferredPoses:
     """Poses of N images and the time taken.
 
     Attributes:
@@ -132,7 +132,7 @@ def infer_particles(
     device: torch.device,
     threads: int,
     progress: Progress,
-) -> Inferred:
+) -> InferredPoses:
     """Find the poses of new particles and write them as a particle file.
 
     Raises:
@@ -161,7 +161,7 @@ def infer_particles(
 @torch.no_grad()
 def infer(
     run: TrainedRun, feed: ImageFeed, polish: int, say: Callable[[int, float], None] = lambda done, rate: None
-) -> Inferred:
+) -> InferredPoses:
     """Poses of all images of a feed, batch by batch; time per image and memory do not depend on their number.
 
     Args:
@@ -195,7 +195,7 @@ def infer(
         score[start : start + len(rows)] = refined.score.cpu()
         latency = latency or time.perf_counter() - began
         say(start + len(rows), (start + len(rows)) / (time.perf_counter() - began))
-    return Inferred(R=R, t=t, weight=weight, score=score, encode_s=encode_s, polish_s=polish_s, latency_s=latency)
+    return InferredPoses(R=R, t=t, weight=weight, score=score, encode_s=encode_s, polish_s=polish_s, latency_s=latency)
 
 
 def march(low: int, high: int) -> list[int]:
@@ -206,7 +206,7 @@ def march(low: int, high: int) -> list[int]:
     return radii
 
 
-def image_results(found: Inferred) -> ImageResults:
+def image_results(found: InferredPoses) -> ImageResults:
     """What is written for each image: pose, likelihood and the pose's share of the posterior."""
     return ImageResults(
         R=found.R.double().numpy(),

@@ -53,7 +53,7 @@ LEAST_SHARE = 0.005
 
 
 @dataclass(frozen=True)
-class Start:
+class RandomStart:
     """One independent start: its running statistics (two sets, updated in turn) and learnt parameters.
 
     Attributes:
@@ -88,8 +88,8 @@ class AbInitState:
 
     step: int
     index: int
-    current: Start | None
-    done: tuple[Start, ...]
+    current: RandomStart | None
+    done: tuple[RandomStart, ...]
     scores: tuple[float, ...]
     likeness: Tensor
     chosen: int | None
@@ -159,7 +159,7 @@ class AbInitRecipe:
         )
         return following, info
 
-    def _worth_a_look(self, start: Start, scores: tuple[float, ...]) -> bool:
+    def _worth_a_look(self, start: RandomStart, scores: tuple[float, ...]) -> bool:
         """Whether the map was just evaluated, is beyond the first level, and is likelier than all earlier starts."""
         if start.level == 0 or start.steps % CHECK_EVERY or not start.evidence:
             return False
@@ -168,11 +168,11 @@ class AbInitRecipe:
         # evidence is comparable at one radius only
         return self._scouted(start) and start.evidence[-1] > max(scores)
 
-    def _scouted(self, start: Start) -> bool:
+    def _scouted(self, start: RandomStart) -> bool:
         """Whether a start is in its last scouting level, or beyond."""
         return start.level + 1 >= len(self.settings.levels)
 
-    def _new_start(self, index: int) -> Start:
+    def _new_start(self, index: int) -> RandomStart:
         """Statistics of a few hundred images at random rotations."""
         rng = numpy_generator(self.seed, self.name, "start", index)
         generator = torch_generator(self.seed, self.name, "start", index)
@@ -189,7 +189,7 @@ class AbInitRecipe:
         )
         first = accumulate(images, samples, Band(radius).side)
         sigma = FIRST_SIGMA * self.feed.field_of_view
-        return Start(
+        return RandomStart(
             first=first,
             second=first,
             noise=noise,
@@ -201,12 +201,12 @@ class AbInitRecipe:
             held_poses=torch.zeros(0, 3, 3),
         )
 
-    def _volume(self, start: Start) -> tuple[Tensor, Tensor]:
+    def _volume(self, start: RandomStart) -> tuple[Tensor, Tensor]:
         """The current map, masked, Wiener-filtered by the FSC of the two sets; and that FSC."""
         radius = self.radius(start.level)
         return running_map(start.first, start.second, radius, self.feed.mask(Band(radius).box))
 
-    def _em_step(self, start: Start, step: int) -> tuple[Start, Tensor, float]:
+    def _em_step(self, start: RandomStart, step: int) -> tuple[RandomStart, Tensor, float]:
         level = start.level
         radius = self.radius(level)
         rng = numpy_generator(self.seed, self.name, "step", step)
@@ -241,7 +241,7 @@ class AbInitRecipe:
             poses = rotations.R.to(shifts)[judged.best[:, 0] % len(rotations.R)]
         noise = self._learnt_noise(start, grid, images, samples) if start.steps >= CHECK_EVERY else start.noise
         sigma = _learnt_sigma(start.sigma_angstrom, samples, spacing, len(rows))
-        start = Start(
+        start = RandomStart(
             first=first,
             second=second,
             noise=noise,
@@ -260,11 +260,11 @@ class AbInitRecipe:
         turn = random_rotations(1, generator)[0].float()
         return RotationGrid(nside, (turn @ grid.R).contiguous())
 
-    def _learnt_noise(self, start: Start, grid: Tensor, images: Images, samples: Samples) -> Tensor:
+    def _learnt_noise(self, start: RandomStart, grid: Tensor, images: Images, samples: Samples) -> Tensor:
         """Noise spectra moved towards the power of the batch's residuals, for the shells within the radius."""
         return ResidualPower(*dispatch.residual_power(grid, images, samples)).learnt(start.noise, NOISE_RATE)
 
-    def _level_done(self, start: Start) -> bool:
+    def _level_done(self, start: RandomStart) -> bool:
         s = self.settings
         if start.steps < s.least_steps[start.level]:
             return False
@@ -276,7 +276,7 @@ class AbInitRecipe:
         # no gain in the last two checks over the best before them, by more than their scatter
         return max(seen[-2:]) < max(seen[:-2]) + max(LEAST_GAIN, LEAST_SHARE * start.strength)
 
-    def _agrees_already(self, state: AbInitState, start: Start) -> bool:
+    def _agrees_already(self, state: AbInitState, start: RandomStart) -> bool:
         """Whether a start in its last scouting level has reached the same map as the likeliest earlier start."""
         if state.chosen is not None or not (self._scouted(start) and state.done) or start.steps % CHECK_EVERY:
             return False
@@ -306,19 +306,19 @@ class AbInitRecipe:
             return replace(state, current=carried, done=done, scores=scores, likeness=likeness, chosen=best), text
         return replace(state, index=state.index + 1, current=None, done=done, scores=scores, likeness=likeness), text
 
-    def _marched(self, start: Start, level: int) -> Start:
+    def _marched(self, start: RandomStart, level: int) -> RandomStart:
         side = Band(self.radius(level)).side
         return replace(
             start, first=start.first.resized(side), second=start.second.resized(side), level=level, steps=0, evidence=()
         )
 
-    def _recentred(self, start: Start) -> Start:
+    def _recentred(self, start: RandomStart) -> RandomStart:
         """The start moved so that the centre of mass of the density lies at the centre of the box."""
         volume, _ = self._volume(start)
         offset = -centre_of_mass(volume)
         return replace(start, first=moved(start.first, offset), second=moved(start.second, offset))
 
-    def _likeness(self, done: tuple[Start, ...], known: Tensor) -> Tensor:
+    def _likeness(self, done: tuple[RandomStart, ...], known: Tensor) -> Tensor:
         """Pairwise similarity of the done starts' maps; only the newest row is computed."""
         n = len(done)
         likeness = torch.zeros(n, n)
@@ -327,7 +327,7 @@ class AbInitRecipe:
             likeness[i, -1] = likeness[-1, i] = self._likeness_of(done[-1], done[i])
         return likeness
 
-    def _likeness_of(self, a: Start, b: Start) -> float:
+    def _likeness_of(self, a: RandomStart, b: RandomStart) -> float:
         """Similarity of two starts' maps at one level, the higher one of both hands."""
         first, second = self._volume(a)[0], self._volume(b)[0]
         return max(map_likeness(first, second, frame) for frame in common_frames(a.held_poses, b.held_poses))

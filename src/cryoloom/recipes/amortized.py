@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.inference.poses.candidate_loss import candidate_loss
 from cryoloom.inference.poses.encoder import COMPACT, PAPER, PoseEncoder, VGGEncoder
 from cryoloom.inference.poses.encoder_file import TrainedEncoder
-from cryoloom.inference.poses.misfit import misfit
 from cryoloom.inference.poses.proposals import Proposed, propose
 from cryoloom.inference.training import Trainer, Weights
 from cryoloom.maps.band import Band
@@ -138,7 +138,7 @@ class AmortizedRecipe:
         for _ in range(s.updates):
             rows = np.sort(rng.choice(len(self.feed), min(s.batch, len(self.feed)), replace=False))
             images = self.feed.images(rows, self.reach, noise)
-            fit = misfit(self.volume, images.prefix(radius), self.encode(images))
+            fit = candidate_loss(self.volume, images.prefix(radius), self.encode(images))
             loss = fit.loss.mean()
             found = self.trainer.update(loss, self._rate(state.round))
             noise = self._learnt_noise(noise, images.group.cpu(), fit.residual.cpu())

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoloom.inference.conformations.linear import Inferred
+from cryoloom.inference.conformations.linear import InferredLatents
 
 LEAST_CONTRAST = 0.5  # images below show no particle
 NEIGHBOURHOOD = 1.5  # standard deviation of local averages, voxels of the band-limited box
@@ -43,7 +43,7 @@ class Population:
         return Population(0, torch.zeros(components).double(), torch.zeros(components, components).double(), (), ())
 
     @staticmethod
-    def of(found: Inferred) -> Population:
+    def of(found: InferredLatents) -> Population:
         """Sums over some images."""
         latents = found.latents
         mean = latents.mean.double().cpu()

@@ -39,7 +39,7 @@ class Products:
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred:
+class InferredLatents:
     """Posterior of latent coordinates and contrast a of B images.
 
     Attributes:
@@ -80,7 +80,7 @@ def contrast_prior(sigma: float) -> tuple[Float[Tensor, " A"], Float[Tensor, " A
     return a, torch.log_softmax(-0.5 * ((a - 1) / sigma) ** 2, 0)
 
 
-def infer_latents(found: Products, contrast: Float[Tensor, " A"], log_prior: Float[Tensor, " A"]) -> Inferred:
+def infer_latents(found: Products, contrast: Float[Tensor, " A"], log_prior: Float[Tensor, " A"]) -> InferredLatents:
     """Posterior of z and contrast, with the contrast summed over its grid.
 
     In the eigenbasis of the Gram matrix of an image, the precision 1 + a^2 lambda is diagonal for every contrast a.
@@ -110,7 +110,7 @@ def infer_latents(found: Products, contrast: Float[Tensor, " A"], log_prior: Flo
     second = torch.cat([torch.cat([eaa[:, None], eaaz], 1)[:, None], torch.cat([eaaz[:, :, None], eaazz], 2)], 1)
     i, j = torch.triu_indices(first.shape[1], first.shape[1])
     latents = LatentPosterior(z.float(), (zz - z[:, :, None] * z[:, None]).float(), ea.float())
-    return Inferred(latents, first.float(), second[:, i, j].float().contiguous(), evidence)
+    return InferredLatents(latents, first.float(), second[:, i, j].float().contiguous(), evidence)
 
 
 def infer_mixture(
@@ -120,7 +120,7 @@ def infer_mixture(
     contrast: Float[Tensor, " A"],
     log_prior: Float[Tensor, " A"],
 ) -> tuple[Float[Tensor, "B Q"], Float[Tensor, "B T"]]:
-    """E[x] and E[x x^T] (upper triangle) of x = a (1, z), z one of K points with given shares; see `Inferred`."""
+    """E[x] and E[x x^T] (upper triangle) of x = a (1, z), z one of K points with given shares; see `InferredLatents`."""
     x = torch.cat([torch.ones(len(points), 1), points.cpu()], 1).to(found.gram)
     a = contrast.to(found.gram)
     cross, power = found.cross @ x.T, torch.einsum("ki,bij,kj->bk", x, found.gram, x)

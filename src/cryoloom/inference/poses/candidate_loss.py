@@ -15,8 +15,8 @@ from cryoloom.volumes.interface import Volume, rotated_frequencies
 
 
 @dataclass(frozen=True, slots=True)
-class Misfit:
-    """Misfit of B images with K candidates each.
+class CandidateLoss:
+    """Loss of B images with K candidate poses each.
 
     Attributes:
         loss: -log p of the best candidate per coefficient, without the normalisation of the noise, [B]; differentiable.
@@ -29,7 +29,7 @@ class Misfit:
     residual: Tensor
 
 
-def misfit(volume: Volume, images: Images, poses: PosePosterior) -> Misfit:
+def candidate_loss(volume: Volume, images: Images, poses: PosePosterior) -> CandidateLoss:
     """1/2 sum w |Y - C e^{..} V(R k)|^2 / s2 per coefficient, reduced over candidates by minimum.
 
     With the candidates of an image and of its half-turn this is cryoAI's symmetrised loss (Levy et al. 2022, eq. 8).
@@ -41,4 +41,4 @@ def misfit(volume: Volume, images: Images, poses: PosePosterior) -> Misfit:
     loss = 0.5 * (disc.weight * residual / variance).sum(-1) / disc.weight.sum()
     branch = loss.detach().argmin(1)
     row = torch.arange(len(loss), device=loss.device)
-    return Misfit(loss[row, branch], branch, shell_means(residual.detach()[row, branch], disc))
+    return CandidateLoss(loss[row, branch], branch, shell_means(residual.detach()[row, branch], disc))
