@@ -120,7 +120,7 @@ def infer_mixture(
     contrast: Float[Tensor, " A"],
     log_prior: Float[Tensor, " A"],
 ) -> tuple[Float[Tensor, "B Q"], Float[Tensor, "B T"]]:
-    """E[x] and E[x x^T] (upper triangle) of x = a (1, z), z one of K points with given shares, as in `InferredLatents`."""
+    """E[x] and E[x x^T] (upper triangle) of x = a (1, z), z one of K points (see `InferredLatents`)."""
     x = torch.cat([torch.ones(len(points), 1), points.cpu()], 1).to(found.gram)
     a = contrast.to(found.gram)
     cross, power = found.cross @ x.T, torch.einsum("ki,bij,kj->bk", x, found.gram, x)
