@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import cryoloom as cl
 from cryoloom.cli.evaluate import register
 from cryoloom.evaluation.conformation_scores import map_files
 
@@ -80,6 +81,17 @@ def test_what_a_run_holds_is_scored(run: tuple[str | Path, ...], values: dict) -
     ):
         assert words in result.output
     assert f"{values['fsc_auc_mean']:.4f}" in result.output
+
+
+def test_the_face_gives_the_same_scores(folder: Path, values: dict) -> None:
+    found = cl.evaluate(folder, folder).conformations
+    assert found is not None
+    assert found.classes is not None
+    assert found.latent is not None
+    assert found.maps is not None
+    assert found.classes.adjusted_rand_index == values["ari"]
+    assert found.latent.direction == values["spearman_best_direction"]
+    assert "adjusted Rand index of the classes 0." in repr(cl.evaluate(folder / "particles.star", folder))
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ def reconstruct(
     start: Source | Literal["poses"] | None = None,
     low_pass: float | None = None,
     symmetry: str = "C1",
+    flip: bool = False,
     particle_diameter: float | None = None,
     box: int | None = None,
     preset: str | None = None,
@@ -60,6 +61,7 @@ def reconstruct(
             diameter / 7.5.
         symmetry: point group: C1, Cn, Dn, T, O or I. Its axes are found on the map of ab initio; a `start` must be on
             the standard axes.
+        flip: give the other hand: maps and poses are mirrored.
         particle_diameter: longest extent of the particle, angstrom; estimated by default.
         box: working box in pixels; by default that of the images.
         preset: settings file, whose values replace the defaults: the name of a preset, or the path of a TOML file.
@@ -79,6 +81,7 @@ def reconstruct(
         start="poses" if start == "poses" else None if start is None else os.path.abspath(start),
         low_pass_angstrom=low_pass,
         symmetry=symmetry,
+        flip=flip,
         particle_diameter_angstrom=particle_diameter,
         box=box,
         seed=seed,
