@@ -94,6 +94,8 @@ def test_analysis_and_single_maps(run, tmp_path):
     cryoloom(f"analyze {run} --points 3 --axes 0 -j 1 -q")
     names = [row.name for row in read_class_table(inner / "clusters.csv")]
     assert names == ["cluster_001", "cluster_002", "cluster_003"]
+    # trajectories that were not asked for again are gone
+    assert not list(inner.glob("pc1*")) + list(inner.glob("way*"))
     said = cryoloom(f"volume {run} --particle 5 -o {tmp_path}/one.mrc -j 1")
     assert "nearest images" in said
     z = np.load(run / "z.npy")[4]
@@ -108,6 +110,8 @@ def test_what_volume_and_analyze_refuse(run, tmp_path):
     assert "either --z or --particle" in cryoloom(f"volume {run} -o {tmp_path}/x.mrc", code=2)
     assert "expected numbers" in cryoloom(f"volume {run} --z a,b -o {tmp_path}/x.mrc", code=2)
     assert "expected 2" in cryoloom(f"volume {run} --z 1 -o {tmp_path}/x.mrc", code=2)
+    assert "expected 2" in cryoloom(f"volume {run} --z 1 --model -o {tmp_path}/x.mrc", code=2)
+    assert not (tmp_path / "x.mrc").exists()
     # before anything is computed: no folder is made
     shutil.rmtree(run / "analysis", ignore_errors=True)
     assert f"rows from 1 to {COUNT}" in cryoloom(f"analyze {run} --through 1,{COUNT + 1}", code=2)

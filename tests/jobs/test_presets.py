@@ -29,6 +29,7 @@ def test_each_is_valid_and_says_how_poses_are_found(name):
 def test_the_presets_of_conformations():
     assert PRESETS[HeteroSettings].names() == ["compact", "paper"]
     assert with_preset(HETERO, "compact").methods["vae"] == HETERO.methods["vae"]
+    assert {with_preset(HETERO, name).method for name in ("compact", "paper")} == {"vae"}
     paper = with_preset(HETERO, "paper").methods["vae"]
     assert (paper.encoder_width, paper.decoder_width, paper.batch, paper.rate) == (1024, 1024, 8, 1e-4)
     assert paper.latent == HETERO.methods["vae"].latent

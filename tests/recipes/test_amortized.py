@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,15 @@ from typer.testing import CliRunner
 from cryoloom.cli.main import build_app
 from cryoloom.inference.poses.candidate_loss import candidate_loss
 from cryoloom.inference.poses.encoder import half_turned, with_half_turn
+from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.training import Trainer, Weights
 from cryoloom.jobs.infer import TrainedRun, march
 from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.reconstruct import run
+from cryoloom.maps.align import mirrored
+from cryoloom.maps.io import read_map, write_map
 from cryoloom.particles.feed import ImageFeed
+from cryoloom.particles.particle_set import open_particles
 from cryoloom.particles.stated import StatedInput
 from cryoloom.recipes.amortized import AmortizedRecipe
 from cryoloom.recipes.methods.amortized import AmortizedSettings
@@ -196,6 +201,26 @@ def test_infer_gives_poses_of_new_images(finished, particles, tmp_path):
     again = CliRunner().invoke(build_app(), ["infer", str(finished.path), str(particles), "-o", str(out), "-q"])
     assert again.exit_code != 0
     assert "--overwrite" in again.output + str(again.exception)
+
+
+def test_infer_follows_the_hand_of_a_flipped_run(finished, particles, tmp_path):
+    """Maps mirrored, as --flip writes them: the same fit, and poses of the other hand."""
+    other = tmp_path / "flipped"
+    shutil.copytree(finished.path, other)
+    record = json.loads((other / "run.json").read_text())
+    record["settings"]["flip"] = True
+    (other / "run.json").write_text(json.dumps(record))
+    for file in (layout.MAP, layout.HALF1, layout.HALF2, layout.MASK):
+        density = read_map(file.path(other))
+        write_map(file.path(other), replace(density, data=mirrored(density.data)))
+    tables = []
+    for folder, name in ((finished.path, "as_found.star"), (other, "flipped.star")):
+        out = tmp_path / name
+        result = CliRunner().invoke(build_app(), ["infer", str(folder), str(particles), "-o", str(out), "-q"])
+        assert result.exit_code == 0, result.output
+        tables.append(open_particles(out, scan=False))
+    found, flipped = (table.input_poses().R for table in tables)
+    torch.testing.assert_close(flipped, found @ HALF_TURN.double(), atol=1e-4, rtol=0)
 
 
 def test_a_run_without_an_encoder_says_what_to_do(finished, tmp_path):

@@ -120,6 +120,13 @@ def test_names_that_no_method_has_are_refused():
         conformation_method("magic")
 
 
+def test_values_beyond_the_bounds_of_an_option_are_refused_wherever_they_come_from():
+    with pytest.raises(ValueError, match=r"pca\.components = 0; expected at least 1"):
+        MethodSettings().changed("pca", components=0)
+    with pytest.raises(ValueError, match=r"pca\.components = 31; expected at most 30"):
+        MethodSettings().with_options(("pca",), {"components": 31})
+
+
 def test_settings_hold_defaults_and_changes():
     settings = MethodSettings().changed("abinit", restarts=2)
     assert settings["abinit"].restarts == 2

@@ -80,6 +80,23 @@ def test_two_states_are_told_apart(scene, changes):
     assert correlation(second - first, scene.maps[1] - scene.maps[0]) > 0.8
 
 
+def test_images_that_are_left_out_are_not_learnt_from(scene):
+    """Half set -1: their table rows stay as they were, and nothing is said of them."""
+    half = np.arange(COUNT) % 2
+    half[::3] = -1
+    recipe = VariationalRecipe(scene.posed(half=half), replace(TINY, epochs=1), 1, scene.mean, "autodecoder")
+    start = recipe.init()
+    state, info = finish(recipe)
+    assert start.latents is not None
+    assert state.latents is not None
+    moved = (state.latents.values != start.latents.values).any(1).numpy()
+    assert np.array_equal(moved, half >= 0)
+    assert dict(info.metrics)["images_seen"] == (half >= 0).sum()
+    latents = recipe.latents(state)
+    assert np.array_equal(latents.contrast.numpy() > 0, half >= 0)
+    assert latents.mean[::3].abs().max() == 0
+
+
 @pytest.mark.parametrize(
     "changes", [{"refine_poses": True}, {"method": "autodecoder", "refine_poses": True}, {"encoder": "cnn"}], ids=str
 )

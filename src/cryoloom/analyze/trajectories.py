@@ -123,10 +123,7 @@ class NeighbourGraph:
         powered = self.distance.power(POWER)
         _, before = csgraph.dijkstra(powered, directed=False, indices=start, return_predecessors=True)
         if end != start and before[end] < 0:
-            raise ValueError(
-                f"images {start + 1} and {end + 1} lie in parts of the latent space that no chain of neighbours joins: "
-                "take more neighbours, or two images of the same part"
-            )
+            raise ValueError("no chain of neighbours joins these parts of the latent space: choose images of one part")
         way = [end]
         while way[-1] != start:
             way.append(int(before[way[-1]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +51,17 @@ class AnalysisSettings:
 def analyze(run: ConformationRun, settings: AnalysisSettings, progress: Progress) -> None:
     """Write the analysis into the folder `analysis` of the run.
 
+    Files of an earlier analysis are replaced, those of trajectories and clusters that are not made again removed.
+
     Raises:
-        ValueError: for rows out of range, or more clusters than images.
+        ValueError: for rows that a trajectory can't pass through, or more clusters than images; nothing is written.
     """
     z = run.latents.mean.numpy()
-    if any(not 1 <= row <= len(z) for row in settings.through):
-        raise ValueError(f"--through: rows {', '.join(map(str, settings.through))}; expected rows from 1 to {len(z)}")
+    points = _trajectories(run, settings)
     layout.CLUSTERS.path(run.folder).parent.mkdir(exist_ok=True)
+    _remove_earlier(run.folder)
     clusters = _clusters(run, settings, progress)
-    series = _trajectories(run, settings, progress)
+    series = [_maps_at(run, name, points[name], progress) for name in points]
     if settings.umap:
         embedding = umap_embedding(z, settings.seed)
         if embedding.remark is not None:
@@ -111,20 +114,40 @@ def _clusters(run: ConformationRun, settings: AnalysisSettings, progress: Progre
     return MapSeries(folder, "cluster", tuple(sorted(run.folder.glob(layout.CLUSTER_MAP.pattern))))
 
 
-def _trajectories(run: ConformationRun, settings: AnalysisSettings, progress: Progress) -> list[MapSeries]:
-    """Maps along principal axes, and through chosen particles."""
-    z = run.latents.mean.numpy()
-    seen = z[_shown(run)]
+def _trajectories(run: ConformationRun, settings: AnalysisSettings) -> dict[str, np.ndarray]:
+    """Latent points of the maps along principal axes and through chosen particles, [T, Z] by the trajectory's name."""
+    z, shown = run.latents.mean.numpy(), _shown(run)
+    seen = z[shown]
     axes = principal_axes(seen)
-    series = []
+    found = {}
     for component in range(min(settings.axes, len(axes.axes))):
-        way = along_axis(seen, axes, component, settings.points)
-        series.append(_maps_at(run, f"pc{component + 1}", way.points, progress))
+        found[f"pc{component + 1}"] = along_axis(seen, axes, component, settings.points).points
     if settings.through:
-        stops = [row - 1 for row in settings.through]
-        way = through_neighbours(neighbour_graph(z), stops, settings.points)
-        series.append(_maps_at(run, "way", way.points, progress))
-    return series
+        place = {int(row) + 1: i for i, row in enumerate(shown)}
+        for row in settings.through:
+            if not 1 <= row <= len(z):
+                raise ValueError(f"--through {row}: no such row; expected rows from 1 to {len(z)}")
+            if row not in place:
+                raise ValueError(f"--through {row}: this image does not show the particle; choose another")
+        stops = [place[row] for row in settings.through]
+        try:
+            found["way"] = through_neighbours(neighbour_graph(seen), stops, settings.points).points
+        except ValueError as error:
+            raise ValueError(f"--through {','.join(map(str, settings.through))}: {error}") from None
+    return found
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove the trajectories, clusters and embedding of an earlier analysis."""
+    for name, maps in layout.series_maps(folder).items():
+        if re.fullmatch(r"pc\d+|way", name):
+            for path in (*maps, layout.SERIES_POINTS.path(folder, series=name)):
+                path.unlink(missing_ok=True)
+    for file in (layout.CLUSTER_MAP, layout.CLUSTER_PARTICLES):
+        for path in folder.glob(file.pattern):
+            path.unlink()
+    for file in (layout.UMAP, layout.MOVIES_SCRIPT):
+        file.path(folder).unlink(missing_ok=True)
 
 
 def _maps_at(run: ConformationRun, name: str, points: np.ndarray, progress: Progress) -> MapSeries:

@@ -48,14 +48,22 @@ class ConformationRun:
         Raises:
             ValueError: for a point with the wrong number of coordinates.
         """
-        if z.shape != self.latents.mean.shape[1:]:
-            raise ValueError(f"{len(z)} coordinates; expected {self.latents.mean.shape[1]}, those of the run's latents")
+        self._check(z)
         return state_map(self.posed, self.mask, self.latents, z)
 
     def decoded(self, z: Float[Tensor, " Z"]) -> DensityMap:
-        """Map of the fitted family of volumes at a latent point."""
+        """Map of the fitted family of volumes at a latent point.
+
+        Raises:
+            ValueError: for a point of another number of coordinates.
+        """
+        self._check(z)
         feed = self.posed.feed
         return DensityMap(self.volume.density_map(z.float(), (feed.box - 1) // 2).contiguous(), feed.pixel_size)
+
+    def _check(self, z: Float[Tensor, " Z"]) -> None:
+        if z.shape != self.latents.mean.shape[1:]:
+            raise ValueError(f"{len(z)} coordinates; expected {self.latents.mean.shape[1]}, those of the run's latents")
 
 
 def open_conformations(folder: Path, device: torch.device, threads: int) -> ConformationRun:

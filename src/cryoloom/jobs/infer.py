@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.poses.encoder_file import read_encoder
+from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.align import mirrored
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation, resolved_shell
 from cryoloom.maps.io import read_map
@@ -75,8 +77,12 @@ class TrainedRun:
         given, mask = read_map(run.require(layout.MAP)), read_map(run.require(layout.MASK))
         halves = [read_map(run.require(file)) for file in (layout.HALF1, layout.HALF2)]
         self._run = run
+        settings = run.settings
+        # a run made with --flip wrote mirror images of the maps that its encoder belongs to
+        self.flip = isinstance(settings, ReconstructSettings) and settings.flip
         # noise around the molecule costs accuracy of the poses
-        self.map, self.pixel_size = given.data.float() * mask.data.float(), given.pixel_size
+        masked = given.data.float() * mask.data.float()
+        self.map, self.pixel_size = mirrored(masked) if self.flip else masked, given.pixel_size
         self.box = self.map.shape[-1]
         self.radius = _resolved(*(h.data.float() for h in halves))
 
@@ -154,7 +160,7 @@ def infer_particles(
     progress.begin("infer", 0)
     found = infer(trained, feed, polish, say)
     progress.end("infer")
-    write_particles(output, new, image_results(found))
+    write_particles(output, new, image_results(found, trained.flip))
     return found
 
 
@@ -206,10 +212,11 @@ def march(low: int, high: int) -> list[int]:
     return radii
 
 
-def image_results(found: InferredPoses) -> ImageResults:
-    """What is written for each image: pose, likelihood and the pose's share of the posterior."""
+def image_results(found: InferredPoses, flip: bool = False) -> ImageResults:
+    """What is written for each image: pose (of the other hand with `flip`), likelihood and share of the posterior."""
+    R = found.R.double()
     return ImageResults(
-        R=found.R.double().numpy(),
+        R=(R @ HALF_TURN.double() if flip else R).numpy(),
         t=found.t.double().numpy(),
         log_likelihood=found.score.double().numpy(),
         probability=found.weight.double().numpy(),

@@ -96,7 +96,7 @@ class VariationalRecipe:
         mean: Tensor,
         method: Literal["vae", "autodecoder"] = "vae",
     ) -> None:
-        """Learn from posed images; the likeliest of several candidate poses is used.
+        """Learn from posed images that are not left out; the likeliest of several candidate poses is used.
 
         Args:
             mean: map [D, D, D] of the working box, on the scale of the images; volumes that are learnt have power only
@@ -112,6 +112,8 @@ class VariationalRecipe:
         self.first_noise = posed.noise.float()
         self.R, self.t = (x.float().to(feed.device) for x in posed.poses.best())
         self.radius = feed.radius_of(settings.level)
+        self.left_out = torch.from_numpy(posed.half < 0)
+        self.rows = np.flatnonzero(posed.half >= 0)
         generator = numpy_generator(seed, method, "weights")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator.integers(2**62)))
@@ -126,7 +128,7 @@ class VariationalRecipe:
             spread_shells(x.to(feed.device), disc) for x in (self.decoder.spectrum, self.first_noise.mean(0))
         )
         self.chance = chances(unit / variance.sqrt(), settings.coefficients)
-        self.parts = max(1, round(len(feed) / STEP_IMAGES))
+        self.parts = max(1, round(len(self.rows) / STEP_IMAGES))
 
     def _make_decoder(self, mean: Tensor) -> PositionalMLP:
         s, f = self.settings, self.feed
@@ -182,7 +184,7 @@ class VariationalRecipe:
             corrections=None if state.corrections is None else state.corrections.copy(),
         )
         epoch, part = divmod(state.step, self.parts)
-        order = numpy_generator(self.seed, self.name, "order", epoch).permutation(len(self.feed))
+        order = numpy_generator(self.seed, self.name, "order", epoch).permutation(self.rows)
         mine = np.array_split(order, self.parts)[part]
         batches = np.array_split(mine, max(1, round(len(mine) / s.batch)))
         generator = torch_generator(self.seed, self.name, "step", state.step + 1)
@@ -197,7 +199,7 @@ class VariationalRecipe:
         noise = residuals.learnt(state.noise, s.noise_rate)
         following = replace(following, weights=self.trainer.weights(), noise=noise)
         resolution = self.feed.field_of_view / self.radius
-        seen = ("images_seen", float(following.step * len(self.feed) / self.parts))
+        seen = ("images_seen", float(following.step * len(self.rows) / self.parts))
         return following, StepInfo(self.name, following.step, resolution, (*tally.means(), seen))
 
     def _update(
@@ -271,7 +273,7 @@ class VariationalRecipe:
 
     @torch.no_grad()
     def latents(self, state: VariationalState) -> LatentPosterior:
-        """q(z|X) of all images, on the CPU."""
+        """q(z|X) of all images, on the CPU; the prior for those that were left out."""
         self.trainer.restore(state.weights)
         found = []
         for start in range(0, len(self.feed), READ):
@@ -284,7 +286,7 @@ class VariationalRecipe:
                 R, t = self._poses(index, correction)
                 q = self._q(self.feed.images(rows, self.radius, state.noise), R, t, None)
             found.append(DiagonalGaussian(q.mean.cpu(), q.log_variance.cpu()).posterior())
-        return LatentPosterior.joined(found)
+        return LatentPosterior.joined(found).without(self.left_out)
 
     @torch.no_grad()
     def poses(self, state: VariationalState) -> PosePosterior:

@@ -33,6 +33,20 @@ def option(
     return {_KEY: Option(flags, help, minimum, maximum, default)}
 
 
+def check_bounds(table: str, settings: Any) -> None:
+    """Raises:
+    ValueError: for a setting of a table beyond the bounds that its option has.
+    """
+    for name, bounds in options_of(type(settings)).items():
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if bounds.minimum is not None and value < bounds.minimum:
+            raise ValueError(f"{table}.{name} = {value}; expected at least {bounds.minimum}")
+        if bounds.maximum is not None and value > bounds.maximum:
+            raise ValueError(f"{table}.{name} = {value}; expected at most {bounds.maximum}")
+
+
 def options_of(settings: type) -> dict[str, Option]:
     """The options among the fields of a settings class, by field."""
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(settings)

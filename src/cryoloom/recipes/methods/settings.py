@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from cryoloom.recipes.methods.option import check_bounds
 from cryoloom.recipes.methods.registry import CONFORMATION_METHODS, POSE_METHODS
 
 
@@ -42,7 +43,12 @@ class MethodSettings(Mapping[str, Any]):
         return len(self._given)
 
     def with_table(self, table: str, settings: Any) -> MethodSettings:
-        """The same with the settings of a table replaced."""
+        """The same with the settings of a table replaced.
+
+        Raises:
+            ValueError: for a value beyond the bounds of its option.
+        """
+        check_bounds(table, settings)
         return MethodSettings({**self._given, table: settings})
 
     def changed(self, table: str, **values: Any) -> MethodSettings:

@@ -88,9 +88,13 @@ class NetworkSettings:
     """Share of the epochs over which beta grows from 0."""
 
     refine_poses: bool = field(
-        default=False, metadata=option("--refine-poses/--keep-poses", help="Learn the poses of the images too.")
+        default=False,
+        metadata=option(
+            "--refine-poses/--keep-poses",
+            help="Learn the poses of the images too, for the latents; particles.star keeps those given.",
+        ),
     )
-    """Whether poses are learnt too, image by image."""
+    """Whether poses are learnt too, image by image, for the sake of the latents; particles.star keeps those given."""
 
 
 def find(job: ConformationJob) -> Conformations:
@@ -112,7 +116,7 @@ def trained(job: ConformationJob, kind: Literal["vae", "autodecoder"]) -> Confor
     state = job.session.state(recipe)
     with job.session.timing("latents"):
         found = recipe.result(state)
-    reliability = found.latents.told_apart()[0]
+    reliability = found.latents.rows((found.latents.contrast > 0).nonzero()[:, 0]).told_apart()[0]
     used = int((reliability > SEEN).sum())
     evidence = ConformationEvidence(kind, used, len(reliability), reliability=float(reliability[0]))
     return Conformations(found if used else None, evidence)
