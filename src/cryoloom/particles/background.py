@@ -35,23 +35,36 @@ class Background:
         box: side of the images, pixels.
         radius: radius of the circle, pixels; at most 0.475 of the box.
         mask: 1 outside, 0 inside, [D, D] float32.
+        slopes: two planes over the whole box, orthonormal outside the circle to each other and to a constant,
+            [2, D, D] float32.
     """
 
     box: int
     radius: float
     mask: Tensor
+    slopes: Tensor
 
     @staticmethod
     def create(box: int, particle_diameter_pixels: float) -> Background:
         """Background outside a circle of the particle's diameter, at most 0.95 of the box."""
         radius = min(particle_diameter_pixels, WIDEST_CIRCLE * box) / 2
-        return Background(box, radius, (radius_map(box) > radius).float())
+        mask = (radius_map(box) > radius).float()
+        axis = torch.arange(box, dtype=torch.float64) - box // 2
+        planes = torch.stack([torch.ones(box, box), *torch.meshgrid(axis, axis, indexing="ij")]).double()
+        # Q R = planes outside the circle: planes R^-1 is orthonormal there, and defined inside as well
+        _, R = torch.linalg.qr((planes * mask).reshape(3, -1).T)
+        slopes = torch.linalg.solve(R.T, planes.reshape(3, -1))[1:].reshape(2, box, box)
+        return Background(box, radius, mask, slopes.float())
 
     def normalise(self, images: Float[Tensor, "B D D"], outlier_sigma: float) -> Float[Tensor, "B D D"]:
-        """Images with background mean 0 and s.d. 1, values beyond `outlier_sigma` clipped; a new tensor.
+        """Images without the plane of their background, of background s.d. 1, clipped at `outlier_sigma`; a new tensor.
 
-        A hot pixel in the background would inflate the s.d. by which it is judged. Images with values beyond
-        `outlier_sigma` are therefore first clipped by median and median deviation, and then normalised.
+        Ice whose thickness changes, or the edge of a carbon film, tilts an image by more than the noise. The plane is
+        fitted outside the circle by least squares.
+
+        A hot pixel in the background would tilt the plane and inflate the s.d. by which it is judged. In images with
+        values beyond `outlier_sigma`, plane and s.d. are therefore those of the pixels that are not outliers by median
+        and median deviation.
 
         Raises:
             Unusable: for images that are not finite or whose background is constant.
@@ -60,17 +73,24 @@ class Background:
         out = self._standardise(flat)
         wild = torch.nonzero(out.amax(-1).maximum(-out.amin(-1)) > outlier_sigma)[:, 0]
         if len(wild):
-            out[wild] = self._standardise(self._robust(flat[wild]).clamp(-outlier_sigma, outlier_sigma))
+            robust = self._robust(flat[wild])
+            fitted = torch.where(robust.abs() > outlier_sigma, 0, robust)
+            out[wild] = self._standardise(robust, fitted)
         return out.clamp_(-outlier_sigma, outlier_sigma).view_as(images)
 
-    def _standardise(self, flat: Float[Tensor, "B DD"]) -> Float[Tensor, "B DD"]:
+    def _standardise(self, flat: Float[Tensor, "B DD"], fitted: Float[Tensor, "B DD"] | None = None) -> Tensor:
+        """Images in units of the background of `fitted`, by default their own, without its plane."""
         # NumPy sums each row by itself, so an image gets the same bits in any batch; a matrix product does not
-        pixels, mask = flat.numpy(), self.mask.reshape(-1).numpy()
+        own = flat if fitted is None else fitted
+        mask = self.mask.reshape(-1).numpy()
         count = mask.sum()
-        # mean first, then squares of the differences: raw micrographs have means far above their s.d.
-        mean = torch.from_numpy((pixels * mask).sum(-1) / count)
-        out = flat - mean[:, None]
-        centred = out.numpy() * mask
+        # mean first, then slopes and squares of the differences: raw micrographs have means far above their s.d.
+        mean = torch.from_numpy((own.numpy() * mask).sum(-1) / count)
+        out, centred = flat - mean[:, None], (own - mean[:, None]).numpy() * mask
+        for slope in self.slopes.reshape(2, -1):
+            share = torch.from_numpy((centred * slope.numpy()).sum(-1))[:, None]
+            out.addcmul_(share, slope[None], value=-1)
+            centred -= (share * slope).numpy() * mask
         deviation = torch.from_numpy(np.sqrt(np.square(centred, out=centred).sum(-1) / count))
         bad = torch.nonzero(~(deviation > 0) | ~torch.isfinite(deviation) | ~torch.isfinite(out.sum(-1)))[:, 0]
         if len(bad):
