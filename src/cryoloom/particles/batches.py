@@ -41,8 +41,9 @@ class ParticleBatch:
 class ParticleSource:
     """Reads, normalises and transforms images, and remembers the coefficients while they fit.
 
-    Images have background mean 0 and s.d. 1 (`Background`) and white particles. Phase flipping is undone, which does
-    not change the noise spectrum; premultiplied images stay premultiplied (`ParticleSet.ctf_premultiplied`).
+    Images have a background of mean 0, slope 0 and s.d. 1 (`Background`), and white particles. Phase flipping is
+    undone, which does not change the noise spectrum; premultiplied images stay premultiplied
+    (`ParticleSet.ctf_premultiplied`).
 
     The coefficients of an image depend only on its pixels and the preprocessing: the same row gives the same bits in
     any batch, cached or not. Memory is bounded by the cache (`cache_bytes`; 8 P bytes per image; images are kept in
