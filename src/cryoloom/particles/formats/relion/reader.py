@@ -20,6 +20,7 @@ from cryoloom.particles.formats.relion.columns import (
     relion_name,
 )
 from cryoloom.particles.formats.relion.star import StarBlock, StarFile, read_star
+from cryoloom.particles.formats.relion.unmodelled import unmodelled
 from cryoloom.particles.table import Numbers, OpticsGroup, ParticleTable, PoseColumns, Quantity, place
 from cryoloom.particles.texts import Texts
 
@@ -95,7 +96,7 @@ def read(path: Path) -> ParticleTable:
         lines=particles.lines,
         labels={quantity: relion_name(quantity) for quantity in COLUMNS},
         original=tables,
-        notes=star.notes,
+        notes=(*star.notes, *unmodelled(particles, tables.optics)),
     )
 
 

@@ -1,0 +1,52 @@
+"""Effects that RELION writes down and that our image model does not have: named, never passed over in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryoloom.particles.formats.relion.star import StarBlock
+from cryoloom.particles.texts import Texts
+
+# columns of each effect with the value that has none
+EFFECTS: tuple[tuple[str, dict[str, float]], ...] = (
+    ("Beam tilt", {"rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0}),
+    ("Higher aberrations", {"rlnOddZernike": 0.0, "rlnEvenZernike": 0.0}),
+    (
+        "Anisotropic magnification",
+        {
+            **dict.fromkeys(("rlnMagMat00", "rlnMagMat11", "rlnMatrix00", "rlnMatrix11"), 1.0),
+            **dict.fromkeys(("rlnMagMat01", "rlnMagMat10", "rlnMatrix01", "rlnMatrix10"), 0.0),
+        },
+    ),
+)
+
+
+def unmodelled(particles: StarBlock, optics: StarBlock | None) -> tuple[str, ...]:
+    """A sentence for each effect that is present in the particle or the optics table."""
+    tables = [table for table in (particles, optics) if table is not None]
+    notes = []
+    for effect, neutral in EFFECTS:
+        present = [
+            name
+            for name, value in neutral.items()
+            if any(name in t.columns and _differs(t.columns[name], value) for t in tables)
+        ]
+        if present:
+            notes.append(
+                f"{effect} ({', '.join(present)}) is not part of the image model, which may limit the resolution. The"
+                " columns are written to the output as they are."
+            )
+    return tuple(notes)
+
+
+def _differs(texts: Texts, neutral: float) -> bool:
+    """Whether any row has another value than the neutral one; Zernike coefficients are lists in brackets."""
+    return any(_is_other(text, neutral) for text in texts.factorize()[1])
+
+
+def _is_other(text: str, neutral: float) -> bool:
+    parts = text.strip("[]").split(",")
+    try:
+        return bool(np.any(np.abs(np.array(parts, dtype=float) - neutral) > 1e-9))
+    except ValueError:
+        return True  # what can't be read is not known to be neutral
