@@ -42,7 +42,9 @@ SURE = 3.0  # minimum gain in standard errors
 # expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, squared volumes and squared Fourier pixel
 COST = 5e-8
 JUMP_DEGREES = 8.0  # a pose that moves by more has been found elsewhere by a search
-BLIND = 1e4  # factor on the noise variance of each image's sum, by which it is ignored
+# the plane of each image's background was subtracted with an error, which must not be taken for a change of density:
+# the noise variance of the lowest shells is multiplied by a factor by which they are ignored
+PLANE_SHELLS, BLIND = 2, 1e4
 
 Metrics = tuple[tuple[str, float], ...]
 # expectations E[a] [B, Q] and E[a a^T] [B, Q (Q + 1) / 2] of the mixture of Q volumes that each image shows at R, t
@@ -102,8 +104,7 @@ class FamilyEM:
         self.feed, self.seed, self.most, self.pruning = posed.feed, seed, most, pruning
         self._contrast_sigma = contrast_sigma
         poses, noise = posed.poses, posed.noise.clone()
-        # the background of each image was subtracted with an error, which must not be taken for a change of density
-        noise[:, 0] *= BLIND
+        noise[:, :PLANE_SHELLS] *= BLIND
         bare = PosePosterior(poses.R.float(), poses.t.float(), poses.log_weight.float())
         self.posed = replace(posed, poses=bare, noise=noise)
         self.mask = self.feed.mask(self.feed.box).cpu() if mask is None else mask
