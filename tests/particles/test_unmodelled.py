@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cryoloom.particles.particle_set import open_particles, read_table
+from cryoloom.particles.particle_set import open_particles, read_table, write_particles
+from cryoloom.particles.table import ImageResults
 
 from .conftest import SmallSet
 
@@ -50,4 +51,8 @@ def test_a_tilt_of_single_particles_is_seen_in_the_particle_table(small: SmallSe
     content = small.content
     rows = tuple(f"{row} {0.5 if i == 3 else 0.0}" for i, row in enumerate(content.rows))
     small.star.write_text(replace(content, columns=(*content.columns, "rlnBeamTiltY"), rows=rows).text())
-    assert any("Beam tilt (rlnBeamTiltY)" in note for note in read_table(small.star).notes)
+    particles = open_particles(small.star, scan=False)
+    assert any("Beam tilt (rlnBeamTiltY)" in note for note in particles.notes)
+    copy = small.star.with_name("copy.star")
+    write_particles(copy, particles, ImageResults())
+    assert read_table(copy).texts("rlnBeamTiltY").equal(particles.table.texts("rlnBeamTiltY"))

@@ -138,14 +138,11 @@ def _trajectories(run: ConformationRun, settings: AnalysisSettings) -> dict[str,
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Remove the trajectories, clusters and embedding of an earlier analysis."""
+    """Remove the trajectories and the embedding of an earlier analysis; clusters are replaced as they are written."""
     for name, maps in layout.series_maps(folder).items():
         if re.fullmatch(r"pc\d+|way", name):
             for path in (*maps, layout.SERIES_POINTS.path(folder, series=name)):
                 path.unlink(missing_ok=True)
-    for file in (layout.CLUSTER_MAP, layout.CLUSTER_PARTICLES):
-        for path in folder.glob(file.pattern):
-            path.unlink()
     for file in (layout.UMAP, layout.MOVIES_SCRIPT):
         file.path(folder).unlink(missing_ok=True)
 

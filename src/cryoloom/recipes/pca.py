@@ -32,13 +32,20 @@ from cryoloom.maps.coupled_backprojection import fsc_of_pairs, solve_coupled
 from cryoloom.maps.fsc import resolution_angstrom, resolved_shell
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
-from cryoloom.recipes.family_em import BATCH, SPARE, FamilyEM, FamilyState, Metrics, pass_cost, worth_keeping
+from cryoloom.recipes.family_em import (
+    BATCH,
+    FIRST_SHARE,
+    SPARE,
+    FamilyEM,
+    FamilyState,
+    Metrics,
+    pass_cost,
+    worth_keeping,
+)
 from cryoloom.recipes.methods.pca import PCASettings
 from cryoloom.runs.progress import StepInfo
 from cryoloom.volumes.linear_family import LinearFamily
 
-# a priori amplitude of a component relative to the mean, until components are pruned
-EXPECTED_SHARE = 0.1
 PRUNED = 0.65  # share of the iterations after which components without a gain are dropped; small classes take as long
 JOINT = 3  # iterations over all images once the number of components is known
 
@@ -215,7 +222,7 @@ class PCARecipe(FamilyEM):
         ssnr = super()._ssnr(fsc, iteration)
         if iteration < self.pruning:
             # halves can't agree yet on a component that is only emerging: damped by its FSC it would never emerge
-            ssnr[1:] = EXPECTED_SHARE**2 * ssnr[0]
+            ssnr[1:] = FIRST_SHARE**2 * ssnr[0]
         return ssnr
 
 

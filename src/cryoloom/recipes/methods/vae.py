@@ -116,7 +116,7 @@ def trained(job: ConformationJob, kind: Literal["vae", "autodecoder"]) -> Confor
     state = job.session.state(recipe)
     with job.session.timing("latents"):
         found = recipe.result(state)
-    reliability = found.latents.rows((found.latents.contrast > 0).nonzero()[:, 0]).told_apart()[0]
+    reliability = found.latents.rows(found.latents.contrast > 0).told_apart()[0]
     used = int((reliability > SEEN).sum())
     evidence = ConformationEvidence(kind, used, len(reliability), reliability=float(reliability[0]))
     return Conformations(found if used else None, evidence)

@@ -13,10 +13,7 @@ EFFECTS: tuple[tuple[str, dict[str, float]], ...] = (
     ("Higher aberrations", {"rlnOddZernike": 0.0, "rlnEvenZernike": 0.0}),
     (
         "Anisotropic magnification",
-        {
-            **dict.fromkeys(("rlnMagMat00", "rlnMagMat11", "rlnMatrix00", "rlnMatrix11"), 1.0),
-            **dict.fromkeys(("rlnMagMat01", "rlnMagMat10", "rlnMatrix01", "rlnMatrix10"), 0.0),
-        },
+        {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0},
     ),
 )
 
