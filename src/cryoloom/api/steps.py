@@ -53,6 +53,7 @@ def open(
     voltage_kv: float | None = None,
     spherical_aberration_mm: float | None = None,
     amplitude_contrast: float | None = None,
+    b_factor_sign: Literal["positive", "negative"] = "positive",
     no_ctf: bool = False,
     on_bad: Literal["error", "drop"] = "error",
     on_duplicates: Literal["error", "keep", "drop"] = "error",
@@ -68,6 +69,7 @@ def open(
         voltage_kv: acceleration voltage, kV.
         spherical_aberration_mm: spherical aberration, mm.
         amplitude_contrast: amplitude contrast, 0 to 1.
+        b_factor_sign: sign in the file of the B-factors by which the CTF falls off, "negative" in exports of M.
         no_ctf: treat the images as free of a CTF.
         on_bad: what to do with images that hold NaN or infinities, or have no contrast.
         on_duplicates: what to do with rows that name the same image.
@@ -81,6 +83,7 @@ def open(
         voltage_kv=voltage_kv,
         spherical_aberration_mm=spherical_aberration_mm,
         amplitude_contrast=amplitude_contrast,
+        b_factor_sign=b_factor_sign,
         no_ctf=no_ctf,
         on_bad=on_bad,
         on_duplicates=on_duplicates,

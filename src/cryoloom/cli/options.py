@@ -56,6 +56,14 @@ Amplitude = Annotated[
     float | None,
     typer.Option("--amplitude-contrast", help="Amplitude contrast, 0 to 1.", show_default="the file's"),
 ]
+BFactorSign = Annotated[
+    Literal["positive", "negative"],
+    typer.Option(
+        "--b-factor-sign",
+        help="Sign in the file of the B-factors by which the CTF falls off: positive as in RELION, negative as in "
+        "exports of M.",
+    ),
+]
 NoCTF = Annotated[bool, typer.Option("--no-ctf", help="Treat the images as free of a CTF.")]
 OnBad = Annotated[
     Literal["error", "drop"],
@@ -100,6 +108,7 @@ class InputOptions:
     voltage_kv: Voltage = None
     spherical_aberration_mm: Aberration = None
     amplitude_contrast: Amplitude = None
+    b_factor_sign: BFactorSign = "positive"
     no_ctf: NoCTF = False
     on_bad: OnBad = "error"
     on_duplicates: OnDuplicates = "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -63,6 +64,14 @@ def pixel_sizes(table: ParticleTable, header_pixel_size: np.ndarray, stated: flo
     return sizes
 
 
+def with_stated_signs(table: ParticleTable, stated: StatedInput) -> ParticleTable:
+    """The table with B-factors in the sign of exp(-B k^2 / 4), where the user states that the file has the opposite."""
+    column = table.numbers.get("b_factor_angstrom2")
+    if stated.b_factor_sign == "positive" or stated.no_ctf or column is None:
+        return table
+    return replace(table, corrected={**table.corrected, "b_factor_angstrom2": column.negated()})
+
+
 def ctf_parameters(table: ParticleTable, stated: StatedInput, notes: list[str]) -> CTFParameters:
     """CTF parameters of every image, float64 [N], angles in radians; assumptions are added to `notes`.
 
@@ -106,7 +115,7 @@ def ctf_parameters(table: ParticleTable, stated: StatedInput, notes: list[str]) 
         defocus_v_angstrom=tensor(v),
         astigmatism_radian=tensor(optional("astigmatism_radian", 0.0)),
         phase_shift_radian=tensor(optional("phase_shift_radian", 0.0)),
-        b_factor_angstrom2=tensor(optional("b_factor_angstrom2", 0.0)),
+        b_factor_angstrom2=tensor(_b_factors(table, stated, notes)),
         voltage_kv=tensor(voltage),
         spherical_aberration_mm=tensor(aberration),
         amplitude_contrast=tensor(contrast),
@@ -151,6 +160,29 @@ def _microscope(table: ParticleTable, quantity: Quantity, stated: float | None, 
         expected=f"{table.label(quantity)} for each optics group or each particle",
         fix=f"state it with {option}",
     )
+
+
+def _b_factors(table: ParticleTable, stated: StatedInput, notes: list[str]) -> np.ndarray:
+    values, negated = table.values("b_factor_angstrom2"), stated.b_factor_sign == "negative"
+    if negated:
+        how = "is absent: there are no B-factors to negate" if values is None else "is multiplied by -1, as stated"
+        notes.append(f"{table.label('b_factor_angstrom2')} {how}.")
+    if values is None:
+        return np.zeros(len(table))
+    _refuse(
+        table,
+        "b_factor_angstrom2",
+        values=0.0 - values if negated else values,
+        bad=values < 0,
+        expected="0 or less, as --b-factor-sign negative states"
+        if negated
+        else "0 or more: the CTF falls off as exp(-B k^2 / 4), so a negative B-factor amplifies",
+        fix="leave --b-factor-sign negative out, or correct these rows"
+        if negated
+        else "if the file writes fall-off as a negative number, as exports of M do, state --b-factor-sign negative; "
+        "else correct these rows",
+    )
+    return values
 
 
 def _voltage(table: ParticleTable, stated: StatedInput) -> np.ndarray:

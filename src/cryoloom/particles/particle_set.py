@@ -22,7 +22,7 @@ from cryoloom.particles.errors import BadInput, listed
 from cryoloom.particles.formats import format_of
 from cryoloom.particles.image_names import ImagePlaces, find_stacks, locate_images, note_folders
 from cryoloom.particles.input_poses import InputPoses
-from cryoloom.particles.optics import ctf_parameters, pixel_sizes
+from cryoloom.particles.optics import ctf_parameters, pixel_sizes, with_stated_signs
 from cryoloom.particles.optics import no_ctf as unit_ctf
 from cryoloom.particles.rescale import Rescaling
 from cryoloom.particles.stack import read_images, stack_ends
@@ -213,7 +213,7 @@ def open_particles(path: Path | str, stated: StatedInput | None = None, *, scan:
         BadInput: naming file, row, what was found, what was expected and what to do.
     """
     path, stated = Path(path), stated or StatedInput()
-    table = read_table(path)
+    table = with_stated_signs(read_table(path), stated)
     notes = list(table.notes)
     paths = find_stacks(table, None if stated.datadir is None else Path(stated.datadir))
     places = locate_images(table, paths, notes)

@@ -58,6 +58,10 @@ class Numbers:
         """A column that is in memory, with a value for each row of the file."""
         return Numbers(label, lambda rows: np.asarray(values, dtype=np.float64)[rows])
 
+    def negated(self) -> Numbers:
+        """The column with every value multiplied by -1; 0 stays 0."""
+        return Numbers(self.label, lambda rows: 0.0 - self.read(rows))
+
 
 @dataclass(frozen=True, slots=True)
 class PoseColumns:
@@ -161,6 +165,8 @@ class ParticleTable:
         lines: line in the file of each row of the file, from 1, int64; None for a file without lines.
         labels: column name of each quantity in this format, including those that the file does not have.
         stack_paths: where each of `stacks` was found; empty until then.
+        corrected: columns whose sign in the file is not the format's, as the user stated, in the format's sign; they
+            take the place of those in `numbers`, here and in files that are written.
         results: results of a run, written in place of the file's values.
         original: tables of the file that its own format needs to write it again; used by nothing else.
         notes: oddities that do not prevent reading.
@@ -180,6 +186,7 @@ class ParticleTable:
     lines: np.ndarray | None
     labels: Mapping[Quantity, str]
     stack_paths: tuple[Path, ...] = ()
+    corrected: Mapping[Quantity, Numbers] = field(default_factory=dict)
     results: ImageResults = field(default_factory=ImageResults)
     original: object = None
     notes: tuple[str, ...] = ()
@@ -198,7 +205,7 @@ class ParticleTable:
         Raises:
             BadInput: for values that are not finite numbers, with rows.
         """
-        column = self.numbers.get(quantity)
+        column = self.corrected.get(quantity, self.numbers.get(quantity))
         return None if column is None else column.read(self.rows)
 
     def label(self, quantity: Quantity) -> str:

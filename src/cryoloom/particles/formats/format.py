@@ -19,9 +19,10 @@ class Format:
         suffixes: suffixes of its files, lower case with the dot.
         read: returns the table of a file. Raises BadInput with file, row, what was found and what was expected. Images
             are not looked for, and columns of numbers are parsed on demand.
-        write: writes a table to a new file whose folder exists. Values of `table.results` and `table.optics` replace
-            those of the file that the table came from; all other columns of a file of the same format are kept byte
-            for byte. `table.stack_paths` says where the images are. Raises OSError where nothing can be written.
+        write: writes a table to a new file whose folder exists. Values of `table.results`, `table.corrected` and
+            `table.optics` replace those of the file that the table came from; all other columns of a file of the same
+            format are kept byte for byte. `table.stack_paths` says where the images are. Raises OSError where nothing
+            can be written.
     """
 
     name: str

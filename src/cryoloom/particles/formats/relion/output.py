@@ -40,6 +40,8 @@ def write(path: Path, table: ParticleTable) -> None:
     original = table.original if isinstance(table.original, RelionTables) else None
     columns = _neutral_columns(table) if original is None else {n: table.texts(n) for n in table.columns}
     found = pose_columns(table.results) | _result_columns(table.results)
+    for quantity, column in table.corrected.items():
+        columns[relion_name(quantity)] = number_texts(column.read(table.rows) / COLUMNS[quantity][1])
     _convert_origins(table, columns, found)
     if table.stack_paths or original is None:
         columns[image_names.COLUMN] = _image_names(path, table, columns.get(image_names.COLUMN))
