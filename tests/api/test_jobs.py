@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import starfile
 import torch
 
 import cryoloom as cl
+from cryoloom.jobs.final_maps import FITTING_MISFIT
 from cryoloom.runs.progress import Progress, SilentProgress, StepInfo
 from cryoloom.runs.record import read_record
 
@@ -38,6 +41,9 @@ def test_refinement_from_poses(posed: Path, small_set: Path, tmp_path: Path, cap
     assert len(result.half_maps) == 2
     assert cl.open_run(result.folder).record.status == "finished"
     assert float(result.mask.data.amax()) <= 1.0
+    misfit = starfile.read(result.folder / "particles.star")["particles"]["cryoloomMisfit"].to_numpy()
+    assert np.mean(misfit < FITTING_MISFIT) == pytest.approx(result.verdict.evidence.fitting)
+    assert np.ptp(misfit) > 0.5
 
 
 def test_progress_is_shown_unless_quiet(posed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -107,6 +107,15 @@ def test_likeliest_start_is_the_one_carried_on(done):
     torch.testing.assert_close(end.likeness, end.likeness.mT)
 
 
+def test_the_log_has_evidence_and_similarity_of_every_start(done):
+    _, states, steps = done
+    logged = [dict(info.metrics) for info in steps if "start_evidence" in dict(info.metrics)]
+    assert [m["start_evidence"] for m in logged] == list(states[-1].scores)
+    for i, m in enumerate(logged):
+        assert [m[f"likeness_to_{j}"] for j in range(i)] == pytest.approx(states[-1].likeness[i, :i].tolist())
+        assert f"likeness_to_{i}" not in m
+
+
 def test_spread_of_shifts_is_learnt(done):
     """From the prior of 7.2 A towards the 5 A of the set, with the width of the shift grid in it."""
     recipe, states, _ = done

@@ -188,4 +188,5 @@ def image_results(refined: RefineResult, flip: bool = False) -> ImageResults:
         probability=poses.log_weight[:, 0].exp().double().numpy(),
         angular_error_degrees=angular_error_degrees(refined.covariance).double().numpy(),
         shift_error_angstrom=shift_error_angstrom(refined.covariance).double().numpy(),
+        misfit=refined.misfit.double().numpy(),
     )

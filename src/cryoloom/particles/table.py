@@ -36,9 +36,11 @@ Quantity = Literal[
     "probability",
     "angular_error_degrees",
     "shift_error_angstrom",
+    "misfit",
 ]
 """Quantities that a file may give for each image. Lengths are in angstrom (`pixel_size`: of the image in its file;
-`box`: pixels), flags are 0 or 1, `half_set` is 1 or 2, `class_number` counts from 1, `log_likelihood` is in nats."""
+`box`: pixels), flags are 0 or 1, `half_set` is 1 or 2, `class_number` counts from 1, `log_likelihood` is in nats,
+`misfit` in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class ImageResults:
         half_set: 1 or 2, [N]; class_number: from 1, [N].
         log_likelihood: nats, [N]; probability: of the pose (or class) among its candidates, [N].
         angular_error_degrees, shift_error_angstrom: standard deviations of the pose, [N].
+        misfit: standard deviations by which the likelihood lies below that expected of a correct pose, [N].
         further: more columns, [N] each, by their names in the file.
     """
 
@@ -118,6 +121,7 @@ class ImageResults:
     probability: np.ndarray | None = None
     angular_error_degrees: np.ndarray | None = None
     shift_error_angstrom: np.ndarray | None = None
+    misfit: np.ndarray | None = None
     further: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def named(self) -> dict[str, np.ndarray]:

@@ -154,6 +154,7 @@ class AbInitRecipe:
                 ("evidence", evidence),
                 ("fsc_at_rim", float(fsc[radius])),
                 ("shift_sigma_angstrom", start.sigma_angstrom),
+                *_of_done_start(state, following),
             ),
             message=message,
         )
@@ -401,6 +402,15 @@ class AbInitResult:
     starts: int
     likeness: float | None
     agreeing: int
+
+
+def _of_done_start(before: AbInitState, after: AbInitState) -> list[tuple[str, float]]:
+    """Evidence of the start that this step brought to the end of scouting, and the similarity of its map to each
+    earlier start's; nothing at other steps."""
+    if len(after.done) == len(before.done):
+        return []
+    likeness = after.likeness[-1, :-1].tolist()
+    return [("start_evidence", after.scores[-1]), *((f"likeness_to_{i}", x) for i, x in enumerate(likeness))]
 
 
 def _drawn(picks: Tensor, R: Tensor, shifts: Tensor) -> Samples:

@@ -30,6 +30,7 @@ COLUMNS: Mapping[Quantity, tuple[tuple[str, ...], float]] = {
     "probability": (("rlnMaxValueProbDistribution",), 1.0),
     "angular_error_degrees": (("cryoloomAngularErrorDegrees",), 1.0),
     "shift_error_angstrom": (("cryoloomShiftErrorAngst",), 1.0),
+    "misfit": (("cryoloomMisfit",), 1.0),
     "class_number": (("rlnClassNumber",), 1.0),
 }
 
