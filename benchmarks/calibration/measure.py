@@ -1,0 +1,131 @@
+"""One case from its set to its row: `cryoloom reconstruct`, the search from the true map, scores and evidence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import CRYOLOOM, Measured, commit, machine, read_star, run_measured
+from calibration.comparison import compare
+from calibration.plan import Case
+from calibration.rows import Row
+from calibration.sets import SetFailed, make_case
+
+CPU_LIMIT_S = 400
+QUANTILES = 21  # from 0 to 1 in steps of 0.05
+PARTICLES = {
+    "probability": "rlnMaxValueProbDistribution",
+    "log_likelihood": "rlnLogLikeliContribution",
+    "misfit": "cryoloomMisfit",
+    "angular_error_degrees": "cryoloomAngularErrorDegrees",
+    "shift_error_angstrom": "cryoloomShiftErrorAngst",
+}
+
+
+def measure(case: Case, work: Path, cpu_limit_s: int = CPU_LIMIT_S, keep: bool = False) -> Row:
+    """Make, run and score a case in WORK/CASE, which is removed afterwards unless it is to be kept."""
+    folder = work / case.id
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    row: Row = {"case": case.to_json(), "commit": commit(), "machine": machine(), "cpu_limit_s": cpu_limit_s}
+    try:
+        row["set_cpu_s"] = make_case(case, folder, work / "maps")
+    except SetFailed as error:
+        row["run"] = {"status": "no set", "log": str(error)}
+    else:
+        row["run"] = run(case, folder, "reconstruct", cpu_limit_s)
+        if case.kind != "noise":
+            row["reference"] = brief(run(case, folder, "refine", cpu_limit_s))
+    if not keep:
+        shutil.rmtree(folder)
+    return row
+
+
+def brief(reference: dict[str, Any]) -> dict[str, Any]:
+    """The reference without its longest curves: it is judged, but no threshold is fitted to it."""
+    out = {k: v for k, v in reference.items() if k not in ("fsc", "particles")}
+    if "evidence" in out:
+        out["evidence"] = {**out["evidence"], "directional_resolution_angstrom": []}
+    return out
+
+
+def majority(case: Case, folder: Path) -> int:
+    """The state (from 1) of most images: that whose map and poses the run is compared with."""
+    state = read_star(folder / "truth.star")["particles"]["rlnClassNumber"].to_numpy()
+    return int(np.bincount(state[state > 0]).argmax()) if case.kind != "noise" else 1
+
+
+def command(case: Case, folder: Path, name: str, out: Path) -> list[str | Path]:
+    """The command line: defaults but for seed, symmetry and one thread."""
+    words: list[str | Path] = [CRYOLOOM, name, folder / "particles.star", "-o", out, "--seed", str(case.seed)]
+    words += ["-j", "1", "-q"]
+    if name == "refine":
+        words += ["--from", folder / f"truth_{majority(case, folder):03d}.mrc"]
+    return words + ([] if case.symmetry == "C1" else ["--symmetry", case.symmetry])
+
+
+def run(case: Case, folder: Path, name: str, cpu_limit_s: int) -> dict[str, Any]:
+    """A command on the set, measured; its verdict, the evidence behind it, and its scores against the truth."""
+    out, log = folder / name, folder / f"{name}.log"
+    # the limit is the kernel's: the process is killed, whatever it does
+    limited = ["prlimit", f"--cpu={cpu_limit_s}", *command(case, folder, name, out)]
+    spent = run_measured(limited, log, environment={"OMP_NUM_THREADS": "1"})
+    result = {"status": status(spent, cpu_limit_s), **asdict(spent), "starts": starts(out)}
+    if result["status"] != "finished":
+        return result | {"log": log.read_text(errors="replace")[-600:] if spent.returncode > 0 else ""}
+    verdict = json.loads((out / "run.json").read_text())["verdict"]
+    result |= {
+        "outcome": verdict["outcome"],
+        "resolution_angstrom": verdict["resolution_angstrom"],
+        "evidence": verdict["evidence"],
+        "fsc": curves(out / "fsc.csv"),
+        "particles": quantiles(out / "particles.star"),
+    }
+    if case.kind != "noise":
+        result["truth"] = compare(folder, out, truth_symmetry(case, folder), majority(case, folder))
+    return result
+
+
+def status(spent: Measured, cpu_limit_s: float) -> str:
+    """How a command ended: "finished", "not finished" (stopped by the limit on CPU time) or "error"."""
+    if spent.returncode == 0:
+        return "finished"
+    return "not finished" if spent.returncode < 0 and spent.cpu_s >= 0.95 * cpu_limit_s else "error"
+
+
+def truth_symmetry(case: Case, folder: Path) -> str:
+    """Of the molecule that most images show."""
+    return case.structures[majority(case, folder) - 1].symmetry
+
+
+def starts(run_folder: Path) -> list[dict[str, float]]:
+    """Evidence of each finished random start, and the similarity of its map to those of earlier starts."""
+    path = run_folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    whole = path.read_text().rpartition("\n")[0].splitlines()  # a run that was killed may end within a line
+    metrics = (json.loads(line)["metrics"] for line in whole)
+    return [
+        {k: v for k, v in m.items() if k == "start_evidence" or k.startswith("likeness_to_")}
+        for m in metrics
+        if "start_evidence" in m
+    ]
+
+
+def curves(path: Path) -> dict[str, list[float]]:
+    """The FSC curves of fsc.csv by shell."""
+    names, *lines = path.read_text().splitlines()
+    columns = dict(zip(names.split(","), np.array([x.split(",") for x in lines], float).T, strict=True))
+    return {name: [round(float(x), 4) for x in columns[name]] for name in ("unmasked", "masked", "corrected")}
+
+
+def quantiles(path: Path) -> dict[str, list[float]]:
+    """Quantiles of what particles.star says of each image, from the smallest to the largest."""
+    table = read_star(path)["particles"]
+    at = np.linspace(0, 1, QUANTILES)
+    return {name: np.quantile(table[column].to_numpy(float), at).tolist() for name, column in PARTICLES.items()}
