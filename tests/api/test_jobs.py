@@ -54,6 +54,21 @@ def test_progress_is_shown_unless_quiet(posed: Path, tmp_path: Path, capfd: pyte
     assert f"Results in {tmp_path}/run" in err
 
 
+def test_effects_that_are_not_modelled_are_said_recorded_and_shown(posed: Path, tmp_path: Path):
+    tables = starfile.read(posed, always_dict=True)
+    tables["optics"]["rlnBeamTiltX"] = 1.25
+    tilted = posed.with_name("tilted.star")
+    starfile.write(tables, tilted)
+    result = cl.reconstruct(tilted, tmp_path / "run", start="poses", threads=1, device="cpu", quiet=True)
+    assert result.verdict is not None
+    assert [str(e) for e in result.verdict.evidence.unmodelled] == ["beam tilt (rlnBeamTiltX)"]
+    assert "image model" in [f.name for f in result.verdict.findings]
+    assert any("beam tilt (rlnBeamTiltX)" in note for note in result.record.input_notes)
+    assert "effects that the image model does not have: beam tilt" in (result.folder / "report.html").read_text()
+    written = starfile.read(result.folder / "particles.star", always_dict=True)
+    assert written["optics"]["rlnBeamTiltX"].tolist() == [1.25]
+
+
 class Interrupting(SilentProgress):
     """Presses Ctrl-C when a step is done."""
 

@@ -11,6 +11,7 @@ from cryoloom.inference.conformations.evidence import ConformationEvidence
 from cryoloom.jobs.verdict import Evidence, Verdict, judge, with_conformations
 from cryoloom.jobs.verdict_text import describe, headline
 from cryoloom.maps.coverage import orientation_coverage
+from cryoloom.particles.table import UnmodelledEffect
 from cryoloom.physics.rotations import exponential
 from cryoloom.runs.record import from_json, to_json
 
@@ -153,6 +154,17 @@ EXTREMES = [
     replace(RIBOSOME, resolution_angstrom=None, shell=0.0, missing_share=0.2, single_view_share=0.9),
     replace(RIBOSOME, likeness=0.6, b_factor_angstrom2=-83.2, shell=9.0),
 ]
+
+
+def test_effects_that_are_not_modelled_are_a_remark():
+    tilt = UnmodelledEffect("beam tilt", ("rlnBeamTiltX", "rlnBeamTiltY"))
+    verdict = judge(replace(RIBOSOME, unmodelled=(tilt, UnmodelledEffect("higher aberrations", ("rlnOddZernike",)))))
+    assert verdict.outcome == "converged"
+    finding = next(f for f in verdict.findings if f.name == "image model")
+    assert finding.passed is None
+    assert "beam tilt (rlnBeamTiltX, rlnBeamTiltY); higher aberrations (rlnOddZernike)" in describe(finding, verdict)
+    assert from_json(Verdict, json.loads(json.dumps(to_json(verdict))), "run.json") == verdict
+    assert not any(f.name == "image model" for f in judge(RIBOSOME).findings)
 
 
 @pytest.mark.parametrize("evidence", EXTREMES)

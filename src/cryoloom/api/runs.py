@@ -72,6 +72,7 @@ def start_run(
             threads=settings.threads,
             device=chosen,
             argv=tuple(sys.argv),
+            input_notes=particles.notes,
             overwrite=layout.RESULTS if overwrite else None,
         ) as folder,
     ):

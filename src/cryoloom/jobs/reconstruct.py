@@ -171,6 +171,7 @@ def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings:
         symmetry_score=start.symmetry_score,
         b_factor_angstrom2=maps.guinier.b_factor_angstrom2,
         b_factor_note=maps.guinier.reason,
+        unmodelled=refined.posed.feed.source.particles.table.unmodelled,
     )
 
 

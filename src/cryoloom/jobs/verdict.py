@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cryoloom.inference.conformations.evidence import ConformationEvidence
+from cryoloom.particles.table import UnmodelledEffect
 
 Outcome = Literal["converged", "uncertain", "failed", "noise"]
 FindingName = Literal[
@@ -20,6 +21,7 @@ FindingName = Literal[
     "hand",
     "sharpening",
     "symmetry",
+    "image model",
 ]
 
 # Thresholds and what they were set by: runs on simulated sets of several molecules and noise levels, and on pure noise
@@ -68,6 +70,7 @@ class Evidence:
         symmetry: point group that was imposed; symmetry_score: correlation of the map with its symmetry-related copies
             before, None in C1.
         b_factor_angstrom2: of the Guinier fit; b_factor_note: why there is none.
+        unmodelled: effects that the particle file states and the image model does not have.
     """
 
     particles: int
@@ -95,6 +98,7 @@ class Evidence:
     symmetry_score: float | None
     b_factor_angstrom2: float | None
     b_factor_note: str
+    unmodelled: tuple[UnmodelledEffect, ...] = ()
 
     @property
     def starts_agree(self) -> bool:
@@ -155,6 +159,8 @@ def judge(e: Evidence) -> Verdict:
     else:
         outcome = "converged"
     findings += [Finding("hand", None, None), Finding("sharpening", None, e.b_factor_angstrom2)]
+    if e.unmodelled:
+        findings.append(Finding("image model", None, None))
     if e.symmetry_score is not None:
         findings.append(Finding("symmetry", e.symmetry_score >= 0.5, e.symmetry_score))
         if e.symmetry_score < 0.5 and outcome == "converged":

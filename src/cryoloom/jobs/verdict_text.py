@@ -182,6 +182,13 @@ def _symmetry(e: Evidence) -> str:
     return said + (": the particle may not have this symmetry." if low else ".")
 
 
+def _image_model(e: Evidence) -> str:
+    stated = "; ".join(str(effect) for effect in e.unmodelled)
+    return (
+        f"The particle file states effects that the image model does not have: {stated}. They may limit the resolution."
+    )
+
+
 _SENTENCES: dict[FindingName, Callable[[Evidence], str]] = {
     "starts": _starts,
     "half maps": _halves,
@@ -193,6 +200,7 @@ _SENTENCES: dict[FindingName, Callable[[Evidence], str]] = {
     "hand": _hand,
     "sharpening": _sharpening,
     "symmetry": _symmetry,
+    "image model": _image_model,
 }
 
 

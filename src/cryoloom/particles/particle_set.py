@@ -214,7 +214,8 @@ def open_particles(path: Path | str, stated: StatedInput | None = None, *, scan:
     """
     path, stated = Path(path), stated or StatedInput()
     table = with_stated_signs(read_table(path), stated)
-    notes = list(table.notes)
+    notes = [f"Not part of the image model, which may limit the resolution: {e}." for e in table.unmodelled]
+    notes += table.notes
     paths = find_stacks(table, None if stated.datadir is None else Path(stated.datadir))
     places = locate_images(table, paths, notes)
     if stated.datadir is None:

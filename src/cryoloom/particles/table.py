@@ -82,6 +82,20 @@ class PoseColumns:
     missing: tuple[str, ...] = ()
 
 
+Effect = Literal["beam tilt", "higher aberrations", "anisotropic magnification"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnmodelledEffect:
+    """An effect on the images that a file states and the image model does not have, and the columns that state it."""
+
+    effect: Effect
+    columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.effect} ({', '.join(self.columns)})"
+
+
 @dataclass(frozen=True, slots=True)
 class OpticsGroup:
     """Microscope, box and pixel size of an optics group; None where unknown.
@@ -173,6 +187,7 @@ class ParticleTable:
             take the place of those in `numbers`, here and in files that are written.
         results: results of a run, written in place of the file's values.
         original: tables of the file that its own format needs to write it again; used by nothing else.
+        unmodelled: effects on the images that the file states and the image model does not have.
         notes: oddities that do not prevent reading.
     """
 
@@ -193,6 +208,7 @@ class ParticleTable:
     corrected: Mapping[Quantity, Numbers] = field(default_factory=dict)
     results: ImageResults = field(default_factory=ImageResults)
     original: object = None
+    unmodelled: tuple[UnmodelledEffect, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

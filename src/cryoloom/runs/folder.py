@@ -85,6 +85,7 @@ class RunFolder:
         threads: int,
         device: str,
         argv: tuple[str, ...] = (),
+        input_notes: tuple[str, ...] = (),
         overwrite: Iterable[str] | None = None,
     ) -> RunFolder:
         """Start a run in a new or empty folder, or in the folder of an earlier run, whose files are then removed.
@@ -92,6 +93,7 @@ class RunFolder:
         Args:
             settings: frozen dataclass of the command (see `record`); fingerprint: of the input particles.
             command: the subcommand, by which `cryoloom resume` knows how to continue.
+            input_notes: what was said of the particles when they were opened.
             overwrite: glob patterns of the results that an earlier run may have left, relative to the folder; None
                 refuses the folder of an earlier run.
 
@@ -122,6 +124,7 @@ class RunFolder:
                 verdict=None,
                 started=now(),
                 updated=now(),
+                input_notes=input_notes,
             )
             write_record(path / RECORD, record)
             return RunFolder(path, lock, record)

@@ -83,6 +83,7 @@ class RunRecord:
         settings_hash: hash of the settings that determine the result.
         versions: versions of cryoloom, Python and the numerical libraries.
         input_path, fingerprint: path and fingerprint of the particles.
+        input_notes: what was said of the particles when they were opened.
         timings: times of the stages, in order of their first appearance.
         verdict: verdict as JSON; None until the run is finished.
         started, updated: local times of the start and the last update, ISO 8601.
@@ -103,6 +104,7 @@ class RunRecord:
     started: str
     updated: str
     format: int = FORMAT
+    input_notes: tuple[str, ...] = ()
 
     @property
     def wall_s(self) -> float:

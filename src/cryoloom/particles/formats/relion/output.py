@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoloom.particles.formats.relion import image_names
+from cryoloom.particles.formats.relion import beam_tilt, image_names
 from cryoloom.particles.formats.relion.columns import (
     ANGLES,
     COLUMNS,
@@ -30,7 +30,8 @@ def write(path: Path, table: ParticleTable) -> None:
     """Write a RELION 3.1 STAR file, every column and the row order kept.
 
     Image names are rewritten relative to the new file's folder only where they would not be found from there. Shifts
-    in pixels, which RELION 3.1 ignores, are replaced by shifts in angstrom.
+    in pixels, which RELION 3.1 ignores, are replaced by shifts in angstrom, and a beam tilt of single particles
+    (RELION 3.0) by that of optics groups.
 
     Raises:
         OSError: if the file can't be written.
@@ -45,8 +46,12 @@ def write(path: Path, table: ParticleTable) -> None:
     _convert_origins(table, columns, found)
     if table.stack_paths or original is None:
         columns[image_names.COLUMN] = _image_names(path, table, columns.get(image_names.COLUMN))
-    optics = _optics(table, original, columns)
-    if original is None or original.optics is None:
+    has_optics = original is not None and original.optics is not None
+    tilt: dict[str, Texts] = {}
+    if not has_optics:
+        table, columns, tilt = beam_tilt.in_optics_groups(table, columns)
+    optics = _optics(table, original, columns) | tilt
+    if not has_optics:
         columns["rlnOpticsGroup"] = number_texts(table.group + 1)
     columns |= {name: number_texts(values) for name, values in found.items()}
     write_star(path, [("optics", optics), ("particles", columns)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoloom.particles.errors import BadInput, listed
-from cryoloom.particles.formats.relion import image_names
+from cryoloom.particles.formats.relion import beam_tilt, image_names
 from cryoloom.particles.formats.relion.columns import (
     ANGLES,
     COLUMNS,
@@ -96,7 +96,22 @@ def read(path: Path) -> ParticleTable:
         lines=particles.lines,
         labels={quantity: relion_name(quantity) for quantity in COLUMNS},
         original=tables,
-        notes=(*star.notes, *unmodelled(particles, tables.optics)),
+        unmodelled=unmodelled(particles, tables.optics),
+        notes=(*star.notes, *_tilt_notes(tables)),
+    )
+
+
+def _tilt_notes(tables: RelionTables) -> tuple[str, ...]:
+    columns = tables.particles.columns
+    if tables.optics is not None or not set(beam_tilt.COLUMNS) & set(columns):
+        return ()
+    split = np.stack([tables.group, beam_tilt.tilts(columns)[0]], 1)
+    count = len(np.unique(split, axis=0))
+    if count == len(tables.group_names):
+        return ()
+    return (
+        f"Files that are written have {count} optics groups instead of {len(tables.group_names)}, one for each beam "
+        "tilt, as RELION 3.1 and later expect.",
     )
 
 

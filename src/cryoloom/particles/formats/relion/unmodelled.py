@@ -5,35 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from cryoloom.particles.formats.relion.star import StarBlock
+from cryoloom.particles.table import Effect, UnmodelledEffect
 from cryoloom.particles.texts import Texts
 
 # columns of each effect with the value that has none
-EFFECTS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("Beam tilt", {"rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0}),
-    ("Higher aberrations", {"rlnOddZernike": 0.0, "rlnEvenZernike": 0.0}),
+EFFECTS: tuple[tuple[Effect, dict[str, float]], ...] = (
+    ("beam tilt", {"rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0}),
+    ("higher aberrations", {"rlnOddZernike": 0.0, "rlnEvenZernike": 0.0}),
     (
-        "Anisotropic magnification",
+        "anisotropic magnification",
         {"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0},
     ),
 )
 
 
-def unmodelled(particles: StarBlock, optics: StarBlock | None) -> tuple[str, ...]:
-    """A sentence for each effect that is present in the particle or the optics table."""
+def unmodelled(particles: StarBlock, optics: StarBlock | None) -> tuple[UnmodelledEffect, ...]:
+    """The effects that are present in the particle or the optics table."""
     tables = [table for table in (particles, optics) if table is not None]
-    notes = []
+    found = []
     for effect, neutral in EFFECTS:
-        present = [
+        present = tuple(
             name
             for name, value in neutral.items()
             if any(name in t.columns and _differs(t.columns[name], value) for t in tables)
-        ]
+        )
         if present:
-            notes.append(
-                f"{effect} ({', '.join(present)}) is not part of the image model, which may limit the resolution. The"
-                " columns are written to the output as they are."
-            )
-    return tuple(notes)
+            found.append(UnmodelledEffect(effect, present))
+    return tuple(found)
 
 
 def _differs(texts: Texts, neutral: float) -> bool:
