@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     actions = p.add_subparsers(required=True, metavar="ACTION")
     r = actions.add_parser("run", help="make the runs that have no result yet")
     r.add_argument("--workers", type=int, default=1, help="runs at once, one thread each")
-    r.add_argument("--workdir", type=Path, default=ROOT / "run-benchmarks" / "calibration", help="sets, runs and maps")
+    where = ROOT / "run-benchmarks" / "calibration"
+    r.add_argument("--workdir", type=Path, default=where, help="sets, runs, maps; one for all that share RESULTS")
     r.add_argument("--cpu-limit", type=int, default=CPU_LIMIT_S, help="of each command, seconds")
     r.add_argument("--cases", nargs="+", metavar="ID", help="these alone")
     r.add_argument("--first", type=int, help="the first so many cases of the plan alone")
@@ -69,7 +71,10 @@ def run(a: argparse.Namespace) -> int:
     with multiprocessing.get_context("spawn").Pool(a.workers, maxtasksperchild=8) as pool:
         for number, said in enumerate(pool.imap_unordered(one, todo), 1):
             print(f"[{number}/{len(todo)}] {said}", flush=True)
-    return 0
+    left = [c.id for c in missing(cases, a.results)]
+    if left:
+        print(f"{len(left)} runs have no result: {', '.join(left)}", flush=True)
+    return 1 if left else 0
 
 
 def run_case(case: Case, *, work: Path, results: Path, cpu_limit_s: int, keep: bool) -> str:
@@ -77,7 +82,10 @@ def run_case(case: Case, *, work: Path, results: Path, cpu_limit_s: int, keep: b
     with claimed(case, work / "locks") as mine:
         if not mine or not missing([case], results):
             return f"{case.id}: done by another process"
-        row = measure(case, work, cpu_limit_s, keep)
+        try:
+            row = measure(case, work, cpu_limit_s, keep)
+        except Exception:  # whatever a case does, the hundreds of others go on; it has no row and is tried again
+            return f"{case.id}: not measured\n{traceback.format_exc()}"
         append(results, row)
     return summary(row)
 

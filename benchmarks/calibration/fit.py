@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from calibration.judged import Judged, evidence_of, judged
-from calibration.report import table
+from calibration.report import misjudged, table
 from calibration.rows import Row
 from cryoloom.jobs import verdict
 from cryoloom.jobs.verdict import Evidence
@@ -49,7 +49,9 @@ def grids(rows: Sequence[Row]) -> str:
             mark = "*" if value == today else ""
             lines.append([f"{value:.4g}{mark}", *counts([judged(r, _changed(r, changed, value)) for r in rows])])
         parts.append(f"### {name}\n\n" + table(HEAD, lines))
-    return "\n\n".join([*parts, "### Evidence\n\n" + spread([judged(r) for r in rows])])
+    found = [judged(r) for r in rows]
+    parts += ["### Evidence\n\n" + spread(found), "### Misjudged runs\n\n" + misjudged(found)]
+    return "\n\n".join(parts)
 
 
 HEAD = ("value", "right: converged", "between: converged", "wrong: converged", "wrong: noise or failed")

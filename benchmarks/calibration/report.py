@@ -126,18 +126,35 @@ def uncertainty(found: Sequence[Judged]) -> str:
     """Shares of pose errors within one stated s.d., set by set, of what converged."""
     truths = [j.row["run"]["truth"] for j in found if j.outcome == "converged" and "truth" in j.row["run"]]
     lines = []
-    for name, key in (
-        ("rotation", "rotation_within_sd"),
-        ("rotation, images below 10 degrees", "rotation_within_sd_placed"),
-        ("shift", "shift_within_sd"),
-        ("shift, images below 10 degrees", "shift_within_sd_placed"),
-    ):
-        shares = np.array([t[key] for t in truths if t[key] is not None])
-        if len(shares):
+    for name in ("rotation", "shift"):
+        for key, which in (
+            (f"{name}_within_sd", name),
+            (f"{name}_within_sd_placed", f"{name}, images below 10 degrees"),
+        ):
+            shares = np.array([t[key] for t in truths if t[key] is not None])
             inside = int(((shares >= WITHIN[0]) & (shares <= WITHIN[1])).sum())
-            spread = ", ".join(f"{x:.2f}" for x in np.quantile(shares, [0.05, 0.5, 0.95]))
-            lines.append([name, f"{inside} of {len(shares)}", spread])
-    return table(["errors within one stated s.d.", "sets with 68 +- 5 %", "share by set: 5 %, median, 95 %"], lines)
+            if len(shares):
+                lines.append([which, f"{inside} of {len(shares)}", three(shares)])
+    factors = [
+        f"{name} {three(found)}"
+        for name in ("rotation", "shift")
+        if len(found := np.array([ratio_at(t[f"{name}_ratio"], 0.68) for t in truths if t[f"{name}_ratio"]]))
+    ]
+    note = (
+        f"\n\nError / stated s.d. below which 68 % of the errors lie, by set: {'; '.join(factors)}." if factors else ""
+    )
+    head = ["errors within one stated s.d.", "sets with 68 +- 5 %", "share by set: 5 %, median, 95 %"]
+    return table(head, lines) + note
+
+
+def three(values: np.ndarray) -> str:
+    """5 %, median and 95 %."""
+    return ", ".join(f"{x:.2f}" for x in np.quantile(values, [0.05, 0.5, 0.95]))
+
+
+def ratio_at(quantiles: Sequence[float], share: float) -> float:
+    """Value below which a share of the images lies, from equidistant quantiles."""
+    return float(np.interp(share, np.linspace(0, 1, len(quantiles)), quantiles))
 
 
 def from_truth(rows: Sequence[Row]) -> str:

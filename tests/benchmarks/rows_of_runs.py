@@ -45,8 +45,10 @@ def truth(share: float, share_of_all: float | None = None, shell: float = 15.0, 
         "box": 48,
         "rotation_within_sd": 0.66,
         "rotation_within_sd_placed": 0.68,
+        "rotation_ratio": [0.0, 0.5, 1.0, 1.5, 2.0],
         "shift_within_sd": 0.5,
         "shift_within_sd_placed": None,
+        "shift_ratio": None,
     }
 
 

@@ -121,6 +121,7 @@ def test_uncertainty_counts_sets_whose_share_is_near_68_percent():
     assert cells(text, "rotation")[1] == "2 of 2"
     assert cells(text, "shift")[1] == "0 of 2"
     assert "shift, images" not in text
+    assert "by set: rotation 1.36, 1.36, 1.36." in text
 
 
 def test_the_page_has_both_halves_and_names_misjudged_runs():
