@@ -49,20 +49,6 @@ def accumulate(images: Images, samples: Samples, side: int) -> Statistics:
     return Statistics(*dispatch.insert(images, samples, side))
 
 
-def symmetric_samples(samples: Samples, group: Float[Tensor, "G 3 3"]) -> Samples:
-    """Each sample at all its symmetry mates g R (the volume has V(g x) = V(x)), its weight divided among them.
-
-    The weights keep their sum: symmetry adds no images, each view is only inserted at several rotations.
-    """
-    G = len(group)
-    if G == 1:
-        return samples
-    R = torch.einsum("gij,cjk->cgik", group.to(samples.R), samples.R).reshape(-1, 3, 3).contiguous()
-    return Samples(
-        samples.image.repeat_interleave(G), R, samples.t.repeat_interleave(G, 0), samples.weight.repeat_interleave(G)
-    )
-
-
 def half_shells(side: int, last: int, device: torch.device | str = "cpu") -> Tensor:
     """Integer shell (image Fourier pixels) of each half-grid voxel, int64, clamped to `last`."""
     return shell_of(side, device=device).round().long().clamp(max=last)

@@ -31,11 +31,11 @@ from cryoloom.maps.backprojection import (
     solve,
     ssnr_of_half,
     ssnr_of_sum,
-    symmetric_samples,
 )
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import crossing, resolved_shell
 from cryoloom.maps.mask import automatic_mask
+from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.noise import ResidualPower
@@ -176,6 +176,7 @@ class RefineRecipe:
         self.feed, self.settings, self.seed = feed, settings, seed
         self.start = start
         self.group = symmetry_group(symmetry).float()
+        self.symmetric = SymmetricSums.of(self.group)
         self.spread = start.poses is None if start.spread is None else start.spread
         self.limit = (feed.box - 1) // 2
 
@@ -270,7 +271,7 @@ class RefineRecipe:
             parts.append((*kept, refined.score.cpu(), refined.power.cpu()))
             generator = torch_generator(self.seed, self.name, f"half set {half + 1}", state.iteration, number)
             samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.group))
-            newest = accumulate(images, symmetric_samples(samples, self.group), Band(radii.insertion).side)
+            newest = accumulate(images, self.symmetric.at_mates(samples), Band(radii.insertion).side)
             statistics = newest if statistics is None else statistics + newest
             power = ResidualPower(*dispatch.residual_power(grid, images.prefix(radii.climb), _first_only(best)))
             residuals = power if residuals is None else residuals + power
@@ -283,7 +284,7 @@ class RefineRecipe:
             torch.cat(covariances),
             score=torch.cat(scores),
             power=torch.cat(powers),
-            statistics=statistics,
+            statistics=self.symmetric.imposed(statistics),
             residuals=residuals,
         )
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.samples import posterior_samples
 from cryoloom.kernels.images import Images
-from cryoloom.maps.backprojection import Statistics, accumulate, symmetric_samples
+from cryoloom.maps.backprojection import Statistics, accumulate
 from cryoloom.maps.band import Band
+from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 
 BATCH = 500  # images at once
@@ -99,14 +100,14 @@ class PosedImages:
         return one, two
 
     def _half_sum(self, half: int, radius: int, group: Tensor, generator: torch.Generator) -> Statistics:
-        total = None
+        total, symmetric = None, SymmetricSums.of(group)
         for rows in in_batches(self.half_set(half), BATCH):
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
-            samples = symmetric_samples(posterior_samples(poses, generator, len(group)), group)
+            samples = symmetric.at_mates(posterior_samples(poses, generator, len(group)))
             newest = accumulate(self.images(rows, radius), samples, Band(radius).side)
             total = newest if total is None else total + newest
         assert total is not None
-        return total
+        return symmetric.imposed(total)
 
 
 def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
