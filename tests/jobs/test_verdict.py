@@ -35,6 +35,7 @@ RIBOSOME = Evidence(
     missing_share=0.0,
     missing_axis=(0.0, 0.0, 0.0),
     single_view_share=None,
+    cfar=0.84,
     best_direction_angstrom=11.2,
     worst_direction_angstrom=11.2,
     directional_resolution_angstrom=(),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryoloom.jobs.final_maps import view_vectors
 from cryoloom.maps.fsc import (
     crossing,
     directional_fsc,
@@ -63,14 +64,28 @@ def test_identical_opposite_and_scaled_maps(generator: torch.Generator) -> None:
 
 
 def test_crossing_rule() -> None:
-    assert crossing(torch.tensor([1.0, 0.9, 0.6, 0.4, 0.9]), 0.5) == pytest.approx(2.5)
+    assert crossing(torch.tensor([1.0, 0.9, 0.6, 0.4, 0.3, 0.9]), 0.5) == pytest.approx(2.5)
     assert crossing(torch.tensor([1.0, 0.1, 0.9]), 0.5) == 0.0
     assert crossing(torch.tensor([0.0, 0.9, 0.8]), 0.5) == 2.0
     assert resolution_angstrom(16.0, 64, 2.0) == 8.0
 
 
+def test_a_dip_of_one_shell_is_no_crossing_and_a_spike_no_return() -> None:
+    falling = torch.tensor([1.0, 0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1, 0.0, 0.0])
+    at = crossing(falling, 0.5)
+    assert at == pytest.approx(4.5)
+    dip, spike = falling.clone(), falling.clone()
+    dip[2], spike[8] = -0.2, 0.7
+    assert crossing(dip, 0.5) == pytest.approx(at)
+    assert crossing(spike, 0.5) == pytest.approx(at)
+    near, twice = falling.clone(), falling.clone()
+    near[3], twice[2:4] = -0.2, 0.3
+    assert at - 1 <= crossing(near, 0.5) < at  # a dip beside the crossing makes it coarser, not finer
+    assert crossing(twice, 0.5) < 2
+
+
 def test_a_band_limited_curve_ends_beyond_its_last_shell() -> None:
-    assert resolved_shell(torch.tensor([1.0, 0.9, 0.6, 0.4, 0.9]), 0.5) == pytest.approx(2.5)
+    assert resolved_shell(torch.tensor([1.0, 0.9, 0.6, 0.4, 0.3]), 0.5) == pytest.approx(2.5)
     assert resolved_shell(torch.tensor([1.0, 0.1, 0.9])) == 0.0
     assert resolved_shell(torch.tensor([1.0, 0.9, 0.8], dtype=torch.float64), 0.4) == pytest.approx(2.5)
     assert resolution_angstrom(0.0, 64, 2.0) is None
@@ -144,7 +159,7 @@ def test_a_low_pass_is_not_taken_for_resolution(molecule: Maker, soft: bool, gen
     assert g.masked[24:].min() > 0.2  # carried there by the edge of the mask
     assert g.shell < (25 if soft else 19)
     directions = torch.eye(3)
-    assert directional_fsc(halves[0], halves[1], mask, 1.8, directions).shell.max() < (25 if soft else 19)
+    assert directional_fsc(halves[0], halves[1], mask, g, directions).shell.max() < (25 if soft else 19)
     local = local_resolution(halves[0], halves[1], mask, 1.8)
     assert float((64 * 1.8 / local[mask > 0.9]).max()) < (25 if soft else 20)
 
@@ -178,10 +193,40 @@ def test_directional_fsc_finds_the_blurred_axis(molecule: Maker, generator: torc
         noise = torch.fft.rfftn(torch.randn(64, 64, 64, generator=generator))
         halves.append(torch.fft.irfftn(torch.where(cone, noise, torch.fft.rfftn(half)), s=(64,) * 3))
     directions = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, -1, 0]])
-    d = directional_fsc(halves[0], halves[1], sphere(64, 26.0), truth.pixel_size, directions)
+    mask = sphere(64, 26.0)
+    gold = gold_standard(halves[0], halves[1], mask, truth.pixel_size, generator)
+    d = directional_fsc(halves[0], halves[1], mask, gold, directions)
     assert d.fsc.shape == (4, 33)
     assert d.shell[1] < 11
     assert d.shell[0] > 17
     assert d.shell[2] > 17
     assert torch.allclose(d.fsc[1], d.fsc[3])
     assert torch.allclose(d.resolution_angstrom, 64 * truth.pixel_size / d.shell)
+
+
+def test_cfar_of_equal_and_of_missing_directions(molecule: Maker, generator: torch.Generator) -> None:
+    """Half maps as good in all directions, and such that hold noise in a cone of 40 degrees about z."""
+    truth = molecule("betagal")
+    halves = noisy_halves(truth.data, 20.0, generator)
+    f = torch.fft.fftfreq(64, 1 / 64)
+    kz, ky, kx = torch.meshgrid(f, f, torch.arange(33.0), indexing="ij")
+    cone = kz.abs() > (kz**2 + ky**2 + kx**2).sqrt() * np.cos(np.radians(40))
+    noise = [torch.fft.rfftn(torch.randn(64, 64, 64, generator=generator)) for _ in range(2)]
+    blind = [
+        torch.fft.irfftn(torch.where(cone, n, torch.fft.rfftn(h)), s=(64,) * 3)
+        for n, h in zip(noise, halves, strict=True)
+    ]
+    mask, found = sphere(64, 26.0), []
+    for one, two in (halves, tuple(blind)):
+        gold = gold_standard(one, two, mask, truth.pixel_size, generator)
+        found.append(directional_fsc(one, two, mask, gold, view_vectors(3)))
+        finest, coarsest = found[-1].resolution_angstrom.min(), found[-1].resolution_angstrom.max()
+        assert gold.resolution_angstrom is not None
+        assert finest <= gold.resolution_angstrom <= coarsest  # the directions bracket the headline
+    even, missing = found
+    assert even.cfar is not None
+    assert missing.cfar is not None
+    assert even.cfar > 0.8
+    assert missing.cfar < 0.35
+    along, across = missing.directions[:, 2] > 0.9, missing.directions[:, 2] < 0.3
+    assert missing.area[along].max() < 0.5 * missing.area[across].min()

@@ -49,6 +49,7 @@ EVIDENCE = Evidence(
     missing_share=0.0,
     missing_axis=(0.0, 0.0, 1.0),
     single_view_share=None,
+    cfar=0.84,
     best_direction_angstrom=9.0,
     worst_direction_angstrom=14.0,
     directional_resolution_angstrom=((0.0, 0.0, 1.0, 9.0), (1.0, 0.0, 0.0, 14.0), (0.0, -1.0, 0.0, None)),

@@ -14,7 +14,7 @@ from cryoloom.maps.backprojection import (
 )
 from cryoloom.maps.band import Band
 from cryoloom.maps.coverage import OrientationCoverage, orientation_coverage
-from cryoloom.maps.fsc import GoldStandard, directional_fsc, gold_standard
+from cryoloom.maps.fsc import DirectionalFSC, GoldStandard, directional_fsc, gold_standard
 from cryoloom.maps.local_resolution import local_resolution
 from cryoloom.maps.mask import automatic_mask
 from cryoloom.maps.sharpen import GuinierFit, guinier_b_factor, sharpen
@@ -24,6 +24,7 @@ from cryoloom.physics.rotations import symmetry_group, view_grid
 from cryoloom.recipes.refine import RefineResult
 from cryoloom.runs.seeds import torch_generator
 
+CONES_NSIDE = 3  # axes of the directional FSC, 20 degrees apart: their cones, as wide, overlap
 FITTING_MISFIT = 3.0  # s.d. below the score expected of a correct pose
 
 
@@ -35,7 +36,7 @@ class FinalMaps:
         combined: Wiener-filtered map of both halves; sharp: sharpened; halves: unfiltered.
         mask: soft mask of the molecule; local: resolution in angstrom at each voxel.
         gold: gold-standard FSC; guinier: the fitted B-factor.
-        directions: [V, 4], rows (x, y, z, resolution in angstrom).
+        directional: FSC in cones about directions all around.
         coverage: coverage of orientations and of Fourier space.
     """
 
@@ -46,7 +47,7 @@ class FinalMaps:
     local: Tensor
     gold: GoldStandard
     guinier: GuinierFit
-    directions: Tensor
+    directional: DirectionalFSC
     coverage: OrientationCoverage
 
 
@@ -121,9 +122,7 @@ def final_maps(refined: RefineResult, symmetry: str, seed: int) -> FinalMaps:
     guinier = guinier_b_factor(unfiltered, gold.corrected, pixel)
     sharp = sharpen(unfiltered, guinier.b_factor_angstrom2, gold.corrected, pixel)
     local = local_resolution(raw[0], raw[1], mask, pixel)
-    views = view_vectors(2)
-    directional = directional_fsc(raw[0], raw[1], mask, pixel, views)
-    directions = torch.cat([views, directional.resolution_angstrom[:, None].float()], 1)
+    directional = directional_fsc(raw[0], raw[1], mask, gold, view_vectors(CONES_NSIDE))
     coverage = orientation_coverage(refined.posed.poses.R[:, 0], symmetry=symmetry)
     return FinalMaps(
         combined=scored.combined,
@@ -133,7 +132,7 @@ def final_maps(refined: RefineResult, symmetry: str, seed: int) -> FinalMaps:
         local=local,
         gold=gold,
         guinier=guinier,
-        directions=directions,
+        directional=directional,
         coverage=coverage,
     )
 

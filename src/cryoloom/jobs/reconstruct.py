@@ -10,6 +10,7 @@ import numpy as np
 from cryoloom.files.durable import write_durably
 from cryoloom.inference.poses.encoder_file import to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
+from cryoloom.inference.poses.modes import CERTAIN_WEIGHT
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.chimerax import write_chimerax_script
 from cryoloom.jobs.final_maps import FITTING_MISFIT, FinalMaps, final_maps
@@ -23,6 +24,7 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.preprocess import Preprocessing
 from cryoloom.particles.table import ImageResults
+from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.methods.method import PoseJob
 from cryoloom.recipes.methods.registry import pose_method
 from cryoloom.recipes.methods.search import RefineSettings
@@ -97,7 +99,11 @@ def conclude(
         maps = final_maps(refined, settings.symmetry, settings.seed)
         verdict = judge(evidence(refined, maps, start, settings))
         write_maps(folder, maps, feed.pixel_size, settings.flip)
-        write_particles(layout.PARTICLES.path(folder), feed.source.particles, image_results(refined, settings.flip))
+        write_particles(
+            layout.PARTICLES.path(folder),
+            feed.source.particles,
+            image_results(refined, settings.symmetry, settings.flip),
+        )
     return Reconstruction(start, refined, maps, verdict)
 
 
@@ -139,8 +145,11 @@ def folder_of(session: Session) -> Path:
 
 def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings: ReconstructSettings) -> Evidence:
     """The evidence from which the verdict is drawn."""
-    gold, agreement, poses = maps.gold, start.agreement, refined.posed.poses
-    resolutions = [float(x) for x in maps.directions[:, 3] if np.isfinite(float(x))]
+    gold, agreement = maps.gold, start.agreement
+    group = symmetry_group(settings.symmetry).float()
+    cones = maps.directional
+    directions = [(*d.tolist(), float(r)) for d, r in zip(cones.directions, cones.resolution_angstrom, strict=True)]
+    resolutions = [r for *_, r in directions if np.isfinite(r)]
     given_poses = settings.start == "poses"
     x, y, z = maps.coverage.missing_axis.tolist()
     return Evidence(
@@ -153,7 +162,7 @@ def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings:
         resolution_half_angstrom=gold.resolution_half_angstrom,
         common_shell=0 if given_poses else Band.of_box(start.maps[0].shape[-1]).radius,
         nyquist_shell=refined.posed.feed.box // 2,
-        certain=float((poses.log_weight[:, 0] > np.log(0.9)).float().mean()),
+        certain=float((refined.mode_weight(group) > CERTAIN_WEIGHT).float().mean()),
         fitting=float((refined.misfit < FITTING_MISFIT).float().mean()),
         mean_score=float(refined.score.mean()),
         expected_score=float(refined.power.mean() / 2),
@@ -164,9 +173,8 @@ def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings:
         single_view_share=maps.coverage.main_view_share if maps.coverage.single_view else None,
         best_direction_angstrom=min(resolutions) if resolutions else None,
         worst_direction_angstrom=max(resolutions) if resolutions else None,
-        directional_resolution_angstrom=tuple(
-            (float(x), float(y), float(z), float(r)) for x, y, z, r in maps.directions.tolist() if np.isfinite(r)
-        ),
+        cfar=cones.cfar,
+        directional_resolution_angstrom=tuple((x, y, z, r) for x, y, z, r in directions if np.isfinite(r)),
         symmetry=settings.symmetry,
         symmetry_score=start.symmetry_score,
         b_factor_angstrom2=maps.guinier.b_factor_angstrom2,
@@ -175,8 +183,8 @@ def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings:
     )
 
 
-def image_results(refined: RefineResult, flip: bool = False) -> ImageResults:
-    """What refinement found for each image: pose, half set, likelihood and uncertainty."""
+def image_results(refined: RefineResult, symmetry: str = "C1", flip: bool = False) -> ImageResults:
+    """What refinement found for each image: pose, its share of the posterior, half set, likelihood, uncertainty."""
     poses = refined.posed.poses
     R = poses.R[:, 0].double()
     if flip:
@@ -186,7 +194,7 @@ def image_results(refined: RefineResult, flip: bool = False) -> ImageResults:
         t=poses.t[:, 0].double().numpy(),
         half_set=refined.posed.half.astype(np.int64) + 1,
         log_likelihood=refined.score.double().numpy(),
-        probability=poses.log_weight[:, 0].exp().double().numpy(),
+        probability=refined.mode_weight(symmetry_group(symmetry).float()).double().numpy(),
         angular_error_degrees=angular_error_degrees(refined.covariance).double().numpy(),
         shift_error_angstrom=shift_error_angstrom(refined.covariance).double().numpy(),
         misfit=refined.misfit.double().numpy(),

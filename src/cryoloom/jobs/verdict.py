@@ -28,9 +28,10 @@ FindingName = Literal[
 LIKENESS = 0.75
 NOISE_LIKENESS = 0.28  # starts on pure noise: 0.17 to 0.22; on particles that no start solved: 0.34 to 0.39
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
-CERTAIN = 0.5  # share of particles whose best pose holds nine tenths of the posterior
+CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
 COVERED = 0.5  # of the sampling compensation factor
+ISOTROPIC = 0.5  # of the conical FSC area ratio
 MISSING = 0.02  # share of the directions of Fourier space that no view samples
 FEW = 500
 
@@ -56,7 +57,8 @@ class Evidence:
             correlate; resolution_half_angstrom: where it falls below 0.5.
         common_shell: both half sets shared their starting map up to this shell: agreement up to there proves nothing.
         nyquist_shell: of the working box.
-        certain: share of the particles of which one pose holds nine tenths of the posterior.
+        certain: share of the particles of which one pose, together with its symmetry mates and its neighbours within
+            its uncertainty, holds nine tenths of the posterior.
         fitting: share of the particles that fit the map as well as expected for a correct pose.
         mean_score: mean of log p(image | pose, map) - log p(image | no particle), nats; expected_score: its expectation
             for correct poses.
@@ -64,6 +66,7 @@ class Evidence:
         coverage: sampling compensation factor, 1 is uniform; missing_share: share of the directions of Fourier space
             that no view samples, around missing_axis (x, y, z); single_view_share: share of the particles in one view,
             where nearly all show the same one.
+        cfar: conical FSC area ratio, 1 for a map that is equally good in all directions; None where no cone correlates.
         best_direction_angstrom, worst_direction_angstrom: range of the directional FSC's resolutions.
         directional_resolution_angstrom: rows (x, y, z, resolution in angstrom), the resolution None where half maps do
             not correlate.
@@ -91,6 +94,7 @@ class Evidence:
     missing_share: float
     missing_axis: tuple[float, float, float]
     single_view_share: float | None
+    cfar: float | None
     best_direction_angstrom: float | None
     worst_direction_angstrom: float | None
     directional_resolution_angstrom: tuple[tuple[float, float, float, float | None], ...]
@@ -207,7 +211,8 @@ def _settled(e: Evidence) -> Finding:
 def _coverage(e: Evidence) -> Finding | None:
     if e.coverage is None:
         return None
-    ok = e.coverage >= COVERED and e.missing_share < MISSING and e.single_view_share is None
+    even = e.coverage >= COVERED and (e.cfar is None or e.cfar >= ISOTROPIC)
+    ok = even and e.missing_share < MISSING and e.single_view_share is None
     return Finding("views", ok, e.coverage)
 
 

@@ -124,8 +124,10 @@ def _halves(e: Evidence) -> str:
 
 
 def _poses(e: Evidence) -> str:
+    modulo = "" if e.symmetry == "C1" else f" and up to {e.symmetry}"
     return (
-        f"For {_percent(e.certain)} of the particles, a single pose holds at least 90 % of the posterior probability."
+        f"For {_percent(e.certain)} of the particles, a single pose, within its uncertainty{modulo}, holds at least "
+        "90 % of the posterior probability."
     )
 
 
@@ -146,7 +148,9 @@ def _convergence(e: Evidence) -> str:
 
 
 def _views(e: Evidence) -> str:
-    said = [f"Orientation coverage {e.coverage:.2f} (sampling compensation factor; 1 is uniform)."]
+    said = [f"Sampling compensation factor {e.coverage:.2f} (1: uniform views)."]
+    if e.cfar is not None:
+        said.append(f"cFAR {e.cfar:.2f} (conical FSC area ratio; 1: as good in all directions).")
     if e.worst_direction_angstrom is not None and e.best_direction_angstrom is not None:
         said.append(
             f"Resolution by direction: {e.best_direction_angstrom:.1f} to {_angstrom(e.worst_direction_angstrom)}."

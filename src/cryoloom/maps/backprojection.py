@@ -72,7 +72,8 @@ def solve(statistics: Statistics, ssnr: Float[Tensor, " S"] | None, radius: floa
         The volume of box M / 2, corrected for the interpolation kernel.
     """
     last = int(radius) + 2
-    shells = half_shells(statistics.side, last, statistics.num.device)
+    distance = shell_of(statistics.side, device=statistics.num.device)
+    shells = distance.round().long().clamp(max=last)
     mean = shell_means(statistics.den, shells, last + 1)
     if ssnr is None:
         prior = FLOOR * mean
@@ -80,8 +81,7 @@ def solve(statistics: Statistics, ssnr: Float[Tensor, " S"] | None, radius: floa
         full = torch.cat([ssnr, ssnr[-1:].expand(max(0, last + 1 - len(ssnr)))])[: last + 1].to(mean)
         prior = mean / full
     prior = prior + 1e-9 * mean.max()
-    inside = shell_of(statistics.side, device=statistics.num.device) <= radius + 0.5
-    return half_to_volume(torch.where(inside, statistics.num / (statistics.den + prior[shells]), 0))
+    return half_to_volume(torch.where(distance <= radius + 0.5, statistics.num / (statistics.den + prior[shells]), 0))
 
 
 def particle_mask(box: int, diameter_px: float, device: torch.device | str = "cpu") -> Float[Tensor, "D D D"]:

@@ -67,13 +67,24 @@ class GoldStandard:
 class DirectionalFSC:
     """Conical FSC: curves [V, S] and the 0.143 crossing of each, as shell [V] and resolution [V] in angstrom.
 
-    A resolution is infinite where the cone does not correlate at all.
+    A resolution is infinite where the cone does not correlate at all. `area` is that under each curve up to its
+    crossing, in shells, [V].
     """
 
     directions: Tensor
     fsc: Tensor
     shell: Tensor
     resolution_angstrom: Tensor
+    area: Tensor
+
+    @property
+    def cfar(self) -> float | None:
+        """Conical FSC area ratio, as in cryoSPARC: the smallest area over the largest; None where no cone correlates.
+
+        1 for a map that is equally good in all directions; below 0.5, views are missing or wrong.
+        """
+        most = float(self.area.max())
+        return float(self.area.min()) / most if most > 0 else None
 
 
 @lru_cache(maxsize=4)
@@ -121,11 +132,14 @@ def fourier_shell_correlation(a: Float[Tensor, "D D D"], b: Float[Tensor, "D D D
 
 
 def crossing(fsc: Float[Tensor, " S"], threshold: float) -> float:
-    """Shell at which a curve first falls below a threshold, interpolated linearly.
+    """Shell at which a curve falls below a threshold, interpolated linearly: the one definition of a resolution.
 
-    0 if shell 1 is already below, S - 1 if no shell is. Shell 0 is ignored.
+    The curve is read through a running median of three shells: a dip of one shell is no crossing, one shell above the
+    threshold beyond the crossing is no return, and a falling curve is read as it is. Shells 1 and S - 1 are read as
+    they are. 0 if shell 1 is already below, S - 1 if no shell is. Shell 0 is ignored.
     """
-    f = fsc.tolist()
+    raw = fsc.tolist()
+    f = [sorted(raw[i - 1 : i + 2])[1] if 1 < i < len(raw) - 1 else raw[i] for i in range(len(raw))]
     for i in range(1, len(f)):
         if f[i] < threshold:
             return 0.0 if i == 1 else i - 1 + (f[i - 1] - threshold) / (f[i - 1] - f[i])
@@ -215,10 +229,7 @@ def gold_standard(
     if start < len(unmasked):
         draws = [[phase_randomise(h, start, generator) * mask for h in (half1, half2)] for _ in range(RANDOM_DRAWS)]
         randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in draws]).mean(0)
-    # just beyond `start` the mask mixes kept phases into random ones: the correction would be too strong there
-    shells = torch.arange(len(masked), device=masked.device)
-    full = (masked - randomised) / (1 - randomised).clamp(min=1e-6)
-    corrected = torch.where(shells < start + 2, masked, full.clamp(-1, 1))
+    corrected = _corrected(masked, randomised, start)
     corrected = torch.where(leaked_shells(half1, half2, mask), 0.0, corrected)
     shell, half = crossing(corrected, 0.143), crossing(corrected, 0.5)
     z = _significance(corrected, shell, box, share)
@@ -238,6 +249,14 @@ def gold_standard(
     )
 
 
+def _corrected(masked: Float[Tensor, "*V S"], randomised: Float[Tensor, " S"], start: int) -> Float[Tensor, "*V S"]:
+    """Masked FSC without what the mask adds, as it shows where phases are random, from shell `start` on."""
+    # just beyond `start` the mask mixes kept phases into random ones: the correction would be too strong there
+    shells = torch.arange(len(randomised), device=randomised.device)
+    full = (masked - randomised) / (1 - randomised).clamp(min=1e-6)
+    return torch.where(shells < start + 2, masked, full.clamp(-1, 1))
+
+
 def _significance(fsc: Tensor, shell: float, box: int, share: float) -> float:
     """Joint z-score of shells 1 .. `shell`, each weighted by its number of independent voxels."""
     last = int(shell)
@@ -251,46 +270,55 @@ def directional_fsc(
     half1: Float[Tensor, "D D D"],
     half2: Float[Tensor, "D D D"],
     mask: Float[Tensor, "D D D"],
-    pixel_size: float,
+    gold: GoldStandard,
     directions: Float[Tensor, "V 3"],
     half_angle_degrees: float = 20.0,
     fewest: int = 12,
 ) -> DirectionalFSC:
-    """FSC within double cones about directions, and the resolution (0.143 of the masked halves) along each.
+    """FSC within double cones about directions, and the resolution along each, measured as the gold standard's is.
 
-    Source: Tan et al., Nat. Methods 14 (2017) 793 (3DFSC). Where a cone holds fewer than `fewest` half-space voxels
-    of a shell, it takes the FSC of the whole shell.
+    Source: Tan et al., Nat. Methods 14 (2017) 793 (3DFSC). The curves are corrected for the mask by the randomised FSC
+    of the whole shells, which has less scatter than that of cones. Where a cone holds fewer than `fewest` half-space
+    voxels of a shell, it takes the FSC of the whole shell.
 
     Args:
-        half1, half2, mask, pixel_size: as for `gold_standard`.
+        half1, half2, mask: as for `gold_standard`.
+        gold: their gold-standard FSC.
         directions: unit vectors (x, y, z) in the frame of the map; d and -d are one direction.
         half_angle_degrees: half the opening angle of the cones.
     """
     box = _check_pair(half1, half2)
-    fa, fb = torch.fft.rfftn(half1 * mask), torch.fft.rfftn(half2 * mask)
-    shells, weight = half_space(box, half1.device)
-    f = torch.fft.fftfreq(box, 1 / box, device=half1.device)
-    h = torch.arange(box // 2 + 1, device=half1.device, dtype=f.dtype)
-    kz, ky, kx = torch.meshgrid(f, f, h, indexing="ij")
     last = box // 2
-    keep = torch.nonzero(((shells >= 1) & (shells <= last)).reshape(-1)).flatten()
-    keep = keep[torch.argsort(shells.reshape(-1)[keep], stable=True)]
-    k = torch.stack([kx, ky, kz], -1).reshape(-1, 3)[keep]
-    k = k / k.norm(dim=-1, keepdim=True)
-    a, b = fa.reshape(-1)[keep], fb.reshape(-1)[keep]
-    terms = torch.stack([(a * b.conj()).real, a.abs().square(), b.abs().square(), torch.ones_like(a.real)], -1)
-    terms = terms.to(f.dtype) * weight.reshape(-1)[keep, None].to(f.dtype)
-    ends = torch.bincount(shells.reshape(-1)[keep], minlength=last + 1).cumsum(0).tolist()
+    k, terms, ends = _sorted_terms(torch.fft.rfftn(half1 * mask), torch.fft.rfftn(half2 * mask), box)
     curves = torch.ones(len(directions), last + 1, dtype=torch.float64, device=half1.device)
     cosine = math.cos(math.radians(half_angle_degrees))
     d = directions.to(k)
     for s in range(1, last + 1):
         rows = slice(ends[s - 1], ends[s])
-        inside = ((d @ k[rows].T).abs() >= cosine).to(f.dtype)
+        inside = ((d @ k[rows].T).abs() >= cosine).to(k.dtype)
         sums = (inside @ terms[rows]).to(torch.float64)
         whole = terms[rows].to(torch.float64).sum(0)
         sums = torch.where(sums[:, 3:] < 2 * fewest, whole, sums)
         curves[:, s] = sums[:, 0] / (sums[:, 1] * sums[:, 2] + 1e-30).sqrt()
+    curves = _corrected(curves, gold.randomised, gold.randomised_from)
     curves = torch.where(leaked_shells(half1, half2, mask), 0.0, curves)
-    crossings = torch.tensor([crossing(c, 0.143) for c in curves], dtype=torch.float64, device=half1.device)
-    return DirectionalFSC(directions, curves, crossings, box * pixel_size / crossings)
+    found = [crossing(c, 0.143) for c in curves]
+    shell = torch.tensor(found, dtype=torch.float64, device=half1.device)
+    area = torch.stack([c[1 : math.floor(at) + 1].sum() for c, at in zip(curves, found, strict=True)])
+    return DirectionalFSC(directions, curves, shell, box * gold.pixel_size / shell, area)
+
+
+def _sorted_terms(fa: Tensor, fb: Tensor, box: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Voxels of shells 1 .. D // 2, by shell: unit vectors [n, 3]; weight times (Re a b*, |a|^2, |b|^2, 1), [n, 4]; and
+    the number of voxels up to each shell."""
+    shells, weight = half_space(box, fa.device)
+    f = torch.fft.fftfreq(box, 1 / box, device=fa.device)
+    h = torch.arange(box // 2 + 1, device=fa.device, dtype=f.dtype)
+    kz, ky, kx = torch.meshgrid(f, f, h, indexing="ij")
+    keep = torch.nonzero(((shells >= 1) & (shells <= box // 2)).reshape(-1)).flatten()
+    keep = keep[torch.argsort(shells.reshape(-1)[keep], stable=True)]
+    k = torch.stack([kx, ky, kz], -1).reshape(-1, 3)[keep]
+    a, b = fa.reshape(-1)[keep], fb.reshape(-1)[keep]
+    terms = torch.stack([(a * b.conj()).real, a.abs().square(), b.abs().square(), torch.ones_like(a.real)], -1)
+    ends = torch.bincount(shells.reshape(-1)[keep], minlength=box // 2 + 1).cumsum(0).tolist()
+    return k / k.norm(dim=-1, keepdim=True), terms.to(f.dtype) * weight.reshape(-1)[keep, None].to(f.dtype), ends

@@ -7,6 +7,7 @@ one element of each of their cosets needs an insertion of its own: one for T and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,25 +64,22 @@ class SymmetricSums:
         """The mean of normal equations over the exchanges of axes, as if all images had been inserted at each."""
         if not self.steps:
             return statistics
-        num, den = statistics.num, statistics.den
-        real, imaginary = (self._mean(part, odd) for part, odd in ((num.real, False), (num.imag, True)))
-        return Statistics(torch.complex(real, imaginary), self._mean(den, False))
+        return Statistics(self._mean(statistics.num), self._mean(statistics.den))
 
-    def _mean(self, half: Tensor, odd: bool) -> Tensor:
-        """Mean of a half grid of reals, odd or even under k -> -k, over all exchanges."""
+    def _mean(self, half: Tensor) -> Tensor:
+        """Mean of a half grid over all exchanges."""
         side = half.shape[0]
         n = (side - 1) // 2
         low, high = side // 2 - n, side // 2 + n + 1
         kept = half[low:high, low:high, : n + 1]
-        mate = kept[..., 1:].flip((0, 1, 2))
-        whole = torch.cat([-mate if odd else mate, kept], 2)
+        whole = torch.cat([kept[..., 1:].flip((0, 1, 2)).conj(), kept], 2)
         for step in self.steps:
             total = whole.clone()
             for p in step[1:]:
                 total += _exchanged(whole, p)
-            whole = total / len(step)
+            whole = total
         out = torch.zeros_like(half)
-        out[low:high, low:high, : n + 1] = whole[..., n:]
+        out[low:high, low:high, : n + 1] = whole[..., n:] / math.prod(len(step) for step in self.steps)
         return out
 
 

@@ -57,7 +57,9 @@ def key_numbers(run: ShownRun) -> list[dict[str, str]]:
         if e.b_factor_angstrom2 is not None:
             out.append(("B-factor", f"{number(round(e.b_factor_angstrom2))} Å²", "of the sharpened map"))
         if e.coverage is not None:
-            out.append(("Orientation coverage", f"{e.coverage:.2f}", "1 is uniform"))
+            out.append(("Sampling compensation factor", f"{e.coverage:.2f}", "1: uniform views"))
+        if e.cfar is not None:
+            out.append(("cFAR", f"{e.cfar:.2f}", "1: as good in all directions"))
     if box is not None:
         out.append(("Box", f"{box[0]} px", f"{box[1]:.4g} Å per pixel"))
     return [{"name": name, "value": value, "more": more} for name, value, more in out]

@@ -28,6 +28,7 @@ def html(run: ShownRun) -> Markup:
         coarsest=found.coarsest,
         ratio=f"{found.coarsest / found.finest:.2f}",
         silent=found.silent,
+        cfar=verdict.evidence.cfar if verdict else None,
     )
 
 
