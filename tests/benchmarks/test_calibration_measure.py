@@ -13,7 +13,7 @@ from calibration.measure import starts, status
 
 @pytest.mark.parametrize(
     ("returncode", "cpu_s", "expected"),
-    [(0, 30.0, "finished"), (-9, 400.0, "not finished"), (-9, 30.0, "error"), (1, 400.0, "error")],
+    [(0, 30.0, "finished"), (-9, 399.0, "not finished"), (-9, 330.0, "error"), (1, 400.0, "error")],
 )
 def test_a_run_is_not_finished_only_if_the_limit_stopped_it(returncode, cpu_s, expected):
     assert status(Measured(returncode, cpu_s, cpu_s, 0, False), 400) == expected
