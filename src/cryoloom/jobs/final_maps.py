@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from cryoloom.maps.band import Band
 from cryoloom.maps.coverage import OrientationCoverage, orientation_coverage
 from cryoloom.maps.fsc import DirectionalFSC, GoldStandard, directional_fsc, gold_standard
 from cryoloom.maps.local_resolution import local_resolution
-from cryoloom.maps.mask import automatic_mask
+from cryoloom.maps.mask import SMOOTH_ANGSTROM, automatic_mask
 from cryoloom.maps.sharpen import GuinierFit, guinier_b_factor, sharpen
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
@@ -68,10 +69,21 @@ class ScoredMaps:
 def full_statistics(
     refined: RefineResult, group: Tensor, radius: int, generator: torch.Generator
 ) -> tuple[Statistics, Statistics]:
-    """Normal equations of both halves at full radius: the last iteration's if they reach it, else summed again."""
-    if refined.statistics is not None and refined.statistics[0].side == Band(radius).side:
+    """Normal equations of both halves at full radius: those of the last iteration and, beyond its radius, what is left.
+
+    Beyond, where the last iteration saw too little to compare, images are inserted at their candidates alone, without
+    the width of their posteriors.
+    """
+    if refined.statistics is None:
+        return refined.posed.sums(radius, group, generator)
+    reached = Band.of_box(refined.statistics[0].side // 2).radius
+    if reached >= radius:
         return refined.statistics
-    return refined.posed.sums(radius, group, generator)
+    bare = refined.posed.with_poses(refined.posed.poses.bare())
+    rest = bare.sums(radius, group, generator, beyond=reached)
+    side = Band(radius).side
+    one, two = (s.resized(side) + r for s, r in zip(refined.statistics, rest, strict=True))
+    return one, two
 
 
 def _in_box(volume: Tensor, box: int) -> Tensor:
@@ -99,7 +111,10 @@ def scored_maps(
     if mask is None:
         sphere = feed.mask(box).cpu()
         within = gold_standard(one, two, sphere, pixel, rough)
-        first = _in_box(solve(both, ssnr_of_sum(within.corrected[: radius + 1]), radius), box) * sphere
+        # the mask is found at 15 angstrom or coarser: a map of twice that resolution is fine enough
+        coarse = min(radius, math.ceil(2 * feed.field_of_view / SMOOTH_ANGSTROM))
+        part = both.resized(Band(coarse).side)
+        first = _in_box(solve(part, ssnr_of_sum(within.corrected[: coarse + 1]), coarse), box) * sphere
         diameter = feed.source.preprocessing.particle_diameter_angstrom
         mask = automatic_mask(first, pixel, diameter, within.resolution_angstrom) * sphere
     gold = gold_standard(one, two, mask, pixel, final)

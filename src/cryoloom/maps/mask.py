@@ -14,6 +14,7 @@ from torch import Tensor
 PEAK_SHARE = 0.15
 NOISE_SIGMAS = 3.0
 SMALLEST_PART = 0.1
+SMOOTH_ANGSTROM = 15.0  # finest resolution at which a mask is found
 
 
 def radius_grid(
@@ -78,7 +79,9 @@ def automatic_mask(
         raise ValueError(f"particle diameter {particle_diameter_angstrom} angstrom; expected a positive number")
     box = volume.shape[-1]
     extend, soft = box / 64, box / 16
-    smooth = max(15.0, particle_diameter_angstrom / 6 if resolution_angstrom is None else 2 * resolution_angstrom)
+    smooth = max(
+        SMOOTH_ANGSTROM, particle_diameter_angstrom / 6 if resolution_angstrom is None else 2 * resolution_angstrom
+    )
     reach = min((particle_diameter_angstrom + smooth) / (2 * pixel_size), box / 2 - extend - soft)
     filtered = low_pass(volume, smooth / pixel_size).cpu().numpy()
     sphere = (radius_grid(box) <= reach).numpy()

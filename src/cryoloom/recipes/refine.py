@@ -185,8 +185,8 @@ class _Comparison:
 
     Attributes:
         mask: of the next references; fsc: within it.
-        resolution_angstrom: what is said meanwhile: that of the gold standard within the sphere of the particle, which
-            claims no more than the verdict, taken within the molecule's own mask, will.
+        resolution_angstrom: what is said meanwhile: that of the gold standard within the sphere of the particle or
+            within the mask, whichever is coarser, so that no line claims more than the verdict will.
     """
 
     mask: Tensor
@@ -301,7 +301,7 @@ class RefineRecipe:
             kept = (best.bare().to(torch.device("cpu")), best.covariance[:, 0].cpu())
             parts.append((*kept, refined.score.cpu(), refined.power.cpu()))
             generator = torch_generator(self.seed, self.name, f"half set {half + 1}", state.iteration, number)
-            samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.group))
+            samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.symmetric.mates))
             newest = accumulate(images, self.symmetric.at_mates(samples), Band(radii.insertion).side)
             statistics = newest if statistics is None else statistics + newest
             power = ResidualPower(*dispatch.residual_power(grid, images.prefix(radii.climb), _first_only(best)))
@@ -420,13 +420,13 @@ class RefineRecipe:
             mask = mask * automatic_mask(joint, pixel_size, diameter, self.feed.field_of_view / shell)
             fsc = fourier_shell_correlation(one * mask, two * mask)[: insertion + 1]
         phases = torch_generator(self.seed, self.name, "phases", iteration)
-        gold = gold_standard(one, two, self.feed.mask(len(one)), pixel_size, phases)
-        stated = None
-        if gold.resolution_angstrom is not None:
+        stated = math.inf
+        for within in (self.feed.mask(len(one)), mask):
+            gold = gold_standard(one, two, within, pixel_size, phases)
             # the maps end at the radius of insertion
-            at = resolved_shell(gold.corrected[: insertion + 1])
-            stated = resolution_angstrom(at, len(one), pixel_size)
-        return _Comparison(mask, fsc, stated)
+            at = resolved_shell(gold.corrected[: insertion + 1]) if gold.resolution_angstrom is not None else 0.0
+            stated = min(stated, at)
+        return _Comparison(mask, fsc, resolution_angstrom(stated, len(one), pixel_size))
 
     def _candidates(
         self,

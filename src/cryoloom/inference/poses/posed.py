@@ -86,25 +86,29 @@ class PosedImages:
         return R.float().contiguous(), t.float().contiguous()
 
     def sums(
-        self, radius: int, group: Float[Tensor, "G 3 3"], generator: torch.Generator
+        self, radius: int, group: Float[Tensor, "G 3 3"], generator: torch.Generator, beyond: int | None = None
     ) -> tuple[Statistics, Statistics]:
         """Normal equations of the map of either half set, at `radius` Fourier pixels.
 
         Args:
             group: symmetry of the particle; generator: for the samples that represent the width of the posteriors.
+            beyond: insert only what lies beyond this radius.
 
         Raises:
             ValueError: if a half set has no images.
         """
-        one, two = (self._half_sum(h, radius, group, generator) for h in (0, 1))
+        one, two = (self._half_sum(h, radius, group, generator=generator, beyond=beyond) for h in (0, 1))
         return one, two
 
-    def _half_sum(self, half: int, radius: int, group: Tensor, generator: torch.Generator) -> Statistics:
+    def _half_sum(
+        self, half: int, radius: int, group: Tensor, generator: torch.Generator, beyond: int | None
+    ) -> Statistics:
         total, symmetric = None, SymmetricSums.of(group)
         for rows in in_batches(self.half_set(half), BATCH):
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
-            samples = symmetric.at_mates(posterior_samples(poses, generator, len(group)))
-            newest = accumulate(self.images(rows, radius), samples, Band(radius).side)
+            samples = symmetric.at_mates(posterior_samples(poses, generator, len(symmetric.mates)))
+            images = self.images(rows, radius)
+            newest = accumulate(images if beyond is None else images.beyond(beyond), samples, Band(radius).side)
             total = newest if total is None else total + newest
         assert total is not None
         return symmetric.imposed(total)
