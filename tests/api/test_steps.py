@@ -74,8 +74,8 @@ def test_a_map_that_does_not_fit_is_refused(images: cl.ImageFeed, true_map: cl.D
         cl.search(images, replace(true_map, pixel_size=13.0))
 
 
-def test_an_empty_map_is_said(images: cl.ImageFeed, true_map: cl.DensityMap):
-    with pytest.warns(UserWarning, match="not to be trusted"):
+def test_an_empty_map_is_refused(images: cl.ImageFeed, true_map: cl.DensityMap):
+    with pytest.raises(cl.BadInput, match="The map is empty"):
         cl.search(images, replace(true_map, data=torch.zeros_like(true_map.data)))
 
 

@@ -48,7 +48,7 @@ def shift_prior(shifts: Float[Tensor, "T 2"], sigma_angstrom: float) -> Float[Te
     return -0.5 * shifts.square().sum(1) / sigma_angstrom**2
 
 
-def _weighted(images: Images, rows: slice) -> tuple[Tensor, Tensor]:
+def _weighted(images: Images, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
     """w C Y [B, P], complex, and w C^2 [B, P] of the images in `rows`."""
     w = images.disc.weight / images.variance[images.group[rows]]
     wc = w * images.ctf[rows]
@@ -60,6 +60,20 @@ def _shifted(data: Tensor, disc: FourierDisc, shifts: Tensor) -> Float[Tensor, "
     phase = 2 * math.pi * shifts @ disc.k.T
     ramp = torch.complex(torch.cos(phase), torch.sin(phase))
     return torch.view_as_real(data[:, None] * ramp).reshape(len(data), len(shifts), -1)
+
+
+def scores(
+    images: Images, reference: Reference, shifts: Float[Tensor, "T 2"], rows: slice | Tensor
+) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B M"]]:
+    """Both terms of log p(Y | R, t, V) of some images over a whole grid: the cross term, and that of the map's power.
+
+    The disc of `images` must be that of the reference.
+    """
+    data, power = _weighted(images, rows)
+    X = _shifted(data, images.disc, shifts)
+    B, T, Q = X.shape
+    cross = (X.reshape(B * T, Q) @ reference.slices.T).reshape(B, T, -1)
+    return cross, -0.5 * power @ reference.power.T
 
 
 def match(
@@ -83,12 +97,8 @@ def match(
         chunk = max(1, GPU_SCORES // (len(shifts) * len(reference.slices)))
     for start in range(0, len(images.observed), chunk):
         rows = slice(start, start + chunk)
-        data, power = _weighted(images, rows)
-        X = _shifted(data, images.disc, shifts)
-        B, T, Q = X.shape
-        cross = (X.reshape(B * T, Q) @ reference.slices.T).reshape(B, T, -1)
-        norm = -0.5 * power @ reference.power.T
-        spread = prior.expand(B, -1).contiguous()
+        cross, norm = scores(images, reference, shifts, rows)
+        spread = prior.expand(len(cross), -1).contiguous()
         parts.append(
             dispatch.grid_posterior(cross, norm, spread, uniform=uniform[rows].contiguous(), draws=draws, best=best)
         )
