@@ -42,7 +42,9 @@ def test_apoferritin_resembles_its_atomic_model(shared_data: Path, tmp_path: Pat
     assert verdict.resolution_angstrom is not None
     assert reached < 13.0
     assert verdict.resolution_angstrom > 0.85 * reached
-    evidence = verdict.evidence
-    assert evidence.best_direction_angstrom <= verdict.resolution_angstrom <= evidence.worst_direction_angstrom
+    finest, coarsest = verdict.evidence.best_direction_angstrom, verdict.evidence.worst_direction_angstrom
+    assert finest is not None
+    assert coarsest is not None
+    assert finest <= verdict.resolution_angstrom <= coarsest
     said = [s.info.resolution_angstrom for s in run.steps if s.info.stage == "refine"]
     assert min(r for r in said if r is not None) > 0.95 * verdict.resolution_angstrom
