@@ -45,9 +45,15 @@ class Simulation:
         return ifft2(self.disc.scatter((self.clean * factor).to(torch.complex64))).real
 
 
-def simulate(count: int, generator: torch.Generator, shift_pixels: float = 1.5, width: float = WIDTH) -> Simulation:
-    """A cloud seen from random directions, at a defocus of 0.8 to 2.0 um."""
-    cloud = GaussianCloud.random(25, RADIUS, width, generator)
+def simulate(
+    count: int,
+    generator: torch.Generator,
+    shift_pixels: float = 1.5,
+    width: float = WIDTH,
+    cloud: GaussianCloud | None = None,
+) -> Simulation:
+    """A cloud, by default a random one, seen from random directions at a defocus of 0.8 to 2.0 um."""
+    cloud = GaussianCloud.random(25, RADIUS, width, generator) if cloud is None else cloud
     disc = FourierDisc.create(BOX, PIXEL_SIZE, dtype=torch.float64)
     R = random_rotations(count, generator)
     points = torch.einsum("bij,pj->bpi", R[:, :, :2], disc.k)
