@@ -18,9 +18,8 @@ from cryoloom.recipes.abinit import (
     AbInitRecipe,
     AbInitSettings,
     AbInitState,
-    centre_of_mass,
-    map_likeness,
 )
+from cryoloom.recipes.random_starts import centre_of_mass, map_likeness
 from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
 from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states
@@ -158,7 +157,7 @@ def test_the_map_is_shown_while_it_forms(scene):
         state, _ = recipe.step(state)
     assert state.current is not None
     assert state.current.level >= 1  # not the first, shapeless ones
-    assert seen[0].shape[-1] == 2 * (recipe.radius(state.current.level) + 2)
+    assert seen[0].shape[-1] == 2 * (recipe.starts(state).radius(state.current.level) + 2)
 
 
 def cloud(seed: int = 3) -> DensityMap:
@@ -188,3 +187,57 @@ def test_centre_of_mass_is_in_voxels_from_the_centre():
     volume[0, 0, 0] = 0.1  # below a fifth of the peak
     assert centre_of_mass(volume).tolist() == [1.0, -2.0, 3.0]
     assert centre_of_mass(torch.zeros(8, 8, 8)).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.fixture(scope="module")
+def disagreed(scene) -> tuple[AbInitRecipe, list[AbInitState], list[StepInfo]]:
+    """Coarse starts that are said never to agree, and fine ones after them."""
+    fine = {"fine_level": 6.0, "fine_nside": 3, "fine_batch": 40, "fine_least_steps": 20, "fine_most_steps": 40}
+    recipe = recipe_of(scene, restarts=4, coarse_starts=2, agreement=1.1, **fine)
+    return recipe, *carried_out(recipe)
+
+
+def test_after_coarse_starts_that_disagree_come_fine_ones(disagreed):
+    recipe, states, said = disagreed
+    first = next(i for i, s in enumerate(states) if s.fine)
+    assert states[first - 1].index == 1
+    assert said[first - 1].message is not None
+    assert "disagree" in said[first - 1].message
+    radii = {dict(i.metrics)["start"]: recipe.feed.field_of_view / i.resolution_angstrom for i in said}
+    assert radii[2.0] == radii[3.0] == pytest.approx(recipe.fine.radius(0))
+    end = states[-1]
+    assert end.index == 3
+    assert len(end.done) == 2
+    assert end.chosen == int(np.argmax(end.scores))
+    result = recipe.result(end)
+    assert (result.starts, result.agreeing) == (2, 1)
+    assert result.radius == recipe.fine.radius(0)
+
+
+def test_fine_starts_resume_exactly_and_end_early(scene, disagreed):
+    recipe, states, _ = disagreed
+    first = next(i for i, s in enumerate(states) if s.fine)
+    for i in (first, first + 3):
+        found, _ = recipe.step(unpack(AbInitState, copied(states[i])))
+        one, other = copied(states[i + 1]), copied(found)
+        assert all(np.array_equal(value, other[name]) for name, value in one.items())
+    early = recipe.end_early(states[first])
+    assert recipe.result(early).likeness is None
+
+
+def test_starts_that_may_not_be_fine_are_carried_to_the_final_level(scene):
+    recipe = recipe_of(scene, restarts=2, coarse_starts=2, agreement=1.1)
+    states, said = carried_out(recipe)
+    assert not any(s.fine for s in states)
+    assert dict(said[-1].metrics)["level"] == len(SMALL.levels)
+
+
+@pytest.mark.parametrize("sigma", [4.0, 8.0])
+def test_a_map_without_density_has_no_evidence(scene, sigma):
+    """However wide the grid of shifts: evidence is a mean over the prior, not a sum over the poses tried."""
+    starts = recipe_of(scene).coarse
+    start = starts.new(0)
+    nothing = start.first.blended(start.first, 0.0)
+    nothing = replace(nothing, num=torch.zeros_like(nothing.num))
+    empty = replace(start, first=nothing, second=nothing, sigma_angstrom=sigma, steps=starts.schedule.check_every - 1)
+    assert starts.em_step(empty, 1)[0].strength == pytest.approx(0.0, abs=1e-3)

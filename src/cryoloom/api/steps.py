@@ -31,8 +31,8 @@ from cryoloom.particles.stated import StatedInput
 from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import symmetry_group
-from cryoloom.recipes.abinit import FIRST_SIGMA
 from cryoloom.recipes.methods.search import RefineSettings
+from cryoloom.recipes.random_starts import FIRST_SIGMA
 from cryoloom.runs.display import LiveProgress, in_terminal
 from cryoloom.runs.loop import Recipe
 from cryoloom.runs.progress import Progress, SilentProgress, StepInfo

@@ -15,7 +15,7 @@ from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.maps.io import read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.recipes.abinit import FIRST_SIGMA
+from cryoloom.recipes.random_starts import FIRST_SIGMA
 from cryoloom.recipes.refine import reference_maps
 from cryoloom.runs.seeds import torch_generator
 

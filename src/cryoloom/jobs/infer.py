@@ -28,7 +28,7 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import rebox
-from cryoloom.recipes.abinit import FIRST_SIGMA
+from cryoloom.recipes.random_starts import FIRST_SIGMA
 from cryoloom.runs import layout
 from cryoloom.runs.progress import Progress, StepInfo
 

@@ -83,9 +83,9 @@ class Appearance:
     def size(self) -> Size:
         """Diameter at which the mean projection reaches the ground around it, on the large side.
 
-        Measured on sets of nine molecules, with and without neighbours, ramps and carbon (64 px, SNR 0.05 to 0.1): -6 to
-        +17 % of the diameter that holds 99 % of the density; shifts count as size: +30 % for a particle of 28 px shifted
-        by 2.5 px s.d.
+        Measured on sets of nine molecules, with and without neighbours, ramps and carbon (64 px, SNR 0.05 to 0.1): -4
+        to +20 % of the diameter that holds 99 % of the density; shifts count as size: +30 % for a particle of 28 px
+        shifted by 2.5 px s.d.
         """
         halves = self.mean_projection()
         profile = halves.mean(0)[: math.ceil(0.55 * self.box)]

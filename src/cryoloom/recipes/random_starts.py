@@ -1,0 +1,273 @@
+"""Random starts of ab initio: online EM of one map from images at random rotations, judged by held-out images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.poses.frames import Frame, common_frames
+from cryoloom.inference.poses.grids import RotationGrid, cached_rotation_grid, shift_grid, shift_step_angstrom
+from cryoloom.inference.poses.search import Reference, match, shift_prior, slice_reference
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import Images, Samples
+from cryoloom.maps.align import apply_rigid, mirrored
+from cryoloom.maps.backprojection import (
+    Statistics,
+    accumulate,
+    moved,
+    running_map,
+)
+from cryoloom.maps.band import Band
+from cryoloom.maps.fsc import fourier_shell_correlation
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.physics.noise import ResidualPower
+from cryoloom.physics.rotations import random_rotations
+from cryoloom.recipes.methods.search import Schedule
+from cryoloom.runs.seeds import numpy_generator, torch_generator
+
+DRAWS = 32  # poses drawn from each image's posterior
+FIRST_SIGMA = 0.06  # initial standard deviation of shifts, in box sides; it is then learnt
+REACH = 2.5  # range of the shift search, in standard deviations
+NOISE_RATE = 0.1
+SETTLING = 2  # first evaluations of a level, at which noise and shifts are still being learnt
+NOISE_AFTER = 5  # steps of a level before the noise is learnt from residuals
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image, rotation and squared Fourier pixel
+STEP_COST = 1.2e-8
+USUAL_LENGTH = 1.2  # usual length of a level, relative to its minimum number of steps
+# minimum gain of held-out images for a level to go on: in nats per image, and as a share of the gain over no particle
+LEAST_GAIN = 0.2
+LEAST_SHARE = 0.005
+
+
+@dataclass(frozen=True)
+class RandomStart:
+    """One independent start: its running statistics (two sets, updated in turn) and learnt parameters.
+
+    Attributes:
+        first, second: statistics updated by even and odd steps; their FSC gives the weight of each shell.
+        noise: [G, S]; sigma_angstrom: standard deviation of shifts; level, steps: current level, steps done in it.
+        evidence: mean log evidence of the held-out images at the checks of this level, nats per image, newest last.
+        strength: the newest evidence relative to no particle; held_poses: [H, 3, 3], poses of held-out images then.
+    """
+
+    first: Statistics
+    second: Statistics
+    noise: Tensor
+    sigma_angstrom: float
+    level: int
+    steps: int
+    evidence: tuple[float, ...]
+    strength: float
+    held_poses: Tensor
+
+
+class RandomStarts:
+    """Random starts that follow one schedule."""
+
+    def __init__(
+        self, feed: ImageFeed, schedule: Schedule, pool: np.ndarray, held_out: np.ndarray, *, seed: int, stage: str
+    ) -> None:
+        """`pool`: rows that are learnt from; `held_out`: rows that judge; seed and stage name the random generators."""
+        self.feed, self.schedule, self.pool, self.held_out = feed, schedule, pool, held_out
+        self.seed, self.stage = seed, stage
+
+    def radius(self, level: int) -> int:
+        """Radius of a level, in Fourier pixels of the working box."""
+        return self.feed.radius_of(self.schedule.radii[level])
+
+    def new(self, index: int) -> RandomStart:
+        """A new start: statistics of a few hundred images at random rotations."""
+        rng = numpy_generator(self.seed, self.stage, "start", index)
+        generator = torch_generator(self.seed, self.stage, "start", index)
+        radius = self.radius(0)
+        noise = self.feed.noise
+        rows = np.sort(rng.choice(self.pool, min(400, len(self.pool)), replace=False))
+        images = self.feed.images(rows, radius, noise)
+        n, device = len(rows), self.feed.device
+        samples = Samples(
+            torch.arange(n, device=device),
+            random_rotations(n, generator).float().to(device),
+            torch.zeros(n, 2, device=device),
+            torch.ones(n, device=device),
+        )
+        first = accumulate(images, samples, Band(radius).side)
+        sigma = FIRST_SIGMA * self.feed.field_of_view
+        return RandomStart(
+            first=first,
+            second=first,
+            noise=noise,
+            sigma_angstrom=sigma,
+            level=0,
+            steps=0,
+            evidence=(),
+            strength=0.0,
+            held_poses=torch.zeros(0, 3, 3),
+        )
+
+    def volume(self, start: RandomStart) -> tuple[Tensor, Tensor]:
+        """The current map, masked, Wiener-filtered by the FSC of the two sets; and that FSC."""
+        radius = self.radius(start.level)
+        return running_map(start.first, start.second, radius, self.feed.mask(Band(radius).box))
+
+    def em_step(self, start: RandomStart, step: int) -> tuple[RandomStart, Tensor, float]:
+        """The start after one batch, the FSC of its two sets before, and the batch's mean log evidence."""
+        level, radius = start.level, self.radius(start.level)
+        rng = numpy_generator(self.seed, self.stage, "step", step)
+        generator = torch_generator(self.seed, self.stage, "step", step)
+        volume, fsc = self.volume(start)
+        grid = volume_to_half(volume)
+        rotations = self._turned_grid(self.schedule.nside[level], generator)
+        reference = slice_reference(grid, rotations, self.feed.prefix(radius))
+        spacing = shift_step_angstrom(self.feed.box, self.feed.pixel_size, radius)
+        shifts = shift_grid(spacing, max(REACH * start.sigma_angstrom, 1.01 * spacing)).to(self.feed.device)
+        prior = shift_prior(shifts, start.sigma_angstrom)
+        rows = np.sort(rng.choice(self.pool, min(self.schedule.batch[level], len(self.pool)), replace=False))
+        images = self.feed.images(rows, radius, start.noise)
+        uniform = torch.from_numpy(rng.random(len(rows), dtype=np.float32)).to(self.feed.device)
+        posterior = match(images, reference, shifts=shifts, prior=prior, uniform=uniform, draws=DRAWS)
+        samples = _drawn(posterior.picks, rotations.R.to(shifts), shifts)
+        newest = accumulate(images, samples, Band(radius).side)
+        rate = self.schedule.rate[level]
+        first, second = start.first, start.second
+        if start.steps % 2 == 0:
+            first = first.blended(newest, rate)
+        else:
+            second = second.blended(newest, rate)
+        if (start.steps + 1) % self.schedule.check_every == 0:
+            start = self._judged(start, reference, shifts, prior)
+        noise = start.noise
+        if start.steps >= NOISE_AFTER:
+            residuals = ResidualPower(*dispatch.residual_power(grid, images, samples))
+            noise = residuals.learnt(noise, NOISE_RATE)
+        sigma = _learnt_sigma(start.sigma_angstrom, samples, spacing, len(rows))
+        start = replace(start, first=first, second=second, noise=noise, sigma_angstrom=sigma, steps=start.steps + 1)
+        return start, fsc, float(posterior.log_evidence.mean())
+
+    def _judged(self, start: RandomStart, reference: Reference, shifts: Tensor, prior: Tensor) -> RandomStart:
+        """The start with the log evidence and the poses of the held-out images on the present map.
+
+        The evidence is a mean over rotations and the prior of shifts: their number and width differ between steps.
+        """
+        held = self.feed.images(self.held_out, self.radius(start.level), start.noise)
+        none = torch.zeros(len(self.held_out)).to(shifts)
+        judged = match(held, reference, shifts=shifts, prior=prior, uniform=none, draws=1)
+        R = reference.grid.R.to(shifts)
+        strength = float(judged.log_evidence.mean() - prior.logsumexp(0)) - float(np.log(len(R)))
+        evidence = (*start.evidence, strength + float(_null_log_likelihood(held).mean()))
+        return replace(start, evidence=evidence, strength=strength, held_poses=R[judged.best[:, 0] % len(R)])
+
+    def _turned_grid(self, nside: int, generator: torch.Generator) -> RotationGrid:
+        """The grid rotated at random, so that no orientation between its points is missed in all steps."""
+        grid = cached_rotation_grid(nside)
+        turn = random_rotations(1, generator)[0].float()
+        return RotationGrid(nside, (turn @ grid.R).contiguous())
+
+    def level_done(self, start: RandomStart) -> bool:
+        """Whether the level has had its steps, and held-out images have not gained for a while."""
+        s = self.schedule
+        if start.steps < s.least_steps[start.level]:
+            return False
+        if start.steps >= s.most_steps:
+            return True
+        seen, last = start.evidence, s.patience
+        if len(seen) <= last or not self.checked(start) or max(seen) - min(seen[SETTLING:]) < s.rise:
+            return False
+        # no gain in the last checks over the best before them, by more than their scatter
+        return max(seen[-last:]) < max(seen[:-last]) + max(LEAST_GAIN, LEAST_SHARE * start.strength)
+
+    def scouted(self, start: RandomStart) -> bool:
+        """Whether a start is in its last scouting level, or beyond."""
+        return start.level + 1 >= len(self.schedule.levels)
+
+    def checked(self, start: RandomStart) -> bool:
+        """Whether the last step evaluated the held-out images."""
+        return bool(start.evidence) and start.steps % self.schedule.check_every == 0
+
+    def marched(self, start: RandomStart, level: int) -> RandomStart:
+        """The start at the beginning of another level."""
+        side = Band(self.radius(level)).side
+        return replace(
+            start, first=start.first.resized(side), second=start.second.resized(side), level=level, steps=0, evidence=()
+        )
+
+    def recentred(self, start: RandomStart) -> RandomStart:
+        """The start moved so that the centre of mass of the density lies at the centre of the box."""
+        volume, _ = self.volume(start)
+        offset = -centre_of_mass(volume)
+        return replace(start, first=moved(start.first, offset), second=moved(start.second, offset))
+
+    def likeness(self, a: RandomStart, b: RandomStart) -> float:
+        """Similarity of two starts' maps at one level, the higher one of both hands."""
+        first, second = self.volume(a)[0], self.volume(b)[0]
+        return max(map_likeness(first, second, frame) for frame in common_frames(a.held_poses, b.held_poses))
+
+    def costs(self, level: int = 0, steps: int = 0) -> list[float]:
+        """Cost of the steps of a start from a step of a level to the end of the last scouting level."""
+        costs = []
+        for at in range(level, len(self.schedule.levels)):
+            usual = round(USUAL_LENGTH * self.schedule.least_steps[at])
+            costs += [self.step_cost(at)] * max(1, usual - (steps if at == level else 0))
+        return costs
+
+    def final_costs(self, steps: int) -> list[float]:
+        """Cost of the steps ahead of a start in the final level."""
+        last = len(self.schedule.levels)
+        return [self.step_cost(last)] * max(1, self.schedule.least_steps[last] - steps)
+
+    def step_cost(self, level: int) -> float:
+        """Expected cost of a step."""
+        rotations = len(cached_rotation_grid(self.schedule.nside[level]).R)
+        return STEP_COST * self.schedule.batch[level] * rotations * self.radius(level) ** 2
+
+
+def _drawn(picks: Tensor, R: Tensor, shifts: Tensor) -> Samples:
+    """Draws [B, S] of equal weight, merged into distinct weighted samples."""
+    B, S = picks.shape
+    M = len(R)
+    image = torch.arange(B, device=picks.device).repeat_interleave(S)
+    pairs, counts = torch.unique(image * (M * len(shifts)) + picks.reshape(-1), return_counts=True)
+    image, key = pairs // (M * len(shifts)), pairs % (M * len(shifts))
+    return Samples(image, R[key % M].contiguous(), shifts[key // M].contiguous(), counts.float() / S)
+
+
+def _null_log_likelihood(images: Images) -> Tensor:
+    """log p(Y | no particle) of each image, up to constants of the disc; scores are relative to it, and it depends on
+    the noise spectrum."""
+    h, s2 = images.disc.weight, images.variance[images.group]
+    return -0.5 * (h * images.observed.abs().square() / s2).sum(1) - 0.5 * (h * s2.log()).sum(1)
+
+
+def map_likeness(a: Tensor, b: Tensor, frame: Frame) -> float:
+    """Mean FSC of a map with another that is turned into its frame and moved to the peak of the correlation.
+
+    The first two shells are left out: they hold the envelope, in which any two maps of one particle agree.
+    """
+    other = apply_rigid(mirrored(b) if frame.mirrored else b, frame.Q.to(b), torch.zeros(3).to(b))
+    correlation = torch.fft.irfftn(torch.fft.rfftn(a) * torch.fft.rfftn(other).conj(), s=a.shape)
+    peak = np.unravel_index(int(correlation.argmax()), a.shape)
+    other = other.roll([int(p) for p in peak], (0, 1, 2))
+    return float(fourier_shell_correlation(a, other)[3 : a.shape[-1] // 2 - 1].mean())
+
+
+def _learnt_sigma(sigma: float, samples: Samples, spacing: float, count: int) -> float:
+    """S.d. of shifts moved towards that of the batch, including the width of a cell of the shift grid."""
+    square = float((samples.weight[:, None] * samples.t.square()).sum()) / (2 * count) + spacing**2 / 12
+    return float(np.sqrt(0.8 * sigma**2 + 0.2 * square))
+
+
+def centre_of_mass(volume: Tensor) -> Tensor:
+    """Centre (x, y, z) in voxels from D // 2 of the density above a fifth of its peak."""
+    box = volume.shape[-1]
+    dense = (volume - 0.2 * volume.max()).clamp(min=0)
+    axis = torch.arange(box, device=volume.device, dtype=volume.dtype) - box // 2
+    total = dense.sum().clamp(min=1e-20)
+    return (
+        torch.stack(
+            [(dense.sum((0, 1)) * axis).sum(), (dense.sum((0, 2)) * axis).sum(), (dense.sum((1, 2)) * axis).sum()]
+        )
+        / total
+    )
