@@ -48,8 +48,9 @@ def three_states() -> tuple[DensityMap, ...]:
 class Scene:
     """A simulated set, opened, with its true poses, states and maps."""
 
-    def __init__(self, folder: Path, states: tuple[DensityMap, ...], count: int) -> None:
-        simulate_dataset(states, SimulationSettings(count=count, snr=1.0, seed=2, shift_px=1.0), folder)
+    def __init__(self, folder: Path, states: tuple[DensityMap, ...], count: int, snr: float = 1.0) -> None:
+        simulation = SimulationSettings(count=count, snr=snr, seed=2, shift_px=1.0)
+        simulate_dataset(states, simulation, folder)
         settings = ReconstructSettings(input=InputSettings(str(folder / "truth.star")), particle_diameter_angstrom=85.0)
         particles = open_input(settings.input)
         self.feed = make_feed(particles, prepare(particles, settings), settings)

@@ -119,6 +119,16 @@ def test_it_ends_when_nothing_is_gained(refined):
     assert recipe.finished(replace(unsettled, iteration=s.most_iterations))
 
 
+def test_it_ends_where_there_is_no_hope(scene, tmp_path):
+    noise = Scene(tmp_path, three_states()[:1], COUNT, snr=1e-5)
+    _, said = carried_out(recipe_of(scene, feed=noise.feed, most_iterations=12))
+    assert SMALL.least_iterations <= len(said) <= 6
+    recipe = recipe_of(scene)
+    stalled = replace(recipe.init(), stalled=True, iteration=SMALL.least_iterations)
+    assert recipe.finished(stalled)
+    assert not recipe.result(stalled).settled
+
+
 def test_every_image_is_searched_at_first_and_few_at_last(refined):
     _, state, said = refined
     searched = [dict(info.metrics)["searched"] for info in said]

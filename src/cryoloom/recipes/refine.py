@@ -65,6 +65,9 @@ MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are se
 SEARCH_COST, CLIMB_COST, INSERTION_COST = 6e-6, 6e-8, 6e-7
 USUAL_ITERATIONS = 5
 SEARCHED_SHARES = (1.0, 0.6, 0.2)  # shares of the images that usual first, second and third searches take
+# refinement does not get anywhere if, after so many iterations, the halves agree hardly beyond their common start, and
+# no farther than an iteration before: in shells of the start's radius, and in shells gained
+STALLED_AFTER, HARDLY_BEYOND, NO_GAIN = 3, 1.15, 0.5
 ALL_SEARCHED = 2  # number of first searches to which MANY_DOUBTFUL applies; later, certain poses are correct
 
 
@@ -82,7 +85,7 @@ class RefineState:
         fsc: FSC of the last half maps, by shell; shell: its 0.143 crossing.
         searches: global searches done so far; None where the first iteration refines given poses.
         statistics: normal equations of both half maps at full radius.
-        settled: whether the last iteration brought no improvement.
+        settled: whether the last iteration brought no improvement; stalled: whether there is no hope of any.
         spread: whether images are inserted over the width of their posterior, not only at its candidates.
     """
 
@@ -101,6 +104,7 @@ class RefineState:
     searches: int | None
     statistics: tuple[Statistics, Statistics] | None
     settled: bool
+    stalled: bool
     spread: bool
 
     @property
@@ -241,13 +245,15 @@ class RefineRecipe:
             searches=0 if given is None else None,
             statistics=None,
             settled=False,
+            stalled=False,
             spread=self.spread,
         )
 
     def finished(self, state: RefineState) -> bool:
         """Whether refinement has converged, or the maximum number of iterations is reached."""
         s = self.settings
-        return state.iteration >= s.most_iterations or (state.settled and state.iteration >= s.least_iterations)
+        ended = state.settled or state.stalled
+        return state.iteration >= s.most_iterations or (ended and state.iteration >= s.least_iterations)
 
     def end_early(self, state: RefineState) -> RefineState:
         """The state after the last whole iteration is a result as it is."""
@@ -351,6 +357,10 @@ class RefineRecipe:
             shell=shell,
             searches=0 if before.searches is None else before.searches + (searched > 0),
             settled=gained < 0.3 and at_rim and still and searched < MANY_DOUBTFUL,
+            stalled=before.iteration + 1 >= STALLED_AFTER
+            and searched >= MANY_DOUBTFUL
+            and gained < NO_GAIN
+            and shell < HARDLY_BEYOND * self.first_radius,
         )
         return following, self._info(following, compared.resolution_angstrom, searched, moved, uncertain)
 
