@@ -71,6 +71,8 @@ def test_ab_initio_learns_from_them_alone_and_judges_by_others_of_them(feed: Ima
     used = np.concatenate([recipe.pool, recipe.held_out])
     assert len(recipe.held_out) == 20
     assert len(np.unique(used)) == len(used) == 100
-    value = information(feed, np.arange(len(feed)), feed.radius_of(AbInitSettings().levels[-1]), feed.source.preprocessing.noise)
+    value = information(
+        feed, np.arange(len(feed)), feed.radius_of(AbInitSettings().levels[-1]), feed.source.preprocessing.noise
+    )
     others = np.setdiff1d(np.arange(len(feed)), used)
     assert float(value[used].min()) >= float(value[others].max())

@@ -24,7 +24,7 @@ from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator
 
 USUAL_STARTS = 2
-FINER = "These starts disagree: the next ones begin at {:.0f} angstrom, in smaller batches and with more steps."
+FINER = "These starts disagree: the next ones begin at {:.0f} angstrom, in smaller batches and with more steps, at most {} each."
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class AbInitRecipe:
             return replace(state, index=state.index + 1, current=None), text
         if not state.fine and self.settings.restarts > self.settings.coarse_starts:
             resolution = self.feed.field_of_view / self.fine.radius(0)
-            return self._finer(state), f"{text}. {FINER.format(resolution)}"
+            return self._finer(state), f"{text}. {FINER.format(resolution, self.fine.schedule.most_steps)}"
         return self._carried_on(replace(state, current=done[best], chosen=best)), text
 
     def _most_starts(self, state: AbInitState) -> int:
