@@ -81,10 +81,15 @@ def truth_of(row: Row) -> Truth:
     """
     if row["case"]["kind"] == "noise":
         return "wrong"
-    found, reference = row["run"]["truth"], row.get("reference", {}).get("truth")
+    found, reference = row["run"]["truth"], row.get("reference", {})
     share = found["share_of_all"]
-    if reference is None:  # the search from the true map has not ended: right only if nothing more is possible
-        return "right" if share >= RIGHT else "between"
+    if share >= RIGHT:  # whatever the true map places
+        return "right"
+    if reference.get("status") == "not seen":  # the true map is not seen in these images
+        return "wrong" if share < WRONG * FLOOR else "between"
+    reference = reference.get("truth")
+    if reference is None:  # the search from the true map has not ended
+        return "between"
     attainable = reference["share"]
     if attainable >= FLOOR and share >= RIGHT * attainable:
         return "right"

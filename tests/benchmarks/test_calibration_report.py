@@ -39,6 +39,13 @@ def test_a_mixture_and_noise_are_not_right():
     assert truth_of(row(CASES["noise"], GOOD, None)) == "wrong"
 
 
+def test_where_the_true_map_is_not_seen_a_map_that_places_little_is_wrong():
+    for share, expected in ((0.1, "wrong"), (0.4, "between"), (0.95, "right")):
+        made = row(PLAIN, GOOD, truth(share, shell=8.0), truth(0.0))
+        made["reference"] = {"status": "not seen"}
+        assert truth_of(made) == expected
+
+
 def test_without_a_reference_only_what_nothing_could_surpass_is_right():
     assert truth_of(row(PLAIN, GOOD, truth(0.92))) == "right"
     assert truth_of(row(PLAIN, GOOD, truth(0.01))) == "between"
