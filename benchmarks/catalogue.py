@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["plain", "hard", "large", "symmetric", "noise", "few"]
+Kind = Literal["plain", "hard", "large", "symmetric", "noise", "few", "real-like", "twin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,11 @@ class BenchmarkSet:
 
     Attributes:
         kind: which targets hold: "plain" (near the ceiling and the Cramer-Rao bound), "hard" (near the oracle's share),
-            "large" (box 128), "symmetric" (run without and with the symmetry), "noise" and "few".
+            "large" (box 128), "symmetric" (run without and with the symmetry), "noise", "few", "real-like" (with what
+            microscopes and pickers do to images: near the oracle's share, at a bounded multiple of the twin's cost) and
+            "twin" (the same molecule and number of images, clean).
         symmetry: of the truth about the standard axes.
+        twin: name of the clean twin of a real-like set.
         cpu_s, rss_gib, share: limits that are the set's own; None where there is none.
     """
 
@@ -25,6 +28,7 @@ class BenchmarkSet:
     cpu_s: float | None = None
     rss_gib: float | None = None
     share: float | None = None
+    twin: str | None = None
 
 
 CATALOGUE = (
@@ -44,12 +48,25 @@ CATALOGUE = (
     BenchmarkSet("ribosome-128", "large", cpu_s=480, rss_gib=3.0),
     BenchmarkSet("noise", "noise"),
     BenchmarkSet("few", "few"),
+    BenchmarkSet("real-cftr", "real-like", twin="real-clean-cftr"),
+    BenchmarkSet("real-1u6g", "real-like", twin="real-clean-1u6g"),
+    BenchmarkSet("real-spike", "real-like", symmetry="C3", twin="real-clean-spike"),
+    BenchmarkSet("real-2cg9", "real-like", symmetry="C2", twin="real-clean-2cg9"),
+    BenchmarkSet("real-groel", "real-like", symmetry="C7", twin="real-clean-groel"),
+    BenchmarkSet("real-70S", "real-like", twin="real-clean-70S"),
+    BenchmarkSet("real-clean-cftr", "twin"),
+    BenchmarkSet("real-clean-1u6g", "twin"),
+    BenchmarkSet("real-clean-spike", "twin", symmetry="C3"),
+    BenchmarkSet("real-clean-2cg9", "twin", symmetry="C2"),
+    BenchmarkSet("real-clean-groel", "twin", symmetry="C7"),
+    BenchmarkSet("real-clean-70S", "twin"),
 )
 BY_NAME = {s.name: s for s in CATALOGUE}
 
 CEILING_SHELLS = 0.95  # of the true-pose map's FSC-0.5 shell
 CRAMER_RAO = 1.25  # times the bound's median errors
 ORACLE_SHARE = 0.95  # of the oracle's share below 10 degrees
+TWIN_COST = 3.0  # times the CPU-seconds of the clean twin
 JUNK_AUC = 0.95
 FIRST_MAP_CPU_S = 10.0  # to a map of FSC 0.5 beyond FIRST_MAP_SHELL
 FIRST_MAP_SHELL = 6.0

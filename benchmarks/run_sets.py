@@ -129,7 +129,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def jobs_of(entry: BenchmarkSet, seeds: Iterable[int]) -> list[Job]:
     """The runs of a set: one a seed; symmetric sets also with their symmetry given."""
-    symmetries = ("C1",) if entry.symmetry == "C1" else ("C1", entry.symmetry)
+    symmetries = ("C1", entry.symmetry) if entry.kind == "symmetric" else ("C1",)
     return [Job(entry, seed, symmetry) for seed in seeds for symmetry in symmetries]
 
 
@@ -209,13 +209,15 @@ def ab_initio_map(job: Job, folder: Path, places: Places) -> dict | None:
 
 def possible(job: Job, folder: Path, places: Places, with_oracle: bool, with_relion: bool) -> dict:
     """What the set allows: ceiling, Cramer-Rao bound and, for hard sets, the oracles."""
+    if job.set.kind in ("real-like", "twin"):
+        return {"oracle": own_oracle(job, folder, places)} if job.set.kind == "real-like" and with_oracle else {}
     limit = cramer_rao_bound(folder)
     out = {
         "ceiling": {k: v for k, v in ceiling(folder, job.symmetry).items() if k != "fsc"},
         "cramer_rao": {k: v for k, v in limit.items() if k != "noise_over_white"},
     }
     if job.set.kind == "hard" and with_oracle:
-        out["oracle"] = own_oracle(folder, job.seed, places)
+        out["oracle"] = own_oracle(job, folder, places)
     if job.set.kind == "hard" and with_relion:
         out["relion_e_step"] = relion_oracle(folder)
     return out
@@ -225,9 +227,10 @@ def add_oracle(job: Job, places: Places) -> None:
     """The oracle of a hard set for a run that was made without it."""
     path = RESULTS / f"{job.name}.json"
     result = read_json(path)
-    if job.set.kind != "hard" or result is None or "oracle" in result.get("possible", {"oracle": None}):
+    judged = job.set.kind in ("hard", "real-like")
+    if not judged or result is None or "oracle" in result.get("possible", {"oracle": None}):
         return
-    result["possible"]["oracle"] = own_oracle(make_set(job.set.name, job.seed, places.sets), job.seed, places)
+    result["possible"]["oracle"] = own_oracle(job, make_set(job.set.name, job.seed, places.sets), places)
     result["checks"] = checks(job, result)
     write_json(path, result)
     print(f"{job.name}: oracle {result['possible']['oracle']}", flush=True)
@@ -280,7 +283,7 @@ def write_bounds(folders: Sequence[Path], with_relion: bool) -> None:
     (RESULTS / "bounds.md").write_text("\n".join(lines) + "\n")
 
 
-def own_oracle(folder: Path, seed: int, places: Places) -> dict:
+def own_oracle(job: Job, folder: Path, places: Places) -> dict:
     """`cryoloom refine --from` the true map, scored like a run; kept in WORKDIR/oracles for this commit."""
     cache = places.work / "oracles" / f"{folder.name}-{commit()}.json"
     known = read_json(cache)
@@ -297,12 +300,12 @@ def own_oracle(folder: Path, seed: int, places: Places) -> dict:
             "-o",
             run_folder,
             "--seed",
-            str(seed),
+            str(job.seed),
         ]
         spent = run_measured(command, log)
         if spent.returncode:
             return {"failed": log.read_text(errors="replace")[-1000:]}
-        found = scores(folder, run_folder)
+        found = scores(folder, run_folder, job.set.symmetry)
     kept = ("rotation_median_deg", "rotation_frac_below_10deg", "shift_median_px", "fsc0.5_shell", "junk_auc")
     result = {"cpu_s": spent.cpu_s, **{k: found[k] for k in kept if k in found}}
     write_json(cache, result)
@@ -347,8 +350,11 @@ def checks(job: Job, result: dict) -> list[dict]:
             out.append(at_most(name, found[key], catalogue.CRAMER_RAO * bounds[key]))
         first = result["first_map"]
         out.append(at_most("CPU-s to the first map", first and first["cpu_s"], catalogue.FIRST_MAP_CPU_S))
-    if entry.kind == "hard":
+    if entry.kind in ("hard", "real-like"):
         out += oracle_checks(share, limit)
+    twin = read_json(RESULTS / f"{entry.twin}-s{job.seed}.json") if entry.twin else None
+    if twin is not None:
+        out.append(at_most("times the CPU-s of the clean twin", result["cpu_s"] / twin["cpu_s"], catalogue.TWIN_COST))
     if entry.name == "ribosome-junk":
         out.append(at_least("junk AUC", found.get("junk_auc"), catalogue.JUNK_AUC))
     if job.symmetry != "C1":

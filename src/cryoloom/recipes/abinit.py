@@ -24,7 +24,10 @@ from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator
 
 USUAL_STARTS = 2
-FINER = "These starts disagree: the next ones begin at {:.0f} angstrom, in smaller batches and with more steps, at most {} each."
+FINER = (
+    "These starts disagree: the next ones begin at {:.0f} angstrom, in smaller batches and with more steps (at most "
+    "{} each)."
+)
 
 
 @dataclass(frozen=True)
