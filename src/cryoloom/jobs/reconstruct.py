@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoloom.files.durable import write_durably
+from cryoloom.inference.poses.credible import angular_error_degrees, shift_error_angstrom
 from cryoloom.inference.poses.encoder_file import to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.modes import CERTAIN_WEIGHT
@@ -31,9 +32,7 @@ from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.recipes.refine import (
     RefineRecipe,
     RefineResult,
-    angular_error_degrees,
     refinement_costs,
-    shift_error_angstrom,
 )
 from cryoloom.runs import layout
 from cryoloom.runs.progress import StagePlan
@@ -189,13 +188,15 @@ def image_results(refined: RefineResult, symmetry: str = "C1", flip: bool = Fals
     R = poses.R[:, 0].double()
     if flip:
         R = R @ HALF_TURN.double()
+    group = symmetry_group(symmetry).float()
+    weight = refined.mode_weight(group)
     return ImageResults(
         R=R.numpy(),
         t=poses.t[:, 0].double().numpy(),
         half_set=refined.posed.half.astype(np.int64) + 1,
         log_likelihood=refined.score.double().numpy(),
-        probability=refined.mode_weight(symmetry_group(symmetry).float()).double().numpy(),
-        angular_error_degrees=angular_error_degrees(refined.covariance).double().numpy(),
-        shift_error_angstrom=shift_error_angstrom(refined.covariance).double().numpy(),
+        probability=weight.double().numpy(),
+        angular_error_degrees=angular_error_degrees(poses, refined.covariance, weight, group).double().numpy(),
+        shift_error_angstrom=shift_error_angstrom(poses, refined.covariance, weight).double().numpy(),
         misfit=refined.misfit.double().numpy(),
     )

@@ -122,7 +122,7 @@ class ImageResults:
         R: [N, 3, 3], image frame to volume frame; t: [N, 2], angstrom (x, y; content moved by +t).
         half_set: 1 or 2, [N]; class_number: from 1, [N].
         log_likelihood: nats, [N]; probability: of the pose (or class) among its candidates, [N].
-        angular_error_degrees, shift_error_angstrom: standard deviations of the pose, [N].
+        angular_error_degrees, shift_error_angstrom: radii that hold 68 % of the pose's posterior, [N].
         misfit: standard deviations by which the likelihood lies below that expected of a correct pose, [N].
         further: more columns, [N] each, by their names in the file.
     """

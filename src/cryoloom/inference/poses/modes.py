@@ -30,7 +30,7 @@ def mode_weight(
         covariance: of the best candidate (rotation vector in the image's frame, radian; shift).
         group: symmetry of the particle.
     """
-    turn = _difference(poses.R, group)
+    turn = turns_from_best(poses.R, group)
     degrees = torch.rad2deg(turn.norm(dim=-1))
     rotation = covariance[:, :3, :3].double()
     # without signal the covariance may be singular; the bound in degrees holds then
@@ -41,7 +41,7 @@ def mode_weight(
     return torch.where(same, poses.log_weight.exp(), 0.0).sum(1).clamp(max=1.0)
 
 
-def _difference(R: Float[Tensor, "N K 3 3"], group: Tensor) -> Float[Tensor, "N K 3"]:
+def turns_from_best(R: Float[Tensor, "N K 3 3"], group: Tensor) -> Float[Tensor, "N K 3"]:
     """Smallest rotation vector, over the symmetry mates, from the first candidate to each, in the image's frame."""
     first = R[:, :1].mT
     best = first @ R

@@ -33,7 +33,7 @@ _HISTOGRAMS = (
         attribute="angular_error_degrees",
         label="angular uncertainty (°)",
         unit="°",
-        caption="Posterior standard deviation of the orientation of each particle, given the map.",
+        caption="Angle within which the true orientation lies with 68 % probability, given the map.",
         column="cryoloomAngularErrorDegrees",
     ),
     _Histogram(
@@ -41,7 +41,7 @@ _HISTOGRAMS = (
         attribute="shift_error_angstrom",
         label="shift uncertainty (Å)",
         unit=" Å",
-        caption="Posterior standard deviation of the shift of each particle, given the map.",
+        caption="Distance within which the true shift lies with 68 % probability, given the map.",
         column="cryoloomShiftErrorAngst",
     ),
     _Histogram(
