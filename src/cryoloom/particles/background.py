@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.particles.borders import filled_borders, standardised_without
+
 # a wider circle leaves only a sliver of each corner, too few pixels for a mean and a spectrum
 WIDEST_CIRCLE = 0.95
 
@@ -64,7 +66,7 @@ class Background:
 
         A hot pixel in the background would tilt the plane and inflate the s.d. by which it is judged. In images with
         values beyond `outlier_sigma`, plane and s.d. are therefore those of the pixels that are not outliers by median
-        and median deviation.
+        and median deviation. Borders that extraction filled count for neither, and become 0.
 
         Raises:
             Unusable: for images that are not finite or whose background is constant.
@@ -76,7 +78,23 @@ class Background:
             robust = self._robust(flat[wild])
             fitted = torch.where(robust.abs() > outlier_sigma, 0, robust)
             out[wild] = self._standardise(robust, fitted)
-        return out.clamp_(-outlier_sigma, outlier_sigma).view_as(images)
+        out = out.clamp_(-outlier_sigma, outlier_sigma).view_as(images)
+        filled = filled_borders(images)
+        if filled is not None:
+            self._without_borders(images, filled, out, outlier_sigma)
+        return out
+
+    def _without_borders(self, images: Tensor, filled: Tensor, out: Tensor, outlier_sigma: float) -> None:
+        """Write the images that have filled borders into `out`, normalised by the rest of their background."""
+        unusable = []
+        for i in torch.nonzero(filled.any(-1).any(-1))[:, 0].tolist():
+            found = standardised_without(images[i], filled[i], self.mask > 0, outlier_sigma)
+            if found is None:
+                unusable.append(i)
+            else:
+                out[i] = found.clamp(-outlier_sigma, outlier_sigma)
+        if unusable:
+            raise Unusable(np.array(unusable, np.int64))
 
     def _standardise(self, flat: Float[Tensor, "B DD"], fitted: Float[Tensor, "B DD"] | None = None) -> Tensor:
         """Images in units of the background of `fitted`, by default their own, without its plane."""
