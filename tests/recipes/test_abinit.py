@@ -13,13 +13,13 @@ from cryoloom.inference.poses.frames import Frame
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.io import DensityMap
 from cryoloom.physics.phantom import GaussianCloud
-from cryoloom.physics.rotations import random_rotations
+from cryoloom.physics.rotations import random_rotations, symmetry_group
 from cryoloom.recipes.abinit import (
     AbInitRecipe,
     AbInitSettings,
     AbInitState,
 )
-from cryoloom.recipes.random_starts import centre_of_mass, map_likeness
+from cryoloom.recipes.random_starts import centre_of_mass, in_asymmetric_unit, map_likeness
 from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
 from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states
@@ -241,3 +241,39 @@ def test_a_map_without_density_has_no_evidence(scene, sigma):
     nothing = replace(nothing, num=torch.zeros_like(nothing.num))
     empty = replace(start, first=nothing, second=nothing, sigma_angstrom=sigma, steps=starts.schedule.check_every - 1)
     assert starts.em_step(empty, 1)[0].strength == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_polyhedral_symmetry_is_in_the_map_from_the_first_step(scene):
+    """Its starts are fine at once, and their maps are compared on the axes, in either hand."""
+    fine = {"polyhedral_level": 5.0, "polyhedral_nside": 3, "fine_batch": 40, "fine_least_steps": 20}
+    recipe = AbInitRecipe(
+        scene.feed, replace(SMALL, restarts=2, fine_most_steps=20, agreement=1.1, **fine), 1, symmetry="O"
+    )
+    state = recipe.init()
+    assert state.fine
+    state, _ = recipe.step(state)
+    assert state.current is not None
+    volume = recipe.fine.volume(state.current)[0]
+    quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    turned = apply_rigid(volume, quarter, torch.zeros(3))
+    assert float((turned - volume).norm() / volume.norm()) < 0.02  # interpolated
+    states, _ = carried_out(recipe)
+    end = states[-1]
+    assert (end.index, len(end.done)) == (1, 2)
+    start = end.done[0]
+    assert recipe.fine.likeness(start, start) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("symmetry", ["T", "O", "I", "D3"])
+def test_an_asymmetric_unit_holds_one_of_all_mates(symmetry, generator):
+    group, R = symmetry_group(symmetry).float(), random_rotations(500, generator).float()
+    mates = torch.einsum("gij,mjk->mgik", group, R)
+    inside = in_asymmetric_unit(mates.reshape(-1, 3, 3), group).reshape(len(R), len(group))
+    assert (inside.sum(1) == 1).all()
+
+
+def test_axes_of_other_groups_are_left_to_be_found(scene):
+    recipe = AbInitRecipe(scene.feed, SMALL, 1, symmetry="C3")
+    assert not recipe.imposed
+    assert recipe.coarse.free
+    assert not recipe.init().fine

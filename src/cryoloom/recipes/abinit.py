@@ -18,12 +18,14 @@ from torch import Tensor
 
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.selection import most_informative
+from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.methods.search import AbInitSettings
 from cryoloom.recipes.random_starts import RandomStart, RandomStarts
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator
 
 USUAL_STARTS = 2
+POLYHEDRAL = "TOI"
 FINER = (
     "These starts disagree: the next ones begin at {:.0f} angstrom, in smaller batches and with more steps (at most "
     "{} each)."
@@ -61,11 +63,24 @@ class AbInitRecipe:
     state_type = AbInitState
 
     def __init__(
-        self, feed: ImageFeed, settings: AbInitSettings, seed: int, preview: Callable[[Tensor], None] | None = None
+        self,
+        feed: ImageFeed,
+        settings: AbInitSettings,
+        seed: int,
+        preview: Callable[[Tensor], None] | None = None,
+        symmetry: str = "C1",
     ) -> None:
-        """`preview` receives the map of the likeliest start as it develops, on the grid of its radius."""
+        """`preview` receives the map of the likeliest start as it develops, on the grid of its radius.
+
+        A polyhedral symmetry is imposed from the first step on, and starts are fine from the beginning: at low
+        resolution such particles are spheres or shells. Other groups are ignored: their axes are found on the map.
+        """
         self.feed, self.settings, self.seed = feed, settings, seed
         self.preview = preview
+        group = symmetry_group(symmetry)
+        self.imposed = symmetry[0] in POLYHEDRAL
+        if not self.imposed:
+            group = group[:1]
         order = numpy_generator(seed, self.name, "images").permutation(len(feed))[: settings.considered]
         count = max(settings.least_used, round(settings.share * len(order)))
         order = most_informative(feed, order, feed.radius_of(settings.levels[-1]), feed.noise, count)
@@ -73,8 +88,8 @@ class AbInitRecipe:
         self.held_out = np.sort(order[:held])
         self.pool = order[held:]
         self.coarse, self.fine = (
-            RandomStarts(feed, schedule, self.pool, self.held_out, seed=seed, stage=self.name)
-            for schedule in (settings.coarse(), settings.fine())
+            RandomStarts(feed, schedule, self.pool, self.held_out, seed=seed, stage=self.name, group=group)
+            for schedule in (settings.coarse(), settings.fine(self.imposed))
         )
 
     def starts(self, state: AbInitState) -> RandomStarts:
@@ -86,7 +101,7 @@ class AbInitRecipe:
         return AbInitState(
             step=0,
             index=0,
-            fine=False,
+            fine=self.imposed,
             current=None,
             done=(),
             scores=(),
@@ -181,6 +196,8 @@ class AbInitRecipe:
     def _most_starts(self, state: AbInitState) -> int:
         """Number of starts that follow the current schedule, at most."""
         s = self.settings
+        if self.imposed:
+            return s.restarts
         return s.restarts - s.coarse_starts if state.fine else min(s.restarts, s.coarse_starts)
 
     def _finer(self, state: AbInitState) -> AbInitState:

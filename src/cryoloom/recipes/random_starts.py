@@ -23,6 +23,7 @@ from cryoloom.maps.backprojection import (
 )
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation
+from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import random_rotations
@@ -69,11 +70,23 @@ class RandomStarts:
     """Random starts that follow one schedule."""
 
     def __init__(
-        self, feed: ImageFeed, schedule: Schedule, pool: np.ndarray, held_out: np.ndarray, *, seed: int, stage: str
+        self,
+        feed: ImageFeed,
+        schedule: Schedule,
+        pool: np.ndarray,
+        held_out: np.ndarray,
+        *,
+        seed: int,
+        stage: str,
+        group: Tensor,
     ) -> None:
-        """`pool`: rows that are learnt from; `held_out`: rows that judge; seed and stage name the random generators."""
+        """`pool`: rows that are learnt from; `held_out`: rows that judge; seed and stage name the random generators;
+        `group`: [G, 3, 3], symmetry that maps have from the first step on, about the standard axes."""
         self.feed, self.schedule, self.pool, self.held_out = feed, schedule, pool, held_out
         self.seed, self.stage = seed, stage
+        self.group = group.float()
+        self.symmetric = SymmetricSums.of(self.group)
+        self.free = len(group) == 1
 
     def radius(self, level: int) -> int:
         """Radius of a level, in Fourier pixels of the working box."""
@@ -94,7 +107,7 @@ class RandomStarts:
             torch.zeros(n, 2, device=device),
             torch.ones(n, device=device),
         )
-        first = accumulate(images, samples, Band(radius).side)
+        first = self._inserted(images, samples, radius)
         sigma = FIRST_SIGMA * self.feed.field_of_view
         return RandomStart(
             first=first,
@@ -130,7 +143,7 @@ class RandomStarts:
         uniform = torch.from_numpy(rng.random(len(rows), dtype=np.float32)).to(self.feed.device)
         posterior = match(images, reference, shifts=shifts, prior=prior, uniform=uniform, draws=DRAWS)
         samples = _drawn(posterior.picks, rotations.R.to(shifts), shifts)
-        newest = accumulate(images, samples, Band(radius).side)
+        newest = self._inserted(images, samples, radius)
         rate = self.schedule.rate[level]
         first, second = start.first, start.second
         if start.steps % 2 == 0:
@@ -146,6 +159,10 @@ class RandomStarts:
         sigma = _learnt_sigma(start.sigma_angstrom, samples, spacing, len(rows))
         start = replace(start, first=first, second=second, noise=noise, sigma_angstrom=sigma, steps=start.steps + 1)
         return start, fsc, float(posterior.log_evidence.mean())
+
+    def _inserted(self, images: Images, samples: Samples, radius: int) -> Statistics:
+        """Normal equations of images at samples and all their symmetry mates."""
+        return self.symmetric.imposed(accumulate(images, self.symmetric.at_mates(samples), Band(radius).side))
 
     def _judged(self, start: RandomStart, reference: Reference, shifts: Tensor, prior: Tensor) -> RandomStart:
         """The start with the log evidence and the poses of the held-out images on the present map.
@@ -164,7 +181,8 @@ class RandomStarts:
         """The grid rotated at random, so that no orientation between its points is missed in all steps."""
         grid = cached_rotation_grid(nside)
         turn = random_rotations(1, generator)[0].float()
-        return RotationGrid(nside, (turn @ grid.R).contiguous())
+        R = turn @ grid.R
+        return RotationGrid(nside, (R if self.free else R[in_asymmetric_unit(R, self.group)]).contiguous())
 
     def level_done(self, start: RandomStart) -> bool:
         """Whether the level has had its steps, and held-out images have not gained for a while."""
@@ -195,7 +213,9 @@ class RandomStarts:
         )
 
     def recentred(self, start: RandomStart) -> RandomStart:
-        """The start moved so that the centre of mass of the density lies at the centre of the box."""
+        """The start moved so that the centre of mass of the density lies at the centre of the box, where it may be."""
+        if not self.free:
+            return start
         volume, _ = self.volume(start)
         offset = -centre_of_mass(volume)
         return replace(start, first=moved(start.first, offset), second=moved(start.second, offset))
@@ -203,7 +223,8 @@ class RandomStarts:
     def likeness(self, a: RandomStart, b: RandomStart) -> float:
         """Similarity of two starts' maps at one level, the higher one of both hands."""
         first, second = self.volume(a)[0], self.volume(b)[0]
-        return max(map_likeness(first, second, frame) for frame in common_frames(a.held_poses, b.held_poses))
+        frames = common_frames(a.held_poses, b.held_poses) if self.free else frames_on_axes()
+        return max(map_likeness(first, second, frame) for frame in frames)
 
     def costs(self, level: int = 0, steps: int = 0) -> list[float]:
         """Cost of the steps of a start from a step of a level to the end of the last scouting level."""
@@ -239,6 +260,22 @@ def _null_log_likelihood(images: Images) -> Tensor:
     the noise spectrum."""
     h, s2 = images.disc.weight, images.variance[images.group]
     return -0.5 * (h * images.observed.abs().square() / s2).sum(1) - 0.5 * (h * s2.log()).sum(1)
+
+
+def in_asymmetric_unit(R: Tensor, group: Tensor) -> Tensor:
+    """Whether a rotation turns least of its symmetry mates g R, bool [M]; one of each set of mates does."""
+    traces = torch.einsum("gij,mji->mg", group, R)
+    return traces[:, 0] >= traces.amax(1) - 1e-6  # the identity comes first
+
+
+def frames_on_axes() -> list[Frame]:
+    """Frames in which two maps of one polyhedral group about the standard axes may agree.
+
+    A quarter turn about z is no symmetry of T or I, but maps the axes of T onto themselves.
+    """
+    quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    none = torch.zeros(0)
+    return [Frame(Q, hand, none, 0.0) for Q in (torch.eye(3), quarter) for hand in (False, True)]
 
 
 def map_likeness(a: Tensor, b: Tensor, frame: Frame) -> float:

@@ -341,7 +341,7 @@ class RefineRecipe:
         one, two = (solve(h, ssnr_of_half(fsc), radii.insertion) * mask for h in halves)
         shell = resolved_shell(fsc)
         moved = float(geodesic_degrees_modulo(poses.R[:, 0], before.poses.R[:, 0], self.group).median())
-        uncertain = float(angular_error_degrees(found.covariance).median())
+        uncertain = float(rms_rotation_degrees(found.covariance).median())
         searched = float(doubtful.mean())
         gained = shell - before.shell if before.iteration > 0 else 1.0
         at_rim = radii.climb >= min(self.limit, int(shell) + 1)
@@ -404,8 +404,11 @@ class RefineRecipe:
             return np.zeros(N, bool)
         if state.iteration == 0:
             return np.ones(N, bool)
-        elsewhere = 1 - state.mode_weight(self.group)
-        doubt = ((state.misfit > MISFIT) | (elsewhere > math.exp(-DOUBT_NATS))).numpy()
+        doubt = 1 - state.mode_weight(self.group) > math.exp(-DOUBT_NATS)
+        if state.searches < len(self.settings.fine_levels):
+            # what fits nowhere after as many searches is no particle, and another does not help it
+            doubt |= state.misfit > MISFIT
+        doubt = doubt.numpy()
         if state.searches < ALL_SEARCHED and doubt.mean() > MANY_DOUBTFUL:
             return np.ones(N, bool)
         if state.searches >= len(self.settings.fine_levels) + 1 or doubt.mean() < FEW_DOUBTFUL:
@@ -540,11 +543,6 @@ def _first_only(poses: PosePosterior) -> Samples:
     return Samples(image, poses.R[:, 0].contiguous(), poses.t[:, 0].contiguous(), torch.ones_like(poses.t[:, 0, 0]))
 
 
-def angular_error_degrees(covariance: Tensor) -> Tensor:
-    """Root of the trace of the rotational covariance, degrees: the expected r.m.s. angular error of each pose."""
+def rms_rotation_degrees(covariance: Tensor) -> Tensor:
+    """Root of the trace of the rotational covariance, degrees: r.m.s. rotation error of each pose within its mode."""
     return torch.rad2deg(torch.diagonal(covariance[:, :3, :3], dim1=1, dim2=2).sum(1).clamp(min=0).sqrt())
-
-
-def shift_error_angstrom(covariance: Tensor) -> Tensor:
-    """Root of the trace of the shifts' covariance, angstrom."""
-    return torch.diagonal(covariance[:, 3:, 3:], dim1=1, dim2=2).sum(1).clamp(min=0).sqrt()

@@ -113,12 +113,19 @@ class AbInitSettings:
     fine_least_steps: int = 100
     """Minimum number of their steps."""
 
-    fine_most_steps: int = 360
+    fine_most_steps: int = 280
     """Maximum number of their steps."""
 
     fine_rise: float = 1.5
     """Gain of the held-out images, in nats per image, that tells a map that has taken shape: until then the evidence is
     flat, and its standing still says nothing."""
+
+    polyhedral_level: float = 12.0
+    """Radius at which starts begin, and end, where a polyhedral symmetry is imposed: at lower resolution, real
+    apoferritin is a shell."""
+
+    polyhedral_nside: int = 6
+    """HEALPix nside of their rotation grid (10 degrees), of which only the asymmetric unit is searched."""
 
     held_out: int = 300
     """Number of held-out images, by which starts are judged (fewer where the set is small)."""
@@ -141,12 +148,12 @@ class AbInitSettings:
             rise=0.0,
         )
 
-    def fine(self) -> Schedule:
+    def fine(self, polyhedral: bool = False) -> Schedule:
         """One level, in small batches and many steps."""
         return Schedule(
-            levels=(self.fine_level,),
+            levels=(self.polyhedral_level if polyhedral else self.fine_level,),
             final=None,
-            nside=(self.fine_nside,),
+            nside=(self.polyhedral_nside if polyhedral else self.fine_nside,),
             batch=(self.fine_batch,),
             rate=(self.fine_rate,),
             least_steps=(self.fine_least_steps,),
@@ -188,11 +195,13 @@ def start(job: PoseJob) -> PoseStart:
     from cryoloom.recipes.abinit import AbInitRecipe
 
     feed = job.feed
-    recipe = AbInitRecipe(feed, job.settings["abinit"], job.seed, job.preview)
+    recipe = AbInitRecipe(feed, job.settings["abinit"], job.seed, job.preview, job.symmetry)
     found = job.session.run(recipe)
-    pixel_size = feed.field_of_view / found.volume.shape[-1]
-    volume, score = on_axes(found.volume, pixel_size, job.symmetry, found.radius)
-    job.preview(volume)
+    volume, score = found.volume, None
+    if not recipe.imposed:
+        pixel_size = feed.field_of_view / found.volume.shape[-1]
+        volume, score = on_axes(found.volume, pixel_size, job.symmetry, found.radius)
+        job.preview(volume)
     agreement = StartAgreement(found.starts, found.agreeing, found.likeness)
     return PoseStart((volume, volume), found.noise, found.sigma_angstrom, agreement=agreement, symmetry_score=score)
 
