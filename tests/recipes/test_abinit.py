@@ -19,7 +19,7 @@ from cryoloom.recipes.abinit import (
     AbInitSettings,
     AbInitState,
 )
-from cryoloom.recipes.random_starts import centre_of_mass, in_asymmetric_unit, map_likeness
+from cryoloom.recipes.random_starts import centre_of_mass, in_asymmetric_unit, map_likeness, without_radial_mean
 from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
 from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states
@@ -181,6 +181,17 @@ def test_likeness_is_that_of_the_same_map_turned_moved_and_mirrored(hand, genera
     assert map_likeness(volume, cloud(8).data, frame(torch.eye(3), False)) < 0.6
 
 
+def test_two_shells_are_not_alike(generator):
+    """Whatever else is in them: every wrong map of a round particle is a shell."""
+    axis = torch.arange(BOX) - BOX // 2
+    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).float().sqrt()
+    shell = torch.exp(-0.5 * ((radius - 6) / 1.5) ** 2)
+    one, two = (shell * (1 + 0.1 * torch.randn(BOX, BOX, BOX, generator=generator)) for _ in range(2))
+    assert float((one * two).sum() / (one.norm() * two.norm())) > 0.98
+    assert map_likeness(one, two, frame(torch.eye(3), False)) < 0.6  # and 0.9 with what they share
+    assert float(without_radial_mean(shell).norm() / shell.norm()) < 0.1
+
+
 def test_centre_of_mass_is_in_voxels_from_the_centre():
     volume = torch.zeros(16, 16, 16)
     volume[8 + 3, 8 - 2, 8 + 1] = 2.0  # z, y, x
@@ -193,7 +204,7 @@ def test_centre_of_mass_is_in_voxels_from_the_centre():
 def disagreed(scene) -> tuple[AbInitRecipe, list[AbInitState], list[StepInfo]]:
     """Coarse starts that are said never to agree, and fine ones after them."""
     fine = {"fine_level": 6.0, "fine_nside": 3, "fine_batch": 40, "fine_least_steps": 20, "fine_most_steps": 40}
-    recipe = recipe_of(scene, restarts=4, coarse_starts=2, agreement=1.1, **fine)
+    recipe = recipe_of(scene, restarts=4, coarse_starts=2, alike_in_part=1.1, agreement=1.1, **fine)
     return recipe, *carried_out(recipe)
 
 
@@ -212,6 +223,13 @@ def test_after_coarse_starts_that_disagree_come_fine_ones(disagreed):
     result = recipe.result(end)
     assert (result.starts, result.agreeing) == (2, 1)
     assert result.radius == recipe.fine.radius(0)
+
+
+def test_one_more_coarse_start_is_made_where_two_are_alike_in_part(scene):
+    recipe = recipe_of(scene, restarts=3, coarse_starts=2, alike_in_part=-1.0, agreement=1.1)
+    states, _ = carried_out(recipe)
+    assert not any(s.fine for s in states)
+    assert len(states[-1].done) == 3
 
 
 def test_fine_starts_resume_exactly_and_end_early(scene, disagreed):

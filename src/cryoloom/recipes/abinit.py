@@ -38,7 +38,7 @@ class AbInitState:
 
     Attributes:
         step: steps done so far; current: the current start, None between two starts.
-        index: its number; fine: whether it follows the fine schedule, after coarse starts have disagreed.
+        index: its number; fine: whether it follows the fine schedule; coarse: number of coarse starts before fine ones.
         done: starts of the same schedule that reached the end of scouting; scores: their evidence;
         likeness: [n, n], similarity of the maps of done starts; chosen: index of the start carried to the final level,
             None before.
@@ -48,6 +48,7 @@ class AbInitState:
     step: int
     index: int
     fine: bool
+    coarse: int
     current: RandomStart | None
     done: tuple[RandomStart, ...]
     scores: tuple[float, ...]
@@ -102,6 +103,7 @@ class AbInitRecipe:
             step=0,
             index=0,
             fine=self.imposed,
+            coarse=0,
             current=None,
             done=(),
             scores=(),
@@ -188,7 +190,7 @@ class AbInitRecipe:
             return replace(state, current=done[best], chosen=best, complete=True), text
         if len(done) < self._most_starts(state):
             return replace(state, index=state.index + 1, current=None), text
-        if not state.fine and self.settings.restarts > self.settings.coarse_starts:
+        if not state.fine and self.settings.restarts > len(done):
             resolution = self.feed.field_of_view / self.fine.radius(0)
             return self._finer(state), f"{text}. {FINER.format(resolution, self.fine.schedule.most_steps)}"
         return self._carried_on(replace(state, current=done[best], chosen=best)), text
@@ -196,9 +198,11 @@ class AbInitRecipe:
     def _most_starts(self, state: AbInitState) -> int:
         """Number of starts that follow the current schedule, at most."""
         s = self.settings
-        if self.imposed:
-            return s.restarts
-        return s.restarts - s.coarse_starts if state.fine else min(s.restarts, s.coarse_starts)
+        if state.fine:
+            return s.restarts - state.coarse
+        # where two are alike in part, one of them is on its way, and a third one is likely to agree with the other
+        alike = len(state.done) >= s.coarse_starts and float(state.likeness.max()) >= s.alike_in_part
+        return min(s.restarts, s.coarse_starts + alike)
 
     def _finer(self, state: AbInitState) -> AbInitState:
         """The first start of the fine schedule; starts of another radius can't be compared with it."""
@@ -207,6 +211,7 @@ class AbInitRecipe:
             state,
             index=index,
             fine=True,
+            coarse=len(state.done),
             current=self.fine.new(index),
             done=(),
             scores=(),

@@ -23,6 +23,7 @@ from cryoloom.maps.backprojection import (
 )
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation
+from cryoloom.maps.mask import radius_grid
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import ResidualPower
@@ -278,15 +279,31 @@ def frames_on_axes() -> list[Frame]:
     return [Frame(Q, hand, none, 0.0) for Q in (torch.eye(3), quarter) for hand in (False, True)]
 
 
+def without_radial_mean(volume: Tensor) -> Tensor:
+    """The volume less its mean over each sphere about the centre, which is linear between whole radii, [D, D, D]."""
+    radius = radius_grid(volume.shape[-1], volume.dtype, volume.device).reshape(-1)
+    inner = radius.long()
+    share = radius - inner
+    rings = int(inner.max()) + 2
+    total, count = torch.zeros(2, rings, dtype=volume.dtype, device=volume.device)
+    for ring, weight in ((inner, 1 - share), (inner + 1, share)):
+        total.index_add_(0, ring, volume.reshape(-1) * weight)
+        count.index_add_(0, ring, weight)
+    mean = total / count.clamp(min=1e-6)
+    return volume - (mean[inner] * (1 - share) + mean[inner + 1] * share).view_as(volume)
+
+
 def map_likeness(a: Tensor, b: Tensor, frame: Frame) -> float:
     """Mean FSC of a map with another that is turned into its frame and moved to the peak of the correlation.
 
-    The first two shells are left out: they hold the envelope, in which any two maps of one particle agree.
+    The first two shells are left out: they hold the envelope, in which any two maps of one particle agree. So do the
+    radial means about the centre, in which any two balls or shells agree, however wrong their poses are.
     """
     other = apply_rigid(mirrored(b) if frame.mirrored else b, frame.Q.to(b), torch.zeros(3).to(b))
     correlation = torch.fft.irfftn(torch.fft.rfftn(a) * torch.fft.rfftn(other).conj(), s=a.shape)
     peak = np.unravel_index(int(correlation.argmax()), a.shape)
-    other = other.roll([int(p) for p in peak], (0, 1, 2))
+    # the mean is taken about one centre, once the maps lie on each other
+    a, other = (without_radial_mean(v) for v in (a, other.roll([int(p) for p in peak], (0, 1, 2))))
     return float(fourier_shell_correlation(a, other)[3 : a.shape[-1] // 2 - 1].mean())
 
 

@@ -54,7 +54,7 @@ class AbInitSettings:
     """Ab initio by online EM with frequency marching."""
 
     restarts: int = field(
-        default=4,
+        default=5,
         metadata=option(
             "--restarts", help="Maximum number of random starts; two that agree are enough.", minimum=1, maximum=50
         ),
@@ -63,6 +63,9 @@ class AbInitSettings:
 
     coarse_starts: int = 2
     """Number of starts that march from low resolution; if they disagree, the other starts begin at `fine_level`."""
+
+    alike_in_part: float = 0.5
+    """Similarity of two of these from which on one more of them is made first."""
 
     considered: int = 50_000
     """Number of images, drawn at random, of which the most informative ones are used."""
