@@ -110,13 +110,6 @@ class Evidence:
         return self.likeness is not None and self.likeness >= LIKENESS
 
     @property
-    def beyond_doubt(self) -> bool:
-        """Whether the half maps agree far beyond their common start at poses that are nearly all certain: a wrong start
-        gave, at best, a third of certain poses and a few shells."""
-        agree = self.resolution_angstrom is not None and self.shell >= BEYOND * self.common_shell
-        return agree and self.certain >= 0.9 and self.fitting >= FITTING
-
-    @property
     def halves_agree(self) -> bool:
         """Whether the half maps agree beyond what they shared at their start."""
         beyond = self.shell >= BEYOND * self.common_shell or self.shell >= self.nyquist_shell - 2
@@ -189,7 +182,7 @@ def with_conformations(verdict: Verdict, found: ConformationEvidence) -> Verdict
 def _starts(e: Evidence) -> Finding:
     if e.starts is None or e.likeness is None:
         return Finding("starts", None, None)
-    return Finding("starts", True if e.starts_agree else None if e.beyond_doubt else False, e.likeness)
+    return Finding("starts", e.starts_agree, e.likeness)
 
 
 def _halves(e: Evidence) -> Finding:

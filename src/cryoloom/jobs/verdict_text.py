@@ -106,8 +106,7 @@ def _starts(e: Evidence) -> str:
     if e.starts_agree:
         same = f"{e.agreeing} of {e.starts} independent random starts gave the same map"
         return f"{same} (similarity {e.likeness:.2f} of 1)."
-    said = f"{e.starts} independent random starts gave different maps (highest similarity {e.likeness:.2f} of 1)"
-    return said + (", but the refined half maps and poses leave no doubt." if e.beyond_doubt else ".")
+    return f"{e.starts} independent random starts gave different maps (highest similarity {e.likeness:.2f} of 1)."
 
 
 def _halves(e: Evidence) -> str:
