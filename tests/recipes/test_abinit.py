@@ -106,16 +106,6 @@ def test_likeliest_start_is_the_one_carried_on(done):
     torch.testing.assert_close(end.likeness, end.likeness.mT)
 
 
-def test_a_pair_agrees_though_a_third_start_is_a_little_likelier(done):
-    recipe, states, _ = done
-    end = states[-1]
-    start = replace(end.done[0], strength=20.0)  # a tie is 0.2 nats
-    three = replace(end, done=(start,) * 3, likeness=torch.tensor([[0, 0.3, 0.4], [0.3, 0, 0.8], [0.4, 0.8, 0]]))
-    assert recipe._agreed(replace(three, scores=(-10.0, -10.15, -10.1))) == 2
-    assert recipe._agreed(replace(three, scores=(-10.0, -10.5, -10.6))) is None
-    assert recipe._agreed(replace(three, scores=(-10.0, -10.5, -9.9))) == 2
-
-
 def test_the_log_has_evidence_and_similarity_of_every_start(done):
     _, states, steps = done
     logged = [dict(info.metrics) for info in steps if "start_evidence" in dict(info.metrics)]

@@ -20,7 +20,7 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.selection import most_informative
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.methods.search import AbInitSettings
-from cryoloom.recipes.random_starts import LEAST_GAIN, LEAST_SHARE, RandomStart, RandomStarts
+from cryoloom.recipes.random_starts import RandomStart, RandomStarts
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator
 
@@ -163,12 +163,11 @@ class AbInitRecipe:
         return starts.scouted(start) and start.evidence[-1] > max(state.scores)
 
     def _agrees_already(self, state: AbInitState, start: RandomStart) -> bool:
-        """Whether a start in its last scouting level has come to the map of one of the likeliest earlier starts."""
+        """Whether a start in its last scouting level has reached the same map as the likeliest earlier start."""
         starts = self.starts(state)
         if state.chosen is not None or not (starts.scouted(start) and state.done) or not starts.checked(start):
             return False
-        likely = [d for d, score in zip(state.done, state.scores, strict=True) if score >= _tied(state)]
-        return any(starts.likeness(start, d) >= self.settings.agreement for d in likely)
+        return starts.likeness(start, state.done[int(np.argmax(state.scores))]) >= self.settings.agreement
 
     def _compared(self, state: AbInitState) -> AbInitState:
         """The current start among those that have reached the end of scouting, compared with them."""
@@ -185,22 +184,16 @@ class AbInitRecipe:
         text = f"start {state.index + 1}: log evidence {scores[-1]:.1f} nats per image"
         if len(done) > 1:
             text += f", similarity to the most similar earlier map {float(likeness[-1].max()):.2f}"
-        best = self._agreed(state)
-        if best is not None:  # a correct map is best improved by refinement
-            return replace(state, current=done[best], chosen=best, complete=True), text
         best = int(np.argmax(scores))
+        if len(done) > 1 and float(likeness[best].max()) >= self.settings.agreement:
+            # a correct map is best improved by refinement
+            return replace(state, current=done[best], chosen=best, complete=True), text
         if len(done) < self._most_starts(state):
             return replace(state, index=state.index + 1, current=None), text
         if not state.fine and self.settings.restarts > len(done):
             resolution = self.feed.field_of_view / self.fine.radius(0)
             return self._finer(state), f"{text}. {FINER.format(resolution, self.fine.schedule.most_steps)}"
         return self._carried_on(replace(state, current=done[best], chosen=best)), text
-
-    def _agreed(self, state: AbInitState) -> int | None:
-        """The likeliest start that agrees with another and is as likely as any, None if there is none."""
-        agreeing = (state.likeness >= self.settings.agreement).any(1).tolist()
-        found = [i for i, score in enumerate(state.scores) if agreeing[i] and score >= _tied(state)]
-        return max(found, key=lambda i: state.scores[i], default=None)
 
     def _most_starts(self, state: AbInitState) -> int:
         """Number of starts that follow the current schedule, at most."""
@@ -297,12 +290,6 @@ class AbInitResult:
     starts: int
     likeness: float | None
     agreeing: int
-
-
-def _tied(state: AbInitState) -> float:
-    """Evidence from which on a start is as likely as the likeliest one: what held-out images cannot tell apart."""
-    best = int(np.argmax(state.scores))
-    return state.scores[best] - max(LEAST_GAIN, LEAST_SHARE * state.done[best].strength)
 
 
 def _of_newest(state: AbInitState) -> tuple[tuple[str, float], ...]:
