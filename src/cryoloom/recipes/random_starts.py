@@ -225,7 +225,8 @@ class RandomStarts:
         """Similarity of two starts' maps at one level, the higher one of both hands."""
         first, second = self.volume(a)[0], self.volume(b)[0]
         frames = common_frames(a.held_poses, b.held_poses) if self.free else frames_on_axes()
-        return max(map_likeness(first, second, frame) for frame in frames)
+        last = round(self.schedule.compared * self.radius(a.level))
+        return max(map_likeness(first, second, frame, last) for frame in frames)
 
     def costs(self, level: int = 0, steps: int = 0) -> list[float]:
         """Cost of the steps of a start from a step of a level to the end of the last scouting level."""
@@ -293,8 +294,9 @@ def without_radial_mean(volume: Tensor) -> Tensor:
     return volume - (mean[inner] * (1 - share) + mean[inner + 1] * share).view_as(volume)
 
 
-def map_likeness(a: Tensor, b: Tensor, frame: Frame) -> float:
-    """Mean FSC of a map with another that is turned into its frame and moved to the peak of the correlation.
+def map_likeness(a: Tensor, b: Tensor, frame: Frame, last: int) -> float:
+    """Mean FSC, up to shell `last`, of a map with another that is turned into its frame and moved to the peak of the
+    correlation.
 
     The first two shells are left out: they hold the envelope, in which any two maps of one particle agree. So do the
     radial means about the centre, in which any two balls or shells agree, however wrong their poses are.
@@ -304,7 +306,7 @@ def map_likeness(a: Tensor, b: Tensor, frame: Frame) -> float:
     peak = np.unravel_index(int(correlation.argmax()), a.shape)
     # the mean is taken about one centre, once the maps lie on each other
     a, other = (without_radial_mean(v) for v in (a, other.roll([int(p) for p in peak], (0, 1, 2))))
-    return float(fourier_shell_correlation(a, other)[3 : a.shape[-1] // 2 - 1].mean())
+    return float(fourier_shell_correlation(a, other)[3 : last + 1].mean())
 
 
 def _learnt_sigma(sigma: float, samples: Samples, spacing: float, count: int) -> float:

@@ -30,6 +30,7 @@ class Schedule:
         patience: number of evaluations in a row without a gain after which a level ends.
         rise: gain of the held-out images over their lowest evidence without which a level goes on to its maximum number
             of steps, nats per image.
+        compared: share of the radius up to which maps of two starts are compared.
     """
 
     levels: tuple[float, ...]
@@ -42,6 +43,7 @@ class Schedule:
     check_every: int
     patience: int
     rise: float
+    compared: float
 
     @property
     def radii(self) -> tuple[float, ...]:
@@ -149,6 +151,7 @@ class AbInitSettings:
             check_every=5,
             patience=2,
             rise=0.0,
+            compared=1.0,
         )
 
     def fine(self, polyhedral: bool = False) -> Schedule:
@@ -164,6 +167,7 @@ class AbInitSettings:
             check_every=20,
             patience=3,
             rise=self.fine_rise,
+            compared=0.75,  # beyond, the running map of a small batch is noise
         )
 
 
