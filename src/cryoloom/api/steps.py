@@ -18,6 +18,7 @@ from cryoloom.inference.poses.global_search import search as search_images
 from cryoloom.inference.poses.posed import BATCH, PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
+from cryoloom.inference.poses.search import FIRST_SIGMA
 from cryoloom.jobs.final_maps import scored_maps
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.band import Band
@@ -32,7 +33,6 @@ from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.methods.search import RefineSettings
-from cryoloom.recipes.random_starts import FIRST_SIGMA
 from cryoloom.runs.display import LiveProgress, in_terminal
 from cryoloom.runs.loop import Recipe
 from cryoloom.runs.progress import Progress, SilentProgress, StepInfo

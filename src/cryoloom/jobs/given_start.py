@@ -10,12 +10,12 @@ import numpy as np
 from cryoloom.inference.poses.given_map import fit_to_images
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.inference.poses.search import FIRST_SIGMA
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.maps.io import read_map
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.recipes.random_starts import FIRST_SIGMA
 from cryoloom.recipes.refine import reference_maps
 from cryoloom.runs.seeds import torch_generator
 

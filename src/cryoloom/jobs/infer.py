@@ -15,6 +15,7 @@ from cryoloom.inference.poses.encoder_file import read_encoder
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
+from cryoloom.inference.poses.search import FIRST_SIGMA
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
@@ -28,7 +29,6 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.table import ImageResults
 from cryoloom.physics.fourier import rebox
-from cryoloom.recipes.random_starts import FIRST_SIGMA
 from cryoloom.runs import layout
 from cryoloom.runs.progress import Progress, StepInfo
 

@@ -93,7 +93,8 @@ class Appearance:
         error = float((halves[0] - halves[1])[round(0.2 * self.box) : len(profile)].square().mean().sqrt()) / 2
         if profile.abs().argmax() == (-profile).argmax():  # black particles
             profile = -profile
-        top, bottom = int(profile.argmax()), float(profile[int(profile.argmax()) :].min())
+        top = int(profile.argmax())
+        bottom = float(profile[top:].min())
         span = float(profile[top]) - bottom
         if span < _SEEN * error:
             return Size(0.75 * self.box * self.pixel_size, False)

@@ -33,12 +33,13 @@ def filled_borders(images: Float[Tensor, "B D D"]) -> Bool[Tensor, "B D D"] | No
 
 def _filled_lines(image: Tensor) -> Bool[Tensor, " H"]:
     """Rows from both ends that are constant or equal to the next one inwards."""
+    return _filled_from_top(image) | _filled_from_top(image.flip(0)).flip(0)
+
+
+def _filled_from_top(image: Tensor) -> Bool[Tensor, " H"]:
     constant = (image == image[:, :1]).all(1)
     copies = torch.cat([(image[:-1] == image[1:]).all(1), torch.zeros(1, dtype=torch.bool)])
-    from_top = (constant | copies).long().cumprod(0).bool()
-    copies = torch.cat([torch.zeros(1, dtype=torch.bool), (image[1:] == image[:-1]).all(1)])
-    from_bottom = (constant | copies).flip(0).long().cumprod(0).flip(0).bool()
-    return from_top | from_bottom
+    return (constant | copies).long().cumprod(0).bool()
 
 
 def standardised_without(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryoloom.inference.poses.frames import Frame, common_frames
 from cryoloom.inference.poses.grids import RotationGrid, cached_rotation_grid, shift_grid, shift_step_angstrom
-from cryoloom.inference.poses.search import Reference, match, shift_prior, slice_reference
+from cryoloom.inference.poses.search import FIRST_SIGMA, Reference, match, shift_prior, slice_reference
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.kernels.images import Images, Samples
@@ -32,7 +32,6 @@ from cryoloom.recipes.methods.search import Schedule
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
 DRAWS = 32  # poses drawn from each image's posterior
-FIRST_SIGMA = 0.06  # initial standard deviation of shifts, in box sides; it is then learnt
 REACH = 2.5  # range of the shift search, in standard deviations
 NOISE_RATE = 0.1
 SETTLING = 2  # first evaluations of a level, at which noise and shifts are still being learnt

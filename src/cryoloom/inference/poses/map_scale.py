@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid
-from cryoloom.inference.poses.search import Reference, scores, shift_prior, slice_reference
+from cryoloom.inference.poses.search import FIRST_SIGMA, Reference, scores, shift_prior, slice_reference
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.kernels.images import Images
 from cryoloom.maps.band import Band
@@ -28,7 +28,7 @@ from cryoloom.physics.noise import shell_means, spread_shells
 # radius of the comparison, in Fourier pixels of a box as large as the particle: on a grid of 20 degrees the scale comes
 # out 4 to 8 % too small there (ribosome, SNR 0.1; CFTR with a real set's nuisances), at 6.0 up to 13 %
 LEVEL, NSIDE = 4.5, 3
-SHIFT_SIGMA, REACH = 0.06, 2.7  # standard deviation of shifts, box sides, and how many of them are searched
+REACH = 2.7  # standard deviations of shifts that are searched
 STEP = 1 / 3  # between shifts, in wavelengths at the rim
 SAMPLES = (200, 800)  # images compared; the second number where the first leaves a doubt
 SCANNED = 100  # images compared at all scales, of which the fit uses more
@@ -96,7 +96,7 @@ class _Comparison:
         images = feed.images(rows, radius, feed.noise)
         half = volume_to_half(rebox(volume, Band(radius).box).contiguous())
         reference = slice_reference(half, cached_rotation_grid(NSIDE), images.disc)
-        sigma = SHIFT_SIGMA * feed.field_of_view
+        sigma = FIRST_SIGMA * feed.field_of_view
         step = STEP * feed.field_of_view / radius
         shifts = shift_grid(step, max(REACH * sigma, 1.01 * step)).to(feed.device)
         prior = shift_prior(shifts, sigma)

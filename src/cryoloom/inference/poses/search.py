@@ -23,6 +23,7 @@ from cryoloom.physics.rotations import geodesic_degrees_modulo
 
 SLICES_AT_ONCE = 4096  # slices squared at once: temporaries as large as all slices would double the memory
 CHUNK = 40  # images matched at once on a CPU: their scores should stay in the cache
+FIRST_SIGMA = 0.06  # standard deviation of shifts before it is learnt, in box sides
 GPU_SCORES = 1 << 28  # scores held at once on a GPU
 
 
