@@ -9,6 +9,7 @@ GOOD = {
     "starts": 2,
     "agreeing": 2,
     "likeness": 0.95,
+    "strength": 40.0,
     "shell": 18.0,
     "resolution_angstrom": 8.0,
     "resolution_half_angstrom": 9.0,

@@ -21,6 +21,7 @@ RIBOSOME = Evidence(
     starts=2,
     agreeing=2,
     likeness=0.98,
+    strength=60.0,
     shell=31.9,
     resolution_angstrom=11.2,
     resolution_half_angstrom=11.5,
@@ -51,6 +52,7 @@ NOISE = replace(
     starts=4,
     agreeing=1,
     likeness=0.19,
+    strength=0.01,
     shell=13.9,
     resolution_angstrom=25.7,
     common_shell=10,
@@ -58,7 +60,7 @@ NOISE = replace(
     fitting=1.0,
 )
 # coloured noise in which no start found the particle: 123 degrees median error
-LOST = replace(NOISE, likeness=0.34, shell=11.8, resolution_angstrom=30.4, certain=0.33)
+LOST = replace(NOISE, likeness=0.34, strength=11.0, shell=11.8, resolution_angstrom=30.4, certain=0.33)
 
 
 @pytest.mark.parametrize(("evidence", "outcome"), [(RIBOSOME, "converged"), (NOISE, "noise"), (LOST, "failed")])

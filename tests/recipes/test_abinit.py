@@ -19,7 +19,7 @@ from cryoloom.recipes.abinit import (
     AbInitSettings,
     AbInitState,
 )
-from cryoloom.recipes.random_starts import centre_of_mass, in_asymmetric_unit, map_likeness, without_radial_mean
+from cryoloom.recipes.random_starts import UNSEEN, centre_of_mass, in_asymmetric_unit, map_likeness, without_radial_mean
 from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
 from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states
@@ -298,3 +298,25 @@ def test_axes_of_other_groups_are_left_to_be_found(scene):
     assert not recipe.imposed
     assert recipe.coarse.free
     assert not recipe.init().fine
+
+
+def test_starts_that_see_nothing_end_soon_and_are_not_repeated(tmp_path):
+    """Pure noise: as many steps as a start has at least, in both coarse ones and in a single fine one."""
+    scene = Scene(tmp_path, three_states()[:1], COUNT, snr=1e-9)
+    least = 20
+    recipe = recipe_of(scene, restarts=5, coarse_starts=2, fine_level=5.0, fine_least_steps=least, fine_batch=40)
+    states, said = carried_out(recipe)
+    assert sum(dict(i.metrics)["start"] == 2 for i in said) == least
+    end = states[-1]
+    assert (end.index, len(end.done)) == (2, 1)
+    result = recipe.result(end)
+    assert result.strength is not None
+    assert abs(result.strength) < UNSEEN
+    assert result.likeness is None
+
+
+def test_a_particle_is_seen(done):
+    recipe, states, _ = done
+    strength = recipe.result(states[-1]).strength
+    assert strength is not None
+    assert strength > UNSEEN

@@ -35,6 +35,7 @@ EVIDENCE = Evidence(
     starts=3,
     agreeing=1,
     likeness=0.41,
+    strength=8.0,
     shell=14.0,
     resolution_angstrom=9.12,
     resolution_half_angstrom=11.3,

@@ -156,6 +156,7 @@ def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings:
         starts=None if agreement is None else agreement.starts,
         agreeing=None if agreement is None else agreement.agreeing,
         likeness=None if agreement is None else agreement.likeness,
+        strength=None if agreement is None else agreement.strength,
         shell=gold.shell,
         resolution_angstrom=gold.resolution_angstrom,
         resolution_half_angstrom=gold.resolution_half_angstrom,

@@ -26,7 +26,7 @@ FindingName = Literal[
 
 # Thresholds and what they were set by: runs on simulated sets of several molecules and noise levels, and on pure noise
 LIKENESS = 0.75
-NOISE_LIKENESS = 0.28  # starts on pure noise: 0.17 to 0.22; on particles that no start solved: 0.34 to 0.39
+SEEN = 0.2  # nats per image; pure noise: -0.07 to 0.02; particles that no start solved: 10
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
 CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
@@ -52,7 +52,9 @@ class Evidence:
     Attributes:
         particles: number used.
         starts, agreeing: random starts of ab initio, and those that gave the same map; None if the run did not begin
-            with random starts. likeness: similarity of the most similar maps, 1 for identical ones.
+            with random starts. likeness: similarity of the most similar maps, 1 for identical ones. strength: by how
+            much the best start's map makes images that it was not made of likelier than no particle does, nats per
+            image; None if it was not measured.
         shell, resolution_angstrom: where the gold-standard FSC falls below 0.143, None if the half maps do not
             correlate; resolution_half_angstrom: where it falls below 0.5.
         common_shell: both half sets shared their starting map up to this shell: agreement up to there proves nothing.
@@ -80,6 +82,7 @@ class Evidence:
     starts: int | None
     agreeing: int | None
     likeness: float | None
+    strength: float | None
     shell: float
     resolution_angstrom: float | None
     resolution_half_angstrom: float | None
@@ -108,6 +111,11 @@ class Evidence:
     def starts_agree(self) -> bool:
         """Whether independent random starts gave the same map."""
         return self.likeness is not None and self.likeness >= LIKENESS
+
+    @property
+    def seen(self) -> bool:
+        """Whether ab initio saw any particle in the images, or did not look."""
+        return self.strength is None or self.strength > SEEN
 
     @property
     def halves_agree(self) -> bool:
@@ -146,8 +154,7 @@ def judge(e: Evidence) -> Verdict:
     findings = [f for f in (_starts(e), _halves(e), _poses(e), _fit(e), _settled(e), _coverage(e), _number(e)) if f]
     failed = {f.name for f in findings if f.passed is False}
     outcome: Outcome
-    alike = e.likeness is None or e.likeness >= NOISE_LIKENESS
-    if e.resolution_angstrom is None or ({"half maps", "starts", "poses"} <= failed and not alike):
+    if e.resolution_angstrom is None or ("half maps" in failed and not e.seen):
         outcome = "noise"
     elif len(failed & {"half maps", "starts", "poses", "fit"}) > 1:
         outcome = "failed"
@@ -180,6 +187,8 @@ def with_conformations(verdict: Verdict, found: ConformationEvidence) -> Verdict
 
 
 def _starts(e: Evidence) -> Finding:
+    if not e.seen:
+        return Finding("starts", False, e.strength)
     if e.starts is None or e.likeness is None:
         return Finding("starts", None, None)
     return Finding("starts", e.starts_agree, e.likeness)

@@ -101,6 +101,11 @@ def _heterogeneity(found: ConformationEvidence) -> str:
 def _starts(e: Evidence) -> str:
     if e.starts is None:
         return "Not applicable: there was only one starting model."
+    if not e.seen:
+        return (
+            "No random start gave a map that makes other images likelier than no particle does "
+            f"({e.strength:.2f} nats per image)."
+        )
     if e.likeness is None:
         return "Only one random start was made, so its map can't be compared with another (--restarts 2 or more)."
     if e.starts_agree:

@@ -4,7 +4,8 @@ Every step matches a small batch against slices of the current map (exhaustively
 the posterior and blends the batch's statistics into running ones. Nothing is stored per image. A level ends when the
 likelihood of held-out images stops growing. New random starts are made until two of them agree (their aligned maps
 correlate). Where the first ones, which march from low resolution, disagree, the others begin at higher resolution, in
-smaller batches and with more steps. If none agree, the start with the highest likelihood goes on.
+smaller batches and with more steps. If none agree, the start with the highest likelihood goes on. Where a fine start
+makes held-out images no likelier than no particle does, no other is made.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class AbInitRecipe:
         if len(done) > 1 and float(likeness[best].max()) >= self.settings.agreement:
             # a correct map is best improved by refinement
             return replace(state, current=done[best], chosen=best, complete=True), text
-        if len(done) < self._most_starts(state):
+        if len(done) < self._most_starts(state) and (self.starts(state).seen(done[-1]) or not state.fine):
             return replace(state, index=state.index + 1, current=None), text
         if not state.fine and self.settings.restarts > len(done):
             resolution = self.feed.field_of_view / self.fine.radius(0)
@@ -268,6 +269,7 @@ class AbInitRecipe:
             starts=len(state.done),
             likeness=max(others) if others else None,
             agreeing=sum(x >= self.settings.agreement for x in others) + 1,
+            strength=start.strength if start.evidence else None,
         )
 
 
@@ -281,6 +283,8 @@ class AbInitResult:
         starts: number made by the last schedule; likeness: similarity of the best start's map to the most similar
             other, or None;
         agreeing: number of starts that agree with the best, itself included.
+        strength: by how much its map makes held-out images likelier than no particle does, nats per image; None if it
+            was not evaluated.
     """
 
     volume: Tensor
@@ -290,6 +294,7 @@ class AbInitResult:
     starts: int
     likeness: float | None
     agreeing: int
+    strength: float | None
 
 
 def _of_newest(state: AbInitState) -> tuple[tuple[str, float], ...]:

@@ -42,6 +42,9 @@ USUAL_LENGTH = 1.2  # usual length of a level, relative to its minimum number of
 # minimum gain of held-out images for a level to go on: in nats per image, and as a share of the gain over no particle
 LEAST_GAIN = 0.2
 LEAST_SHARE = 0.005
+# gain of held-out images over no particle up to which a map shows nothing of them, nats per image: maps of pure noise
+# gain -0.07 to 0.02
+UNSEEN = 0.2
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class RandomStart:
         first, second: statistics updated by even and odd steps; their FSC gives the weight of each shell.
         noise: [G, S]; sigma_angstrom: standard deviation of shifts; level, steps: current level, steps done in it.
         evidence: mean log evidence of the held-out images at the checks of this level, nats per image, newest last.
-        strength: the newest evidence relative to no particle; held_poses: [H, 3, 3], poses of held-out images then.
+        strength: the newest evidence relative to no particle, nats per image.
+        held_poses: [H, 3, 3], poses of the held-out images at the newest check.
     """
 
     first: Statistics
@@ -189,13 +193,17 @@ class RandomStarts:
         s = self.schedule
         if start.steps < s.least_steps[start.level]:
             return False
-        if start.steps >= s.most_steps:
+        if start.steps >= s.most_steps or not self.seen(start):
             return True
         seen, last = start.evidence, s.patience
         if len(seen) <= last or not self.checked(start) or max(seen) - min(seen[SETTLING:]) < s.rise:
             return False
         # no gain in the last checks over the best before them, by more than their scatter
         return max(seen[-last:]) < max(seen[:-last]) + max(LEAST_GAIN, LEAST_SHARE * start.strength)
+
+    def seen(self, start: RandomStart) -> bool:
+        """Whether the map makes held-out images likelier than no particle does; True before it is evaluated."""
+        return not start.evidence or start.strength > UNSEEN
 
     def scouted(self, start: RandomStart) -> bool:
         """Whether a start is in its last scouting level, or beyond."""

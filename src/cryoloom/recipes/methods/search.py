@@ -104,8 +104,9 @@ class AbInitSettings:
     fine_level: float = 7.8
     """Radius at which starts begin, and end, after coarse ones have disagreed."""
 
-    fine_nside: int = 4
-    """HEALPix nside of their rotation grid."""
+    fine_nside: int = 3
+    """HEALPix nside of their rotation grid, which is turned at random in every step; with 4, starts take shape no
+    sooner, at 2.7 times the cost."""
 
     fine_batch: int = 80
     """Number of images in their steps. In large batches a map that shows no more than the particle's envelope is hardly
@@ -209,7 +210,7 @@ def start(job: PoseJob) -> PoseStart:
         pixel_size = feed.field_of_view / found.volume.shape[-1]
         volume, score = on_axes(found.volume, pixel_size, job.symmetry, found.radius)
         job.preview(volume)
-    agreement = StartAgreement(found.starts, found.agreeing, found.likeness)
+    agreement = StartAgreement(found.starts, found.agreeing, found.likeness, found.strength)
     return PoseStart((volume, volume), found.noise, found.sigma_angstrom, agreement=agreement, symmetry_score=score)
 
 
