@@ -19,6 +19,8 @@ GOOD = {
     "fitting": 0.97,
     "mean_score": 110.0,
     "expected_score": 110.0,
+    "components": 0,
+    "component_gain": 0.0,
     "settled": True,
     "coverage": 0.99,
     "missing_share": 0.0,

@@ -19,6 +19,7 @@ from cryoloom.jobs.given_start import given_start
 from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.map_files import write_first_map, write_maps
 from cryoloom.jobs.settings import ReconstructSettings
+from cryoloom.jobs.structures import Structures, structures, structures_plan
 from cryoloom.jobs.verdict import Evidence, Verdict, judge
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
@@ -59,14 +60,15 @@ def run(
     feed = make_feed(particles, preprocessing, settings)
     for said in (*particles.notes, *preprocessing.said):
         session.say(said)
-    session.plan(stage_plan(settings, feed))
+    stages = stage_plan(settings, feed)
+    session.plan(stages if settings.job == "abinit" else [*stages, structures_plan(feed)])
     if settings.job == "abinit":
         start = find_start(settings, feed, session)
         folder = folder_of(session)
         write_first_map(layout.MAP.path(folder), start.maps[0], feed, settings.flip)
         write_chimerax_script(folder)
         return None
-    return reconstruct(settings, feed, session).verdict
+    return reconstruct(settings, feed, session, one_structure=True).verdict
 
 
 def stage_plan(settings: ReconstructSettings, feed: ImageFeed) -> list[StagePlan]:
@@ -81,22 +83,34 @@ def stage_plan(settings: ReconstructSettings, feed: ImageFeed) -> list[StagePlan
     return stages
 
 
-def reconstruct(settings: ReconstructSettings, feed: ImageFeed, session: Session) -> Reconstruction:
-    """All stages up to maps, poses and verdict, which are written into the session's folder."""
+def reconstruct(
+    settings: ReconstructSettings, feed: ImageFeed, session: Session, *, one_structure: bool = False
+) -> Reconstruction:
+    """All stages up to maps, poses and verdict, which are written into the session's folder.
+
+    Args:
+        one_structure: whether the images are tested for more than one structure; a job that looks for conformations
+            learns that anyway.
+    """
     start = find_start(settings, feed, session)
     polish = settings.refine if start.polish else weighed_only(settings.refine)
     refined = session.run(RefineRecipe(feed, polish, settings.seed, start, settings.symmetry))
-    return conclude(settings, start, refined, session)
+    tested = structures(refined.posed, settings.symmetry, settings.seed, session) if one_structure else None
+    return conclude(settings, start, refined, session, tested)
 
 
 def conclude(
-    settings: ReconstructSettings, start: PoseStart, refined: RefineResult, session: Session
+    settings: ReconstructSettings,
+    start: PoseStart,
+    refined: RefineResult,
+    session: Session,
+    tested: Structures | None = None,
 ) -> Reconstruction:
-    """Maps and verdict for the refined poses, written into the session's folder."""
+    """Maps and verdict for the refined poses, written into the session's folder; `tested`: for one structure."""
     feed, folder = refined.posed.feed, folder_of(session)
     with session.timing("maps"):
         maps = final_maps(refined, settings.symmetry, settings.seed)
-        verdict = judge(evidence(refined, maps, start, settings))
+        verdict = judge(evidence(refined, maps, start, settings, tested))
         write_maps(folder, maps, feed.pixel_size, settings.flip)
         write_particles(
             layout.PARTICLES.path(folder),
@@ -142,7 +156,13 @@ def folder_of(session: Session) -> Path:
     return session.path
 
 
-def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings: ReconstructSettings) -> Evidence:
+def evidence(
+    refined: RefineResult,
+    maps: FinalMaps,
+    start: PoseStart,
+    settings: ReconstructSettings,
+    tested: Structures | None = None,
+) -> Evidence:
     """The evidence from which the verdict is drawn."""
     gold, agreement = maps.gold, start.agreement
     group = symmetry_group(settings.symmetry).float()
@@ -166,6 +186,8 @@ def evidence(refined: RefineResult, maps: FinalMaps, start: PoseStart, settings:
         fitting=float((refined.misfit < FITTING_MISFIT).float().mean()),
         mean_score=float(refined.score.mean()),
         expected_score=float(refined.power.mean() / 2),
+        components=None if tested is None else tested.components,
+        component_gain=None if tested is None else tested.gain_nats,
         settled=refined.settled if start.polish and settings.refine.climb_steps else None,
         coverage=maps.coverage.scf,
         missing_share=maps.coverage.missing_share,

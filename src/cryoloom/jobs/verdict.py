@@ -15,6 +15,7 @@ FindingName = Literal[
     "half maps",
     "poses",
     "fit",
+    "one structure",
     "convergence",
     "views",
     "number",
@@ -30,6 +31,7 @@ SEEN = 0.2  # nats per image; pure noise: -0.07 to 0.02; particles that no start
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
 CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
+MIXED = 0.02  # gain of components, of the score: more than one structure
 COVERED = 0.5  # of the sampling compensation factor
 ISOTROPIC = 0.5  # of the conical FSC area ratio
 MISSING = 0.02  # share of the directions of Fourier space that no view samples
@@ -64,6 +66,8 @@ class Evidence:
         fitting: share of the particles that fit the map as well as expected for a correct pose.
         mean_score: mean of log p(image | pose, map) - log p(image | no particle), nats; expected_score: its expectation
             for correct poses.
+        components: number of components around the map that make held-out images likelier; component_gain: by how much,
+            nats per image; None if they were not sought.
         settled: refinement ended because it brought no further improvement; None if poses were not refined.
         coverage: sampling compensation factor, 1 is uniform; missing_share: share of the directions of Fourier space
             that no view samples, around missing_axis (x, y, z); single_view_share: share of the particles in one view,
@@ -92,6 +96,8 @@ class Evidence:
     fitting: float
     mean_score: float
     expected_score: float
+    components: int | None
+    component_gain: float | None
     settled: bool | None
     coverage: float | None
     missing_share: float
@@ -151,7 +157,8 @@ class Verdict:
 
 def judge(e: Evidence) -> Verdict:
     """Weigh the evidence."""
-    findings = [f for f in (_starts(e), _halves(e), _poses(e), _fit(e), _settled(e), _coverage(e), _number(e)) if f]
+    checks = (_starts, _halves, _poses, _fit, _one_structure, _settled, _coverage, _number)
+    findings = [f for f in (check(e) for check in checks) if f]
     failed = {f.name for f in findings if f.passed is False}
     outcome: Outcome
     if e.resolution_angstrom is None or ("half maps" in failed and not e.seen):
@@ -204,6 +211,14 @@ def _poses(e: Evidence) -> Finding:
 
 def _fit(e: Evidence) -> Finding:
     return Finding("fit", e.fitting >= FITTING, e.fitting)
+
+
+def _one_structure(e: Evidence) -> Finding | None:
+    if e.components is None or e.component_gain is None:
+        return None
+    if e.components == 0:
+        return Finding("one structure", True, 0.0)
+    return Finding("one structure", False if e.component_gain > MIXED * e.mean_score else None, e.component_gain)
 
 
 def _settled(e: Evidence) -> Finding:

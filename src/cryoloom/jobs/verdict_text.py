@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cryoloom.inference.conformations.evidence import ConformationEvidence
-from cryoloom.jobs.verdict import MISSING, Evidence, Finding, FindingName, Outcome, Verdict
+from cryoloom.jobs.verdict import MISSING, MIXED, Evidence, Finding, FindingName, Outcome, Verdict
 
 WORDS: dict[Outcome, str] = {
     "converged": "Converged",
@@ -143,6 +143,19 @@ def _fit(e: Evidence) -> str:
     )
 
 
+def _one_structure(e: Evidence) -> str:
+    if not e.components:
+        return "One structure explains the images: no component around the map makes held-out images likelier."
+    said = (
+        f"{_counted(e.components, 'component')} around the map {'makes' if e.components == 1 else 'make'} held-out "
+        f"images {e.component_gain:.1f} nats likelier: the images show more than one structure"
+    )
+    assert e.component_gain is not None
+    if e.component_gain > MIXED * e.mean_score:
+        return f"{said}, and the map is a mean of different molecules or of a large motion (see cryoloom hetero)."
+    return f"{said}, which differ little (see cryoloom hetero)."
+
+
 def _convergence(e: Evidence) -> str:
     if e.settled is None:
         return "Not applicable: the given poses were used without refinement."
@@ -202,6 +215,7 @@ _SENTENCES: dict[FindingName, Callable[[Evidence], str]] = {
     "half maps": _halves,
     "poses": _poses,
     "fit": _fit,
+    "one structure": _one_structure,
     "convergence": _convergence,
     "views": _views,
     "number": _number,

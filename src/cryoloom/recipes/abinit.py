@@ -189,7 +189,9 @@ class AbInitRecipe:
         if len(done) > 1 and float(likeness[best].max()) >= self.settings.agreement:
             # a correct map is best improved by refinement
             return replace(state, current=done[best], chosen=best, complete=True), text
-        if len(done) < self._most_starts(state) and (self.starts(state).seen(done[-1]) or not state.fine):
+        newest = done[-1:]
+        worth_another = not state.fine or all(self.fine.seen(start) for start in newest)
+        if worth_another and len(done) < self._most_starts(state):
             return replace(state, index=state.index + 1, current=None), text
         if not state.fine and self.settings.restarts > len(done):
             resolution = self.feed.field_of_view / self.fine.radius(0)
@@ -269,7 +271,7 @@ class AbInitRecipe:
             starts=len(state.done),
             likeness=max(others) if others else None,
             agreeing=sum(x >= self.settings.agreement for x in others) + 1,
-            strength=start.strength if start.evidence else None,
+            strength=start.strength,
         )
 
 

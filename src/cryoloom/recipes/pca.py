@@ -77,9 +77,15 @@ class PCARecipe(FamilyEM):
     state_type = PCAState
 
     def __init__(
-        self, posed: PosedImages, settings: PCASettings, seed: int, mask: Float[Tensor, "D D D"] | None = None
+        self,
+        posed: PosedImages,
+        settings: PCASettings,
+        seed: int,
+        mask: Float[Tensor, "D D D"] | None = None,
+        name: str = name,
     ) -> None:
-        """Learn from posed images within a mask; see `FamilyEM`."""
+        """Learn from posed images within a mask; see `FamilyEM`. `name`: of the stage, where a run has another."""
+        self.name = name
         super().__init__(
             posed,
             seed,

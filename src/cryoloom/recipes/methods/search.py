@@ -29,7 +29,7 @@ class Schedule:
         check_every: steps between evaluations of the held-out images.
         patience: number of evaluations in a row without a gain after which a level ends.
         rise: gain of the held-out images over their lowest evidence without which a level goes on to its maximum number
-            of steps, nats per image.
+            of steps, nats per image; 0 where a level does not wait for it.
         compared: share of the radius up to which maps of two starts are compared.
     """
 
