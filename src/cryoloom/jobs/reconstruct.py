@@ -212,14 +212,14 @@ def image_results(refined: RefineResult, symmetry: str = "C1", flip: bool = Fals
     if flip:
         R = R @ HALF_TURN.double()
     group = symmetry_group(symmetry).float()
-    weight = refined.mode_weight(group)
+    weight, covariance = refined.mode_weight(group), refined.full_covariance
     return ImageResults(
         R=R.numpy(),
         t=poses.t[:, 0].double().numpy(),
         half_set=refined.posed.half.astype(np.int64) + 1,
         log_likelihood=refined.score.double().numpy(),
         probability=weight.double().numpy(),
-        angular_error_degrees=angular_error_degrees(poses, refined.covariance, weight, group).double().numpy(),
-        shift_error_angstrom=shift_error_angstrom(poses, refined.covariance, weight).double().numpy(),
+        angular_error_degrees=angular_error_degrees(poses, covariance, weight, group).double().numpy(),
+        shift_error_angstrom=shift_error_angstrom(poses, covariance, weight).double().numpy(),
         misfit=refined.misfit.double().numpy(),
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.poses.global_search import References, candidates_of, references_of, search
+from cryoloom.inference.poses.map_noise import MapNoise, map_noise
 from cryoloom.inference.poses.modes import CERTAIN_WEIGHT, mode_weight
 from cryoloom.inference.poses.posed import PosedImages, in_batches
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -68,6 +69,7 @@ SEARCHED_SHARES = (1.0, 0.6, 0.2)  # shares of the images that usual first, seco
 # refinement does not get anywhere if, after so many iterations, the halves agree hardly beyond their common start, and
 # no farther than an iteration before: in shells of the start's radius, and in shells gained
 STALLED_AFTER, HARDLY_BEYOND, NO_GAIN = 3, 1.15, 0.5
+MEASURED = 300  # images by which the errors that come from the map are measured
 ALL_SEARCHED = 2  # number of first searches to which MANY_DOUBTFUL applies; later, certain poses are correct
 
 
@@ -132,11 +134,13 @@ class RefineResult:
 
     Attributes:
         posed: all images with their poses, half sets and noise.
-        covariance: [N, 5, 5], of the best pose of each image (rotation vector in radian, shift in angstrom).
+        covariance: [N, 5, 5], of the best pose of each image (rotation vector in radian, shift in angstrom), the map
+            taken as exact.
         score, power: [N], log p(image | pose) - log p(image | no particle) of the best pose in nats, and the power of
             its prediction (see `inference.poses.refine.Refined`).
         statistics: normal equations of both half maps as last summed, None if they must be summed again.
         settled: whether refinement ended because it brought no further improvement.
+        map_noise: what the noise of the map adds to the covariances; None where poses were not refined.
     """
 
     posed: PosedImages
@@ -145,6 +149,12 @@ class RefineResult:
     power: Tensor
     statistics: tuple[Statistics, Statistics] | None
     settled: bool
+    map_noise: MapNoise | None
+
+    @property
+    def full_covariance(self) -> Tensor:
+        """`covariance` with what the noise of the map adds, as far as that was measured."""
+        return self.covariance if self.map_noise is None else self.map_noise.added_to(self.covariance)
 
     @property
     def misfit(self) -> Tensor:
@@ -267,7 +277,26 @@ class RefineRecipe:
         """Images with refined poses, and how well they fit."""
         posed = PosedImages(self.feed, state.posterior, state.half, state.noise, state.sigma_angstrom)
         return RefineResult(
-            posed, state.covariance, state.score, power=state.power, statistics=state.statistics, settled=state.settled
+            posed,
+            state.covariance,
+            state.score,
+            power=state.power,
+            statistics=state.statistics,
+            settled=state.settled,
+            map_noise=self._map_noise(state, posed) if self.settings.climb_steps else None,
+        )
+
+    def _map_noise(self, state: RefineState, posed: PosedImages) -> MapNoise:
+        """What the noise of the last half maps adds to the errors of poses, measured on some of the images."""
+        order = numpy_generator(self.seed, self.name, "map noise").permutation(len(posed))
+        rows, radius = np.sort(order[:MEASURED]), self._climb_radius(state)
+        grids = [volume_to_half(rebox(v, Band(radius).box)) for v in state.references]
+        return map_noise(
+            (grids[0], grids[1]),
+            posed.images(rows, radius),
+            state.poses.rows(torch.from_numpy(rows)).to(self.feed.device),
+            half=torch.from_numpy(state.half[rows]),
+            sigma_angstrom=state.sigma_angstrom,
         )
 
     def step(self, state: RefineState) -> tuple[RefineState, StepInfo]:
