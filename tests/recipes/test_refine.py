@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from cryoloom.inference.poses.folds import FOLDS
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.kernels.images import Images, Samples
@@ -17,6 +19,7 @@ from cryoloom.maps.backprojection import accumulate
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import exponential, geodesic_degrees, random_rotations, symmetry_group
+from cryoloom.recipes import refine
 from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.recipes.refine import ALL_SEARCHED, RefineRecipe, RefineState
 from cryoloom.runs.pack import unpack
@@ -356,3 +359,43 @@ def test_a_state_without_statistics_survives_its_arrays(scene):
     assert (again.iteration, again.radius, again.searches, again.settled) == (0, START, 0, False)
     assert torch.equal(again.references[1], start.references[1])
     assert recipe.end_early(start) is start
+
+
+def lonely(folder: Path, folds: int, monkeypatch: pytest.MonkeyPatch) -> RefineState:
+    """Pure noise, weighed twice at random poses that stay as they are, its maps hardly filtered."""
+    monkeypatch.setattr(refine, "folds_of", lambda *_: folds)
+    monkeypatch.setattr(refine, "ssnr_of_half", lambda fsc: torch.full_like(fsc, 10.0))
+    monkeypatch.setattr(RefineRecipe, "_climb_radius", lambda *_: 8)
+    scene = Scene(folder, three_states()[:1], 80, snr=1e-9)
+    random = PosePosterior.certain(random_rotations(80, torch.Generator().manual_seed(1)).float(), torch.zeros(80, 2))
+    recipe = recipe_of(scene, poses=random, half=halves(scene), most_iterations=2, least_iterations=2, climb_steps=0)
+    return carried_out(recipe)[0]
+
+
+def test_images_do_not_fit_their_own_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In a map of few images each fits itself; in a map without its fold there is nothing that it could fit."""
+    alone = float(lonely(tmp_path / "alone", 1, monkeypatch).score.mean())
+    folded = lonely(tmp_path / "folded", FOLDS, monkeypatch)
+    assert len(folded.without) == 2 * FOLDS
+    assert alone > 1.0
+    assert float(folded.score.mean()) < -1.0  # a map of noise makes images less likely than none
+
+
+def test_maps_without_a_fold_make_up_the_map_of_the_half_set(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(refine, "folds_of", lambda *_: FOLDS)
+    recipe = recipe_of(scene)
+    state, _ = recipe.step(recipe.init())
+    for half in (0, 1):
+        parts = [state.reference(half, fold) for fold in range(FOLDS)]
+        assert correlation(torch.stack(parts).mean(0), state.references[half]) > 0.95
+        assert all(not torch.equal(part, state.references[half]) for part in parts)
+    copy = unpack(RefineState, copied(state))
+    assert torch.equal(copy.without[-1], state.without[-1])
+
+
+def test_large_sets_have_no_folds(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(refine, "folds_of", lambda *_: 1)
+    recipe = recipe_of(scene)
+    state, _ = recipe.step(recipe.init())
+    assert state.without == ()
+    assert state.reference(1, 3) is state.references[1]

@@ -35,6 +35,10 @@ class Statistics:
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(self.num + other.num, self.den + other.den)
 
+    def __sub__(self, other: Statistics) -> Statistics:
+        """The sums without those of some of their images."""
+        return Statistics(self.num - other.num, (self.den - other.den).clamp(min=0))
+
     def blended(self, newest: Statistics, rate: float) -> Statistics:
         """Running mean of online EM: (1 - rate) times these plus rate times the newest."""
         return Statistics(torch.lerp(self.num, newest.num, rate), torch.lerp(self.den, newest.den, rate))

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.inference.poses.folds import FOLDS, folds_of
 from cryoloom.inference.poses.global_search import References, candidates_of, references_of, search
 from cryoloom.inference.poses.map_noise import MapNoise, map_noise
 from cryoloom.inference.poses.modes import CERTAIN_WEIGHT, mode_weight
@@ -72,6 +74,8 @@ STALLED_AFTER, HARDLY_BEYOND, NO_GAIN = 3, 1.15, 0.5
 MEASURED = 300  # images by which the errors that come from the map are measured
 ALL_SEARCHED = 2  # number of first searches to which MANY_DOUBTFUL applies; later, certain poses are correct
 
+A = TypeVar("A", Statistics, ResidualPower)
+
 
 @dataclass(frozen=True)
 class RefineState:
@@ -82,7 +86,8 @@ class RefineState:
         poses: PosePosterior of all N images on the CPU (covariance of the best candidate apart).
         covariance: [N, 5, 5], of the best candidate; score, power: [N], of the best candidate (see `Refined`).
         half: [N] of 0 and 1.
-        references: the two maps [m, m, m] that images are compared with next, one per half set.
+        references: the two maps [m, m, m] that images are compared with next, one per half set; without: where a half
+            set has folds, its map without one fold after the other, first those of half set 0; else empty.
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
         fsc: FSC of the last half maps, by shell; shell: its 0.143 crossing.
         searches: global searches done so far; None where the first iteration refines given poses.
@@ -99,6 +104,7 @@ class RefineState:
     power: Tensor
     half: np.ndarray
     references: tuple[Tensor, Tensor]
+    without: tuple[Tensor, ...]
     noise: Tensor
     sigma_angstrom: float
     fsc: Tensor
@@ -108,6 +114,10 @@ class RefineState:
     settled: bool
     stalled: bool
     spread: bool
+
+    def reference(self, half: int, fold: int) -> Tensor:
+        """The map with which the images of a fold of a half set are compared."""
+        return self.without[half * FOLDS + fold] if self.without else self.references[half]
 
     @property
     def posterior(self) -> PosePosterior:
@@ -176,12 +186,12 @@ class _Radii:
 
 
 @dataclass(frozen=True)
-class _HalfPass:
-    """Result of a pass over the images of a half set.
+class _Pass:
+    """Result of a pass over the images of a fold of a half set.
 
     Attributes:
         rows: the images, [n]; poses: [n, K]; covariance [n, 5, 5], score and power [n]: those of the best pose.
-        statistics: normal equations of the map; residuals: power of the residuals by optics group and shell.
+        statistics: normal equations of their map; residuals: power of the residuals by optics group and shell.
     """
 
     rows: np.ndarray
@@ -248,6 +258,7 @@ class RefineRecipe:
             power=torch.zeros(N),
             half=half,
             references=self.start.maps,
+            without=(),
             noise=self.start.noise,
             sigma_angstrom=self.start.sigma_angstrom,
             fsc=torch.ones(1),
@@ -288,9 +299,14 @@ class RefineRecipe:
 
     def _map_noise(self, state: RefineState, posed: PosedImages) -> MapNoise:
         """What the noise of the last half maps adds to the errors of poses, measured on some of the images."""
-        order = numpy_generator(self.seed, self.name, "map noise").permutation(len(posed))
-        rows, radius = np.sort(order[:MEASURED]), self._climb_radius(state)
-        grids = [volume_to_half(rebox(v, Band(radius).box)) for v in state.references]
+        order, radius = (
+            numpy_generator(self.seed, self.name, "map noise").permutation(len(posed)),
+            self._climb_radius(state),
+        )
+        if state.without:  # images that are in neither of two maps
+            order = order[self._folds(state, self.limit)[order] == 0]
+        rows = np.sort(order[:MEASURED])
+        grids = [volume_to_half(rebox(state.reference(h, 0), Band(radius).box)) for h in (0, 1)]
         return map_noise(
             (grids[0], grids[1]),
             posed.images(rows, radius),
@@ -304,7 +320,9 @@ class RefineRecipe:
         doubtful = self._doubtful(state)
         climb = self._climb_radius(state)
         radii = _Radii(self._search_radius(state), climb, self._insertion_radius(climb))
-        passes = [self._half_pass(state, h, doubtful, radii) for h in (0, 1)]
+        fold = self._folds(state, radii.insertion)
+        folds = int(fold.max()) + 1
+        passes = [self._pass(state, (h, f), fold == f, doubtful, radii) for h in (0, 1) for f in range(folds)]
         # rows back in the order of the feed
         order = torch.argsort(torch.from_numpy(np.concatenate([p.rows for p in passes])))
         found = replace(
@@ -313,19 +331,35 @@ class RefineRecipe:
             covariance=torch.cat([p.covariance for p in passes])[order],
             score=torch.cat([p.score for p in passes])[order],
             power=torch.cat([p.power for p in passes])[order],
-            statistics=(passes[0].statistics, passes[1].statistics),
+            statistics=(_sum([p.statistics for p in passes[:folds]]), _sum([p.statistics for p in passes[folds:]])),
         )
-        return self._after(state, found, passes[0].residuals + passes[1].residuals, radii, doubtful)
+        return self._after(state, found, passes, radii, doubtful)
 
-    def _half_pass(self, state: RefineState, half: int, doubtful: np.ndarray, radii: _Radii) -> _HalfPass:
-        """Refine, weight and insert the images of a half set."""
-        K = state.poses.log_weight.shape[1]
+    def _folds(self, state: RefineState, radius: int) -> np.ndarray:
+        """Fold of each image in its half set, [N], for maps of a radius."""
+        fold = np.zeros(len(state.half), int)
+        sets = [np.flatnonzero(state.half == h) for h in (0, 1)]
+        fewest = min(len(rows) for rows in sets)
+        if fewest < FOLDS or folds_of(fewest, len(self.group), radius) == 1:
+            return fold
+        for h, rows in enumerate(sets):
+            order = numpy_generator(self.seed, self.name, f"folds of half set {h + 1}").permutation(len(rows))
+            fold[rows] = order % FOLDS
+        return fold
+
+    def _pass(
+        self, state: RefineState, place: tuple[int, int], in_fold: np.ndarray, doubtful: np.ndarray, radii: _Radii
+    ) -> _Pass:
+        """Refine, weight and insert the images of a half set's fold."""
+        K, (half, fold) = state.poses.log_weight.shape[1], place
         posed = PosedImages(self.feed, state.poses, state.half, state.noise, state.sigma_angstrom)
-        grid = volume_to_half(rebox(state.references[half], Band(radii.climb).box))
-        references = None  # frees the slices of the other half set first
         mine = posed.half_set(half)
+        mine = mine[in_fold[mine]]
+        reference = state.reference(half, fold)
+        grid = volume_to_half(rebox(reference, Band(radii.climb).box))
+        references = None  # frees the slices of the pass before first
         if doubtful[mine].any():
-            references = references_of(self.feed, state.references[half], self.settings.coarse_level, radii.search)
+            references = references_of(self.feed, reference, self.settings.coarse_level, radii.search)
         statistics, residuals, parts = None, None, []
         for number, rows in enumerate(in_batches(mine, BATCH)):
             images = posed.images(rows, radii.insertion)
@@ -335,7 +369,8 @@ class RefineRecipe:
             assert best.covariance is not None
             kept = (best.bare().to(torch.device("cpu")), best.covariance[:, 0].cpu())
             parts.append((*kept, refined.score.cpu(), refined.power.cpu()))
-            generator = torch_generator(self.seed, self.name, f"half set {half + 1}", state.iteration, number)
+            names = (f"half set {half + 1}", *([f"fold {fold}"] if fold else []))
+            generator = torch_generator(self.seed, self.name, *names, state.iteration, number)
             samples = posterior_samples(best if state.spread else best.bare(), generator, len(self.symmetric.mates))
             newest = accumulate(images, self.symmetric.at_mates(samples), Band(radii.insertion).side)
             statistics = newest if statistics is None else statistics + newest
@@ -344,7 +379,7 @@ class RefineRecipe:
         assert statistics is not None
         assert residuals is not None
         poses, covariances, scores, powers = zip(*parts, strict=True)
-        return _HalfPass(
+        return _Pass(
             mine,
             PosePosterior.joined(poses),
             torch.cat(covariances),
@@ -358,16 +393,18 @@ class RefineRecipe:
         self,
         before: RefineState,
         found: RefineState,
-        residuals: ResidualPower,
+        passes: Sequence[_Pass],
         radii: _Radii,
         doubtful: np.ndarray,
     ) -> tuple[RefineState, StepInfo]:
-        """New references, noise and radius from the pass's sums."""
+        """New references, noise and radius from the sums of the passes."""
         halves, poses = found.statistics, found.poses
         assert halves is not None
         compared = self._compare(halves, radii.insertion, before.iteration)
         fsc, mask = compared.fsc, compared.mask
         one, two = (solve(h, ssnr_of_half(fsc), radii.insertion) * mask for h in halves)
+        folds = len(passes) // 2
+        left = (halves[i // folds] - p.statistics for i, p in enumerate(passes if folds > 1 else ()))
         shell = resolved_shell(fsc)
         moved = float(geodesic_degrees_modulo(poses.R[:, 0], before.poses.R[:, 0], self.group).median())
         uncertain = float(rms_rotation_degrees(found.covariance).median())
@@ -380,7 +417,8 @@ class RefineRecipe:
             iteration=before.iteration + 1,
             radius=radii.climb,
             references=(one, two),
-            noise=residuals.learnt(before.noise),
+            without=tuple(solve(h, ssnr_of_half(fsc), radii.insertion) * mask for h in left),
+            noise=_sum([p.residuals for p in passes]).learnt(before.noise),
             sigma_angstrom=float(poses.t[:, 0].square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size)),
             fsc=fsc,
             shell=shell,
@@ -554,6 +592,14 @@ def reference_maps(posed: PosedImages, symmetry: str, generator: torch.Generator
     maps = [solve(x, ssnr_of_half(fsc), radius) * mask for x in halves]
     one, two = (rebox(v, small).contiguous() for v in maps)
     return one, two
+
+
+def _sum(parts: Sequence[A]) -> A:
+    """Of at least one."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _padded(poses: PosePosterior, count: int) -> PosePosterior:
