@@ -131,7 +131,7 @@ class AbInitRecipe:
         if starts.level_done(start) or self._agrees_already(state, start):
             if state.chosen is not None:
                 following = replace(following, complete=True)
-            elif not starts.scouted(start):
+            elif not starts.scouted(start) and (starts.seen(start) or not state.fine):
                 following = replace(following, current=starts.marched(start, start.level + 1))
             else:
                 following = self._compared(following)
@@ -195,7 +195,7 @@ class AbInitRecipe:
             return replace(state, index=state.index + 1, current=None), text
         if not state.fine and self.settings.restarts > len(done):
             resolution = self.feed.field_of_view / self.fine.radius(0)
-            return self._finer(state), f"{text}. {FINER.format(resolution, self.fine.schedule.most_steps)}"
+            return self._finer(state), f"{text}. {FINER.format(resolution, sum(self.fine.schedule.most_steps))}"
         return self._carried_on(replace(state, current=done[best], chosen=best)), text
 
     def _most_starts(self, state: AbInitState) -> int:

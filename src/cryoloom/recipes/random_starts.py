@@ -202,7 +202,7 @@ class RandomStarts:
         s = self.schedule
         if start.steps < s.least_steps[start.level]:
             return False
-        if start.steps >= s.most_steps or not self.seen(start):
+        if start.steps >= s.most_steps[start.level] or not self.seen(start):
             return True
         seen, last = start.evidence, s.patience
         if len(seen) <= last or not self.checked(start) or not self.shaped(start):
@@ -212,10 +212,11 @@ class RandomStarts:
 
     def shaped(self, start: RandomStart) -> bool:
         """Whether the map has taken shape, where the schedule waits for it."""
-        if self.schedule.rise == 0 or not start.strengths:
-            return self.schedule.rise == 0
+        rise = self.schedule.rise[start.level]
+        if rise == 0 or not start.strengths:
+            return rise == 0
         lowest = min(start.strengths)
-        return max(start.strengths) - lowest >= max(self.schedule.rise, SHAPED * lowest)
+        return max(start.strengths) - lowest >= max(rise, SHAPED * lowest)
 
     def seen(self, start: RandomStart) -> bool:
         """Whether the map makes held-out images likelier than no particle does; True before it is evaluated."""

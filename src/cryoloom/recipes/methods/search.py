@@ -25,11 +25,11 @@ class Schedule:
         nside: HEALPix nside of the rotation grid of each level (3 is 20 degrees, 4 is 15).
         batch: number of images in a step, by level.
         rate: weight of the newest batch in the running statistics, by level.
-        least_steps: minimum number of steps of each level; most_steps: maximum of any level.
+        least_steps, most_steps: minimum and maximum number of steps of each level.
         check_every: steps between evaluations of the held-out images.
         patience: number of evaluations in a row without a gain after which a level ends.
-        rise: gain of the held-out images over their lowest evidence without which a level goes on to its maximum number
-            of steps, nats per image; 0 where a level does not wait for it.
+        rise: by level, gain of the held-out images over their lowest evidence without which it goes on to its maximum
+            number of steps, nats per image; 0 where a level does not wait for it.
         compared: share of the radius up to which maps of two starts are compared.
     """
 
@@ -39,10 +39,10 @@ class Schedule:
     batch: tuple[int, ...]
     rate: tuple[float, ...]
     least_steps: tuple[int, ...]
-    most_steps: int
+    most_steps: tuple[int, ...]
     check_every: int
     patience: int
-    rise: float
+    rise: tuple[float, ...]
     compared: float
 
     @property
@@ -126,6 +126,18 @@ class AbInitSettings:
     """Gain of the held-out images, in nats per image, that tells a map that has taken shape: until then the evidence is
     flat, and its standing still says nothing."""
 
+    finish_nside: int = 4
+    """HEALPix nside of the rotation grid on which a fine start ends, at the same radius."""
+
+    finish_batch: int = 120
+    """Number of images in a step of this end."""
+
+    finish_rate: float = 0.35
+    """Weight of the newest batch in its running statistics."""
+
+    finish_steps: int = 40
+    """Number of its steps."""
+
     polyhedral_level: float = 12.0
     """Radius at which starts begin, and end, where a polyhedral symmetry is imposed: at lower resolution, real
     apoferritin is a shell."""
@@ -148,26 +160,27 @@ class AbInitSettings:
             batch=self.batch,
             rate=self.rate,
             least_steps=self.least_steps,
-            most_steps=self.most_steps,
+            most_steps=(self.most_steps,) * len(self.nside),
             check_every=5,
             patience=2,
-            rise=0.0,
+            rise=(0.0,) * len(self.nside),
             compared=1.0,
         )
 
     def fine(self, polyhedral: bool = False) -> Schedule:
-        """One level, in small batches and many steps."""
+        """Small batches and many steps at one radius, and an end on a finer grid in larger batches."""
+        ends = 1 if polyhedral else 2  # a polyhedral one is on a fine grid from the beginning
         return Schedule(
-            levels=(self.polyhedral_level if polyhedral else self.fine_level,),
+            levels=(self.polyhedral_level if polyhedral else self.fine_level,) * ends,
             final=None,
-            nside=(self.polyhedral_nside if polyhedral else self.fine_nside,),
-            batch=(self.fine_batch,),
-            rate=(self.fine_rate,),
-            least_steps=(self.fine_least_steps,),
-            most_steps=self.fine_most_steps,
+            nside=(self.polyhedral_nside if polyhedral else self.fine_nside, self.finish_nside)[:ends],
+            batch=(self.fine_batch, self.finish_batch)[:ends],
+            rate=(self.fine_rate, self.finish_rate)[:ends],
+            least_steps=(self.fine_least_steps, self.finish_steps)[:ends],
+            most_steps=(self.fine_most_steps, self.finish_steps)[:ends],
             check_every=20,
             patience=3,
-            rise=self.fine_rise,
+            rise=(self.fine_rise, 0.0)[:ends],
             compared=0.75,  # beyond, the running map of a small batch is noise
         )
 
