@@ -108,13 +108,13 @@ IMAGES: dict[Level, tuple[int, ...]] = {
 }
 # shares of boxes of 32, 48 and 64 pixels: where no start is found to agree, all are made, which costs most
 BOXES: dict[Level, tuple[float, float, float]] = {
-    "clear": (0.25, 0.6, 0.15),
-    "hard": (0.3, 0.6, 0.1),
-    "hopeless": (0.5, 0.5, 0.0),
+    "clear": (0.35, 0.58, 0.07),
+    "hard": (0.45, 0.5, 0.05),
+    "hopeless": (0.8, 0.2, 0.0),
     "few": (0.4, 0.5, 0.1),
 }
 MOST_AT_64 = 1500  # images, so that runs in the largest box cost no more than others
-SHIFTS: dict[int, tuple[float, ...]] = {32: (1.5, 2.0), 48: (1.5, 2.0, 3.0, 4.0), 64: (1.5, 2.5, 4.0)}
+SHIFTS: dict[int, tuple[float, ...]] = {32: (1.5, 2.0), 48: (1.5, 1.5, 2.0, 2.0, 3.0, 4.0), 64: (1.5, 2.5, 4.0)}
 NUISANCES: dict[str, tuple[float, float]] = {
     "neighbours": (0.3, 1.5),
     "gradient": (0.2, 1.0),
