@@ -1,4 +1,4 @@
-"""Whether one structure is told from several, in symmetric particles too."""
+"""Whether one structure is told from several; images of symmetric particles are turned into mates."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from recipes.scene import Scene, three_states
 COUNT = 400
 
 
-def outcome_of(scene: Scene, symmetry: str = "C1") -> Structures:
-    return structures(scene.posed(), symmetry, 1, Session.in_memory())
+def outcome_of(scene: Scene) -> Structures:
+    return structures(scene.posed(), "C1", 1, Session.in_memory())
 
 
 def test_one_structure_needs_no_component(tmp_path: Path):

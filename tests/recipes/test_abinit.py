@@ -19,7 +19,8 @@ from cryoloom.recipes.abinit import (
     AbInitSettings,
     AbInitState,
 )
-from cryoloom.recipes.random_starts import UNSEEN, centre_of_mass, in_asymmetric_unit, map_likeness, without_radial_mean
+from cryoloom.recipes.methods.search import UNSEEN
+from cryoloom.recipes.random_starts import centre_of_mass, in_asymmetric_unit, map_likeness, without_radial_mean
 from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
 from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states

@@ -393,6 +393,16 @@ def test_maps_without_a_fold_make_up_the_map_of_the_half_set(scene: Scene, monke
     assert torch.equal(copy.without[-1], state.without[-1])
 
 
+def test_folds_are_kept_once_there_are_maps_without_them(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    """Else, where the radius falls, all images were compared with the map without the first fold alone."""
+    monkeypatch.setattr(refine, "folds_of", lambda *_: FOLDS)
+    recipe = recipe_of(scene)
+    state, _ = recipe.step(recipe.init())
+    monkeypatch.setattr(refine, "folds_of", lambda *_: 1)
+    state, _ = recipe.step(state)
+    assert len(state.without) == 2 * FOLDS
+
+
 def test_large_sets_have_no_folds(scene: Scene, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(refine, "folds_of", lambda *_: 1)
     recipe = recipe_of(scene)

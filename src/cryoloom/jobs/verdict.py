@@ -7,6 +7,7 @@ from typing import Literal
 
 from cryoloom.inference.conformations.evidence import ConformationEvidence
 from cryoloom.particles.table import UnmodelledEffect
+from cryoloom.recipes.methods.search import UNSEEN
 
 Outcome = Literal["converged", "uncertain", "failed", "noise"]
 FindingName = Literal[
@@ -27,7 +28,6 @@ FindingName = Literal[
 
 # Thresholds and what they were set by: runs on simulated sets of several molecules and noise levels, and on pure noise
 LIKENESS = 0.75
-SEEN = 0.2  # nats per image; pure noise: -0.07 to 0.02; particles that no start solved: 10
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
 CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
@@ -121,7 +121,7 @@ class Evidence:
     @property
     def seen(self) -> bool:
         """Whether ab initio saw any particle in the images, or did not look."""
-        return self.strength is None or self.strength > SEEN
+        return self.strength is None or self.strength > UNSEEN
 
     @property
     def halves_agree(self) -> bool:

@@ -148,7 +148,7 @@ def _one_structure(e: Evidence) -> str:
         return "One structure explains the images: no component around the map makes held-out images likelier."
     said = (
         f"{_counted(e.components, 'component')} around the map {'makes' if e.components == 1 else 'make'} held-out "
-        f"images {e.component_gain:.1f} nats likelier: the images show more than one structure"
+        f"images {e.component_gain:.2f} nats likelier: the images show more than one structure"
     )
     assert e.component_gain is not None
     if e.component_gain > MIXED * e.mean_score:

@@ -131,7 +131,7 @@ class AbInitRecipe:
         if starts.level_done(start) or self._agrees_already(state, start):
             if state.chosen is not None:
                 following = replace(following, complete=True)
-            elif not starts.scouted(start) and (starts.seen(start) or not state.fine):
+            elif not starts.scouted(start) and self._hopeful(state, start):
                 following = replace(following, current=starts.marched(start, start.level + 1))
             else:
                 following = self._compared(following)
@@ -189,14 +189,18 @@ class AbInitRecipe:
         if len(done) > 1 and float(likeness[best].max()) >= self.settings.agreement:
             # a correct map is best improved by refinement
             return replace(state, current=done[best], chosen=best, complete=True), text
-        newest = done[-1:]
-        worth_another = not state.fine or all(self.fine.seen(start) for start in newest)
-        if worth_another and len(done) < self._most_starts(state):
+        newest = state.current
+        assert newest is not None
+        if self._hopeful(state, newest) and len(done) < self._most_starts(state):
             return replace(state, index=state.index + 1, current=None), text
         if not state.fine and self.settings.restarts > len(done):
             resolution = self.feed.field_of_view / self.fine.radius(0)
             return self._finer(state), f"{text}. {FINER.format(resolution, sum(self.fine.schedule.most_steps))}"
         return self._carried_on(replace(state, current=done[best], chosen=best)), text
+
+    def _hopeful(self, state: AbInitState, start: RandomStart) -> bool:
+        """Whether more is to be expected of the schedule: what a fine start does not see, no other will."""
+        return not state.fine or self.fine.seen(start)
 
     def _most_starts(self, state: AbInitState) -> int:
         """Number of starts that follow the current schedule, at most."""

@@ -28,7 +28,7 @@ from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import random_rotations
-from cryoloom.recipes.methods.search import Schedule
+from cryoloom.recipes.methods.search import UNSEEN, Schedule
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
 DRAWS = 32  # poses drawn from each image's posterior
@@ -41,9 +41,6 @@ USUAL_LENGTH = 1.2  # usual length of a level, relative to its minimum number of
 # minimum gain of held-out images for a level to go on: in nats per image, and as a share of the gain over no particle
 LEAST_GAIN = 0.2
 LEAST_SHARE = 0.005
-# gain of held-out images over no particle up to which a map shows nothing of them, nats per image: maps of pure noise
-# gain -0.07 to 0.02
-UNSEEN = 0.2
 # minimum gain that tells a map that has taken shape, as a share of the lowest evidence over no particle. The map of the
 # first images, at random rotations, shows the envelope already: on five molecules, maps that took shape gained 26 % and
 # more over it, others 9 % and less

@@ -299,12 +299,10 @@ class RefineRecipe:
 
     def _map_noise(self, state: RefineState, posed: PosedImages) -> MapNoise:
         """What the noise of the last half maps adds to the errors of poses, measured on some of the images."""
-        order, radius = (
-            numpy_generator(self.seed, self.name, "map noise").permutation(len(posed)),
-            self._climb_radius(state),
-        )
+        order = numpy_generator(self.seed, self.name, "map noise").permutation(len(posed))
+        radius = self._climb_radius(state)
         if state.without:  # images that are in neither of two maps
-            order = order[self._folds(state, self.limit)[order] == 0]
+            order = order[self._folds(state, radius)[order] == 0]
         rows = np.sort(order[:MEASURED])
         grids = [volume_to_half(rebox(state.reference(h, 0), Band(radius).box)) for h in (0, 1)]
         return map_noise(
@@ -336,11 +334,12 @@ class RefineRecipe:
         return self._after(state, found, passes, radii, doubtful)
 
     def _folds(self, state: RefineState, radius: int) -> np.ndarray:
-        """Fold of each image in its half set, [N], for maps of a radius."""
+        """Fold of each image in its half set, [N], for maps of a radius; those that the references have are kept."""
         fold = np.zeros(len(state.half), int)
         sets = [np.flatnonzero(state.half == h) for h in (0, 1)]
         fewest = min(len(rows) for rows in sets)
-        if fewest < FOLDS or folds_of(fewest, len(self.group), radius) == 1:
+        needed = bool(state.without) or (fewest >= FOLDS and folds_of(fewest, len(self.group), radius) > 1)
+        if not needed:
             return fold
         for h, rows in enumerate(sets):
             order = numpy_generator(self.seed, self.name, f"folds of half set {h + 1}").permutation(len(rows))
@@ -402,8 +401,8 @@ class RefineRecipe:
         assert halves is not None
         compared = self._compare(halves, radii.insertion, before.iteration)
         fsc, mask = compared.fsc, compared.mask
-        one, two = (solve(h, ssnr_of_half(fsc), radii.insertion) * mask for h in halves)
-        folds = len(passes) // 2
+        ssnr, folds = ssnr_of_half(fsc), len(passes) // 2
+        one, two = (solve(h, ssnr, radii.insertion) * mask for h in halves)
         left = (halves[i // folds] - p.statistics for i, p in enumerate(passes if folds > 1 else ()))
         shell = resolved_shell(fsc)
         moved = float(geodesic_degrees_modulo(poses.R[:, 0], before.poses.R[:, 0], self.group).median())
@@ -417,7 +416,7 @@ class RefineRecipe:
             iteration=before.iteration + 1,
             radius=radii.climb,
             references=(one, two),
-            without=tuple(solve(h, ssnr_of_half(fsc), radii.insertion) * mask for h in left),
+            without=tuple(solve(h, ssnr, radii.insertion) * mask for h in left),
             noise=_sum([p.residuals for p in passes]).learnt(before.noise),
             sigma_angstrom=float(poses.t[:, 0].square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size)),
             fsc=fsc,
