@@ -132,9 +132,19 @@ def test_a_single_view_is_named_with_the_directions_that_it_leaves_out():
     verdict = judge(seen)
     views = next(f for f in verdict.findings if f.name == "views")
     assert views.passed is False
+    assert verdict.outcome == "uncertain"
     said = describe(views, verdict)
     assert "show a single view" in said
     assert "1.00)" in said
+    assert "a wrong map can agree" in said
+
+
+def test_uneven_views_are_reported_and_too_few_are_doubted():
+    uneven = judge(replace(RIBOSOME, coverage=0.3, missing_share=0.05))
+    assert uneven.outcome == "converged"
+    assert any(f.name == "views" and f.passed is False for f in uneven.findings)
+    # all views of adenylate kinase within 20 degrees of one: consistent, and wrong for half of the images
+    assert judge(replace(RIBOSOME, coverage=0.08, missing_share=0.27, cfar=0.25)).outcome == "uncertain"
 
 
 def test_the_verdict_is_stored_as_data_and_put_into_words_when_it_is_read():

@@ -34,7 +34,8 @@ FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure
 COVERED = 0.5  # of the sampling compensation factor
 ISOTROPIC = 0.5  # of the conical FSC area ratio
-MISSING = 0.02  # share of the directions of Fourier space that no view samples
+MISSING = 0.02  # share of the directions of Fourier space that no view samples: views are uneven
+MUCH_MISSING = 0.1  # the map cannot be trusted: with all views within 20 degrees (0.27), a wrong map looks consistent
 FEW = 500
 
 
@@ -165,7 +166,7 @@ def judge(e: Evidence) -> Verdict:
         outcome = "noise"
     elif len(failed & {"half maps", "starts", "poses", "fit"}) > 1:
         outcome = "failed"
-    elif failed - {"views"}:
+    elif failed - {"views"} or e.missing_share >= MUCH_MISSING:
         outcome = "uncertain"
     else:
         outcome = "converged"

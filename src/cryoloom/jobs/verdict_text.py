@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cryoloom.inference.conformations.evidence import ConformationEvidence
-from cryoloom.jobs.verdict import MISSING, MIXED, Evidence, Finding, FindingName, Outcome, Verdict
+from cryoloom.jobs.verdict import MISSING, MIXED, MUCH_MISSING, Evidence, Finding, FindingName, Outcome, Verdict
 
 WORDS: dict[Outcome, str] = {
     "converged": "Converged",
@@ -179,6 +179,8 @@ def _views(e: Evidence) -> str:
         said.append(
             f"No view samples {_percent(e.missing_share)} of all directions in Fourier space, around the axis ({axis})."
         )
+    if e.missing_share >= MUCH_MISSING:
+        said.append("With so few views, a wrong map can agree with its images and with itself.")
     return " ".join(said)
 
 
