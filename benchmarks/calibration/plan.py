@@ -80,16 +80,16 @@ class Case:
 
 # how many runs of each kind, and the levels in turn
 RUNS: dict[Kind, tuple[int, tuple[Level, ...]]] = {
-    "plain": (100, ("clear", "hard", "clear", "hopeless", "few", "hopeless")),
-    "nuisances": (84, ("clear", "hard", "clear", "hopeless", "hard", "clear")),
-    "mixture": (40, ("clear", "clear", "hard")),
-    "views": (36, ("clear", "hard", "clear", "hopeless")),
-    "symmetry-stated": (36, ("clear", "hard", "clear", "hopeless", "few")),
-    "symmetry-unstated": (32, ("clear", "hard", "clear", "hopeless")),
-    "round": (40, ("clear", "hard", "hopeless", "few")),
-    "junk": (36, ("clear", "clear", "hard", "hopeless")),
-    "denoised": (36, ("clear", "hard", "clear", "hopeless", "few")),
-    "noise": (40, ("hopeless",)),
+    "plain": (84, ("clear", "hard", "clear", "hopeless", "few", "hopeless")),
+    "nuisances": (72, ("clear", "hard", "clear", "hopeless", "hard", "clear")),
+    "mixture": (36, ("clear", "clear", "hard")),
+    "views": (32, ("clear", "hard", "clear", "hopeless")),
+    "symmetry-stated": (32, ("clear", "hard", "clear", "hopeless", "few")),
+    "symmetry-unstated": (28, ("clear", "hard", "clear", "hopeless")),
+    "round": (34, ("clear", "hard", "hopeless", "few")),
+    "junk": (32, ("clear", "clear", "hard", "hopeless")),
+    "denoised": (30, ("clear", "hard", "clear", "hopeless", "few")),
+    "noise": (30, ("hopeless",)),
 }
 
 # signal: SNR x box^2, the power of the particle in an image relative to the noise of one pixel, on which it depends
