@@ -1,8 +1,9 @@
-"""Runs on real apoferritin, scored: apoferritin.py RUN [RUN ...] writes results/apoferritin.json and apoferritin.md
+"""Runs on real apoferritin, scored: apoferritin.py RUN [RUN ...] [--relion MAP --relion-cpu-s S]
 
 Each RUN is the folder of a finished `cryoloom reconstruct .../apoferritin_128.star --symmetry O` (EMPIAR-10146, 1,340
 images of 128 px). Its map is compared with the CA model by `fsc_with_model.py`, its poses with those of the first run
-of the same diameter modulo O and over both hands.
+of the same diameter modulo O and over both hands. --relion: the map of RELION's auto-refine of the same images from the
+same first map, for the last row. Writes results/apoferritin.json and apoferritin.md.
 """
 
 from __future__ import annotations
@@ -40,28 +41,35 @@ def agreement(one: Rotation, other: Rotation) -> float:
     return max(shares)
 
 
+def with_model(density: Path) -> dict[str, float]:
+    """The FSC of a map with the model."""
+    command = [sys.executable, SHARED_BENCH / "fsc_with_model.py", density, MODEL]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {
+        "model_0.143_angstrom": found["fsc0.143_angstrom"],
+        "model_0.5_angstrom": found["fsc0.5_angstrom"],
+        "model_mean": found["mean_20_to_6_angstrom"],
+    }
+
+
 def score(run: Path) -> dict[str, Any]:
     """What a run cost, claimed and reached."""
     record = json.loads((run / "run.json").read_text())
     evidence = record["verdict"]["evidence"]
-    command = [sys.executable, SHARED_BENCH / "fsc_with_model.py", run / "map.mrc", MODEL]
-    model = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     cpu = {t["stage"]: t["cpu_s"] for t in record["timings"]}
     return {
         "seed": record["seed"],
         "diameter_angstrom": record["settings"]["particle_diameter_angstrom"],
         "outcome": record["verdict"]["outcome"],
         "stated_angstrom": evidence["resolution_angstrom"],
-        "model_0.143_angstrom": model["fsc0.143_angstrom"],
-        "model_0.5_angstrom": model["fsc0.5_angstrom"],
-        "model_mean": model["mean_20_to_6_angstrom"],
+        **with_model(run / "map.mrc"),
         "certain": evidence["certain"],
         "cfar": evidence["cfar"],
         "cpu_s": cpu,
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], relion: dict[str, float] | None) -> str:
     """The rows as Markdown."""
     lines = [
         "| diameter | seed | verdict | stated, Å | with the CA model: 0.143, Å | 0.5, Å | mean 20 to 6 Å "
@@ -86,6 +94,10 @@ def table(rows: list[dict[str, Any]]) -> str:
             cpu,
         ]
         lines.append("| " + " | ".join(str(c) for c in cells) + " |")
+    if relion is not None:
+        model = [f"{relion['model_0.143_angstrom']:.1f}", f"{relion['model_0.5_angstrom']:.1f}"]
+        cells = ["RELION 3.1.3 auto-refine", "", "", "", *model, f"{relion['model_mean']:.3f}", "", "", ""]
+        lines.append("| " + " | ".join([*cells, f"{relion['cpu_s']:.0f} in all"]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -93,14 +105,19 @@ def main() -> None:
     """Score the runs and write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="+", type=Path, help="Folder of a finished run.")
+    parser.add_argument("--relion", type=Path, help="Final map of RELION's auto-refine.")
+    parser.add_argument("--relion-cpu-s", type=float, help="CPU-seconds that it took.")
+    given = parser.parse_args()
     rows, first = [], {}
-    for run in parser.parse_args().run:
+    for run in given.run:
         row, poses = score(run), rotations(run)
         known = first.setdefault(row["diameter_angstrom"], poses)
         rows.append({**row, "agreement": None if known is poses else agreement(known, poses)})
-    (RESULTS / "apoferritin.json").write_text(json.dumps(rows, indent=1) + "\n")
+    relion = None if given.relion is None else {**with_model(given.relion), "cpu_s": given.relion_cpu_s}
+    document = {"runs": rows, "relion": relion}
+    (RESULTS / "apoferritin.json").write_text(json.dumps(document, indent=1) + "\n")
     title = "# Real apoferritin (EMPIAR-10146, 1,340 images of 128 px at 1.5 Å, `--symmetry O`)\n\n"
-    (RESULTS / "apoferritin.md").write_text(title + table(rows))
+    (RESULTS / "apoferritin.md").write_text(title + table(rows, relion))
 
 
 if __name__ == "__main__":

@@ -215,3 +215,17 @@ def test_an_image_without_signal_is_not_sure_but_finite(phantom: Phantom, genera
     for x in (found.R, found.t, found.log_weight, found.covariance, refined.misfit):
         assert x.isfinite().all()
     assert (sigmas(found)[:, :3] > 1).all()
+
+
+def test_weights_of_another_map_are_kept(phantom, generator):
+    R, t = poses(20, generator)
+    images = phantom.images(R, t, 0.5, generator)
+    off = turned(R, 120.0, generator)
+    weight = torch.tensor([0.2, 0.8]).log().repeat(20, 1)
+    both = PosePosterior(torch.stack([R, off], 1), torch.stack([t, t], 1), weight)
+    found = refine_poses(phantom.grid, images, both, FLAT, keep_weights=True)
+    torch.testing.assert_close(found.posterior.log_weight, weight)
+    # score and power are those of the candidate of largest weight, though the other fits far better
+    alone = refine_poses(phantom.grid, images, PosePosterior.certain(off, t), FLAT)
+    torch.testing.assert_close(found.score, alone.score)
+    torch.testing.assert_close(found.power, alone.power)

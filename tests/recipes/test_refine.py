@@ -119,7 +119,9 @@ def test_it_ends_when_nothing_is_gained(refined):
     assert not recipe.finished(replace(state, iteration=s.least_iterations - 1))
     unsettled = replace(state, settled=False)
     assert not recipe.finished(replace(unsettled, iteration=s.most_iterations - 1))
-    assert recipe.finished(replace(unsettled, iteration=s.most_iterations))
+    # iterations with the map of all images come on top
+    assert recipe.finished(replace(unsettled, iteration=s.most_iterations + state.joined))
+    assert not recipe.finished(replace(state, joint=(state.references[0],)))
 
 
 def test_it_ends_where_there_is_no_hope(scene, tmp_path):
@@ -401,6 +403,58 @@ def test_folds_are_kept_once_there_are_maps_without_them(scene: Scene, monkeypat
     monkeypatch.setattr(refine, "folds_of", lambda *_: 1)
     state, _ = recipe.step(state)
     assert len(state.without) == 2 * FOLDS
+
+
+def agreed(recipe: RefineRecipe, state: RefineState, shell: float = 15.0) -> RefineState:
+    """A state after an iteration that settled refinement, with two likely candidates for every fourth image."""
+    R, weight = state.poses.R.clone(), state.poses.log_weight.clone()
+    R[::4, 1] = R[::4, 0] @ exponential(torch.tensor([0.0, 0.7, 0.0]))
+    weight[::4, 1] = weight[::4, 0] - 0.1
+    return replace(state, settled=True, shell=shell, poses=PosePosterior(R, state.poses.t, weight).normalised())
+
+
+def test_doubts_are_settled_by_the_map_of_all_images_once_the_half_sets_agree(misplaced):
+    recipe, state, _ = misplaced
+    state = replace(state, shell=15.0)
+    assert recipe._joins(agreed(recipe, state), 0.5)
+    assert recipe._joins(replace(agreed(recipe, state), joined=1), refine.JUMPED)
+    for other, jumped in (
+        (replace(agreed(recipe, state), settled=False), 0.5),
+        (agreed(recipe, state, shell=refine.TIGHT * recipe.first_radius - 0.1), 0.5),
+        (replace(agreed(recipe, state), searches=None), 0.5),  # given poses
+        (replace(agreed(recipe, state), joined=1), 0.5 * refine.JUMPED),
+        (replace(agreed(recipe, state), joined=refine.MOST_JOINED), 0.5),
+        (replace(state, settled=True), 0.5),  # no image in doubt
+    ):
+        assert not recipe._joins(other, jumped)
+
+
+def test_refinement_goes_on_with_the_map_of_all_images(misplaced):
+    recipe, state, _ = misplaced
+    state = replace(agreed(recipe, state), iteration=9, score=0.5 * state.power)
+    joint = (rebox(state.references[0], 22),)
+    assert not recipe.finished(replace(state, joint=joint))
+    after, info = recipe.step(replace(state, joint=joint))
+    assert after.joined == 1
+    assert after.settled
+    assert dict(info.metrics)["searched"] == pytest.approx(0.25)
+
+
+def test_folds_have_maps_of_all_images_without_them(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(refine, "folds_of", lambda *_: FOLDS)
+    monkeypatch.setattr(RefineRecipe, "_joins", lambda *_: True)
+    recipe = recipe_of(scene)
+    state, _ = recipe.step(recipe.init())
+    assert len(state.joint) == 2 * FOLDS
+    assert state.joint_reference(1, 2) is state.joint[FOLDS + 2]
+    whole = torch.stack(state.joint).mean(0)
+    for half in (0, 1):
+        assert correlation(whole, state.references[half]) > 0.9
+    monkeypatch.setattr(refine, "folds_of", lambda *_: 1)
+    state, _ = recipe_of(scene).step(recipe.init())
+    assert len(state.joint) == 1
+    assert state.joint_reference(0, 0) is state.joint_reference(1, 0) is state.joint[0]
+    assert recipe.init().joint_reference(0, 0) is None
 
 
 def test_large_sets_have_no_folds(scene: Scene, monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.image_model import shift_ramp
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -34,6 +35,15 @@ class Images:
     def __repr__(self) -> str:
         groups = len(self.variance)
         return f"Images({len(self)} images, {groups} optics group{'s' if groups != 1 else ''}, {self.disc})"
+
+    def rows(self, index: Tensor) -> Images:
+        """The images with the given indices."""
+        return Images(self.observed[index], self.ctf[index], self.variance, self.group[index], self.disc)
+
+    def moved(self, t: Tensor) -> Images:
+        """The images with their content moved by t [B, 2], angstrom."""
+        observed = (self.observed * shift_ramp(self.disc.k, t)).contiguous()
+        return Images(observed, self.ctf, self.variance, self.group, self.disc)
 
     def prefix(self, radius: float) -> Images:
         """The same images on the smaller disc of `radius` Fourier pixels."""

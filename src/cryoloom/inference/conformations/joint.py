@@ -50,7 +50,7 @@ class FamilyEvidence:
 
     def _some(self, image: Tensor, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         i = self.images
-        some = Images(i.observed[image], i.ctf[image], i.variance, i.group[image], i.disc)
+        some = i.rows(image)
         slices, observed = whitened(self.grids, some, R, t)
         gram, cross = slices @ slices.mT, torch.einsum("bqp,bp->bq", slices, observed)
         inferred = infer_latents(Products(gram.double(), cross.double()), self.contrast, self.log_prior)

@@ -123,6 +123,7 @@ def refine_poses(
     iterations: int = 5,
     keep_nats: float = 12.0,
     group: Float[Tensor, "G 3 3"] | None = None,
+    keep_weights: bool = False,
 ) -> Refined:
     """Refines poses of images against one volume; see `climb_poses`.
 
@@ -131,7 +132,8 @@ def refine_poses(
         images: B images on their disc of frequencies.
         sigma_angstrom: standard deviation of the Gaussian prior on shifts.
     """
-    return climb_poses(OneMap(half_grid, images, sigma_angstrom), start, iterations, keep_nats, group)
+    objective = OneMap(half_grid, images, sigma_angstrom)
+    return climb_poses(objective, start, iterations, keep_nats, group=group, keep_weights=keep_weights)
 
 
 def climb_poses(
@@ -140,12 +142,14 @@ def climb_poses(
     iterations: int = 5,
     keep_nats: float = 12.0,
     group: Float[Tensor, "G 3 3"] | None = None,
+    keep_weights: bool = False,
 ) -> Refined:
     """Refines every candidate of `start` and weights the optima by their Laplace evidence.
 
     Args:
         start: B x K candidates; those with log weight below -keep_nats are dropped (their slots are kept at -inf).
         group: symmetry group of the volume; symmetry-related optima count as one.
+        keep_weights: keep the weights of `start`, where another map has given them.
 
     Returns:
         The optima of all candidates with covariances (radian, angstrom), and score and power of each image's best one.
@@ -173,7 +177,7 @@ def climb_poses(
         climb.R[won], climb.t[won], climb.score[won] = R[better], t[better], score[better]
         climb.gradient[won], climb.hessian[won], climb.power[won] = gradient[better], hessian[better], power[better]
         climb.damping[active] = torch.where(better, part.damping * 0.2, part.damping * 10.0)
-    return _laplace(climb, flat, start, torch.eye(3)[None] if group is None else group)
+    return _laplace(climb, flat, start, torch.eye(3)[None] if group is None else group, keep_weights)
 
 
 def _without_repeats(R: Tensor, weight: Tensor, group: Tensor) -> Tensor:
@@ -190,8 +194,8 @@ def _without_repeats(R: Tensor, weight: Tensor, group: Tensor) -> Tensor:
     return out
 
 
-def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior, group: Tensor) -> Refined:
-    """Optima in the slots of their candidates, weighted by score + 1/2 log det covariance."""
+def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior, group: Tensor, keep_weights: bool) -> Refined:
+    """Optima in the slots of their candidates, weighted by score + 1/2 log det covariance, or as at the start."""
     B, K = start.log_weight.shape
     matrix, scale = _scaled(climb.hessian)
     # keeps the covariance finite in directions without signal
@@ -202,10 +206,12 @@ def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior, group: Tensor) -
     R, t = start.R.reshape(-1, 3, 3).clone(), start.t.reshape(-1, 2).clone()
     R[flat], t[flat] = climb.R, climb.t
     weight = torch.full((B * K,), -torch.inf, device=R.device)
-    weight[flat] = climb.score + log_det
+    weight[flat] = start.log_weight.reshape(-1)[flat] if keep_weights else climb.score + log_det
     full = torch.zeros(B * K, 5, 5, device=R.device)
     full[flat] = covariance
-    R, weight = R.reshape(B, K, 3, 3), _without_repeats(R.reshape(B, K, 3, 3), weight.reshape(B, K), group)
+    R, weight = R.reshape(B, K, 3, 3), weight.reshape(B, K)
+    if not keep_weights:
+        weight = _without_repeats(R, weight, group)
     posterior = PosePosterior(R, t.reshape(B, K, 2), weight, covariance=full.reshape(B, K, 5, 5))
     best = weight.argmax(1) + K * torch.arange(B, device=R.device)
     score, power = weight.new_zeros(B * K), weight.new_zeros(B * K)
