@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -122,6 +123,15 @@ def test_it_ends_when_nothing_is_gained(refined):
     # iterations with the map of all images come on top
     assert recipe.finished(replace(unsettled, iteration=s.most_iterations + state.joined))
     assert not recipe.finished(replace(state, joint=(state.references[0],)))
+
+
+def test_small_steps_that_add_up_are_not_the_end():
+    assert refine.remaining(8.0, 4.0) == pytest.approx(4.0)
+    # half a degree at a time, a tenth less each time: 4.5 degrees in all
+    assert refine.remaining(0.5, 0.45) == pytest.approx(4.05)
+    assert refine.remaining(0.4, 0.0) == 0
+    assert refine.remaining(math.inf, 0.3) == math.inf
+    assert refine.remaining(0.3, 0.3) == math.inf
 
 
 def test_it_ends_where_there_is_no_hope(scene, tmp_path):

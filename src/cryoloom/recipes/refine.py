@@ -56,7 +56,7 @@ from cryoloom.runs.seeds import numpy_generator, torch_generator
 MISFIT = 3.0
 TIGHT = 1.5  # the molecule is masked once the halves agree beyond this multiple of the starting radius
 FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
-STILL = 0.3  # poses are settled if they move by less than this share of their uncertainty
+STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go
 MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again
 # expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image and squared Fourier pixel: measured on a
 # ribosome and an antibody (5,000 images of 64 px)
@@ -88,6 +88,7 @@ class RefineState:
             set has folds, its map without one fold after the other, first those of half set 0; else empty.
         joint: the map of all images, once the half sets agree and refinement has settled; where half sets have folds,
             that map without one fold after the other; else empty. joined: iterations done with it.
+        moved: median rotation of the poses in the last iteration, degrees; infinite before the first.
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
         fsc: FSC of the last half maps, by shell; shell: its 0.143 crossing.
         searches: global searches done so far; None where the first iteration refines given poses.
@@ -107,6 +108,7 @@ class RefineState:
     without: tuple[Tensor, ...]
     joint: tuple[Tensor, ...]
     joined: int
+    moved: float
     noise: Tensor
     sigma_angstrom: float
     fsc: Tensor
@@ -242,6 +244,7 @@ class RefineRecipe:
             without=(),
             joint=(),
             joined=0,
+            moved=math.inf,
             noise=self.start.noise,
             sigma_angstrom=self.start.sigma_angstrom,
             fsc=torch.ones(1),
@@ -364,8 +367,8 @@ class RefineRecipe:
         searched = float(doubtful.mean())
         gained = shell - before.shell if before.iteration > 0 else 1.0
         at_rim = radii.climb >= min(self.limit, int(shell) + 1)
-        still = moved < max(0.5, STILL * uncertain)
-        settled = gained < 0.3 and at_rim and still and searched < MANY_DOUBTFUL
+        to_go = remaining(before.moved, moved)
+        settled = gained < 0.3 and at_rim and to_go < STILL * uncertain and searched < MANY_DOUBTFUL
         following = replace(
             found,
             iteration=before.iteration + 1,
@@ -374,6 +377,7 @@ class RefineRecipe:
             without=tuple(solve(h, ssnr, radii.insertion) * mask for h in left),
             joint=(),
             joined=before.joined + bool(before.joint),
+            moved=moved,
             noise=_sum([p.residuals for p in passes]).learnt(before.noise),
             sigma_angstrom=float(poses.t[:, 0].square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size)),
             fsc=fsc,
@@ -389,7 +393,7 @@ class RefineRecipe:
             both, ssnr = halves[0] + halves[1], ssnr_of_sum(fsc)
             sums = [both - part for part in folded] or [both]
             following = replace(following, joint=tuple(solve(x, ssnr, radii.insertion) * mask for x in sums))
-        said = (("searched", searched), ("moved_degrees", moved), ("jumped", jumped))
+        said = (("searched", searched), ("moved_degrees", moved), ("to_go_degrees", to_go), ("jumped", jumped))
         return following, self._info(following, compared.resolution_angstrom, said, uncertain)
 
     def _joins(self, state: RefineState, jumped: float) -> bool:
@@ -480,6 +484,19 @@ class RefineRecipe:
             at = resolved_shell(gold.corrected[: insertion + 1]) if gold.resolution_angstrom is not None else 0.0
             stated = min(stated, at)
         return _Comparison(mask, fsc, resolution_angstrom(stated, len(one), pixel_size))
+
+
+def remaining(before: float, moved: float) -> float:
+    """Degrees that poses have still to go, which moved by `before` and then by `moved`: the sum of a geometric series.
+
+    Poses that move little in one iteration may still have far to go together with their map: with half of the views
+    from one side, all views drifted from it in ab initio, and went back by 0.5, 0.3, 0.2, 0.1 ... degrees.
+    """
+    if moved == 0:
+        return 0.0
+    if not math.isfinite(before) or moved >= before:
+        return math.inf
+    return moved * moved / (before - moved)
 
 
 def refinement_costs(feed: ImageFeed, settings: RefineSettings, state: RefineState | None = None) -> list[float]:
