@@ -439,6 +439,13 @@ def test_doubts_are_settled_by_the_map_of_all_images_once_the_half_sets_agree(mi
         assert not recipe._joins(other, jumped)
 
 
+def test_refinement_that_moves_again_is_no_longer_settled(misplaced):
+    """Before the least number of iterations; only with the map of all images does it stay settled."""
+    recipe, state, _ = misplaced
+    moving = replace(agreed(recipe, state), shell=0.0, score=0.5 * state.power)
+    assert not recipe.step(moving)[0].settled
+
+
 def test_refinement_goes_on_with_the_map_of_all_images(misplaced):
     recipe, state, _ = misplaced
     state = replace(agreed(recipe, state), iteration=9, score=0.5 * state.power)

@@ -26,6 +26,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return Scene(tmp_path_factory.mktemp("one"), three_states()[:1], COUNT)
 
 
+def refine_pass(scene: Scene) -> RefinePass:
+    radii, group = Radii(7, RADIUS, RADIUS), torch.eye(3)[None]
+    return RefinePass(scene.feed, SETTINGS, group, 1, radii, spread=False, shift_doubt=PIXEL_SIZE)
+
+
 def passed(
     scene: Scene,
     candidates: PosePosterior,
@@ -34,10 +39,8 @@ def passed(
     doubtful: bool = False,
 ) -> PassResult:
     posed = PosedImages(scene.feed, candidates, np.arange(COUNT) % 2, scene.noise, PIXEL_SIZE)
-    radii, group = Radii(7, RADIUS, RADIUS), torch.eye(3)[None]
-    refine = RefinePass(scene.feed, SETTINGS, group, 1, radii, spread=False, shift_doubt=PIXEL_SIZE)
     rows = np.arange(0, COUNT, 2)
-    return refine.over(posed, PassImages(rows, np.full(len(rows), doubtful), own, joint, ("pass", 0)))
+    return refine_pass(scene).over(posed, PassImages(rows, np.full(len(rows), doubtful), own, joint, ("pass", 0)))
 
 
 def two_candidates(scene: Scene, turn: torch.Tensor) -> PosePosterior:
@@ -103,9 +106,7 @@ def test_a_search_on_the_map_of_all_images_looks_about_the_present_shift(scene: 
     R, t = scene.poses.best()
     away = torch.tensor([8.0, -6.0]) * PIXEL_SIZE
     posed = PosedImages(scene.feed, one_candidate(scene), np.arange(COUNT) % 2, scene.noise, PIXEL_SIZE)
-    refine = RefinePass(
-        scene.feed, SETTINGS, torch.eye(3)[None], 1, Radii(7, RADIUS, RADIUS), spread=False, shift_doubt=PIXEL_SIZE
-    )
+    refine = refine_pass(scene)
     images = posed.images(np.arange(COUNT), RADIUS)
     references = references_of(scene.feed, own, SETTINGS.coarse_level, 7)
     near = refine._found(images.moved(away.expand(COUNT, 2)), references, PIXEL_SIZE, about=t + away)

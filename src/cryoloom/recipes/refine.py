@@ -3,7 +3,7 @@
 Each iteration processes every image once. Its candidate poses, found by a global search where they are missing or
 doubtful, are refined against the map of the image's own half set; the optima are weighted by their Laplace evidence,
 and the image is inserted at the weighted poses into the next map of that half. The radius follows the FSC of the half
-maps.
+maps. At the end, images in doubt between modes are compared with the map of all images (`refine_pass`).
 """
 
 from __future__ import annotations
@@ -383,7 +383,7 @@ class RefineRecipe:
             fsc=fsc,
             shell=shell,
             searches=0 if before.searches is None else before.searches + (searched > 0),
-            settled=before.settled or settled,
+            settled=bool(before.joint) or settled,
             stalled=before.iteration + 1 >= STALLED_AFTER
             and searched >= MANY_DOUBTFUL
             and gained < NO_GAIN
@@ -403,7 +403,7 @@ class RefineRecipe:
         """
         able = self.settings.climb_steps > 0 and state.searches is not None and state.settled
         more = state.joined == 0 or (state.joined < MOST_JOINED and jumped >= JUMPED)
-        return able and more and state.shell >= TIGHT * self.first_radius and bool(self._doubtful(state).any())
+        return able and more and state.shell >= TIGHT * self.first_radius and bool(self._undecided(state).any())
 
     def _info(
         self, state: RefineState, resolution: float | None, said: tuple[tuple[str, float], ...], uncertain: float
@@ -444,11 +444,9 @@ class RefineRecipe:
             return np.zeros(N, bool)
         if state.iteration == 0:
             return np.ones(N, bool)
+        if state.joint:
+            return self._undecided(state)
         doubt = 1 - state.mode_weight(self.group) > math.exp(-DOUBT_NATS)
-        if state.settled:  # against the map of all images; what fits nowhere by now is no particle
-            doubt &= state.misfit <= MISFIT
-            share = float(doubt.float().mean())
-            return np.full(N, share > MANY_DOUBTFUL) if not FEW_DOUBTFUL <= share <= MANY_DOUBTFUL else doubt.numpy()
         if state.searches < len(self.settings.fine_levels):
             # what fits nowhere after as many searches is no particle, and another does not help it
             doubt |= state.misfit > MISFIT
@@ -458,6 +456,15 @@ class RefineRecipe:
         if state.searches >= len(self.settings.fine_levels) + 1 or doubt.mean() < FEW_DOUBTFUL:
             return np.zeros(N, bool)
         return doubt
+
+    def _undecided(self, state: RefineState) -> np.ndarray:
+        """Images to be searched on the map of all images, bool [N]; what fits nowhere by now is no particle."""
+        N = len(self.feed)
+        unsure = 1 - state.mode_weight(self.group) > math.exp(-DOUBT_NATS)
+        undecided = (unsure & (state.misfit <= MISFIT)).numpy()
+        if undecided.mean() < FEW_DOUBTFUL:
+            return np.zeros(N, bool)
+        return np.ones(N, bool) if undecided.mean() > MANY_DOUBTFUL else undecided
 
     def _compare(self, halves: tuple[Statistics, Statistics], insertion: int, iteration: int) -> _Comparison:
         """Compare the half maps within the mask of the next references.
