@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -125,19 +124,11 @@ def test_it_ends_when_nothing_is_gained(refined):
     assert not recipe.finished(replace(state, joint=(state.references[0],)))
 
 
-def test_small_steps_that_add_up_are_not_the_end():
-    assert refine.remaining(8.0, 4.0) == pytest.approx(4.0)
-    # half a degree at a time, a tenth less each time: 4.5 degrees in all
-    assert refine.remaining(0.5, 0.45) == pytest.approx(4.05)
-    assert refine.remaining(0.4, 0.0) == 0
-    assert refine.remaining(math.inf, 0.3) == math.inf
-    assert refine.remaining(0.3, 0.3) == math.inf
-
-
 def test_it_ends_where_there_is_no_hope(scene, tmp_path):
     noise = Scene(tmp_path, three_states()[:1], COUNT, snr=1e-5)
     _, said = carried_out(recipe_of(scene, feed=noise.feed, most_iterations=12))
-    assert SMALL.least_iterations <= len(said) < 12  # 3 to 7, by the noise
+    # on noise, rounding (so the number of threads) decides when the halves cease to agree by chance: 3 to 7
+    assert SMALL.least_iterations <= len(said) < 12
     recipe = recipe_of(scene)
     stalled = replace(recipe.init(), stalled=True, iteration=SMALL.least_iterations)
     assert recipe.finished(stalled)

@@ -20,6 +20,7 @@ from torch import Tensor
 from cryoloom.inference.poses.folds import FOLDS, folds_of
 from cryoloom.inference.poses.map_noise import MapNoise, map_noise
 from cryoloom.inference.poses.modes import CERTAIN_WEIGHT, WIDEST_MODE_DEGREES, mode_weight
+from cryoloom.inference.poses.moves import moves, to_go
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import misfit_sigmas
@@ -45,7 +46,7 @@ from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.noise import ResidualPower
-from cryoloom.physics.rotations import geodesic_degrees_modulo, symmetry_group
+from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.recipes.refine_pass import DOUBT_NATS, PassImages, PassResult, Radii, RefinePass, shift_doubt
 from cryoloom.runs.progress import StepInfo
@@ -56,12 +57,12 @@ from cryoloom.runs.seeds import numpy_generator, torch_generator
 MISFIT = 3.0
 TIGHT = 1.5  # the molecule is masked once the halves agree beyond this multiple of the starting radius
 FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
-STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go
+STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go, r.m.s.
 MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again
 # expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image and squared Fourier pixel: measured on a
 # ribosome and an antibody (5,000 images of 64 px)
 SEARCH_COST, CLIMB_COST, INSERTION_COST = 6e-6, 6e-8, 6e-7
-USUAL_ITERATIONS = 5
+USUAL_ITERATIONS = 6
 SEARCHED_SHARES = (1.0, 0.6, 0.2)  # shares of the images that usual first, second and third searches take
 # refinement does not get anywhere if, after so many iterations, the halves agree hardly beyond their common start, and
 # no farther than an iteration before: in shells of the start's radius, and in shells gained
@@ -88,7 +89,7 @@ class RefineState:
             set has folds, its map without one fold after the other, first those of half set 0; else empty.
         joint: the map of all images, once the half sets agree and refinement has settled; where half sets have folds,
             that map without one fold after the other; else empty. joined: iterations done with it.
-        moved: median rotation of the poses in the last iteration, degrees; infinite before the first.
+        moved: [N, 3], rotation vectors of the poses' moves in the last iteration, radians; empty before the first.
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
         fsc: FSC of the last half maps, by shell; shell: its 0.143 crossing.
         searches: global searches done so far; None where the first iteration refines given poses.
@@ -108,7 +109,7 @@ class RefineState:
     without: tuple[Tensor, ...]
     joint: tuple[Tensor, ...]
     joined: int
-    moved: float
+    moved: Tensor
     noise: Tensor
     sigma_angstrom: float
     fsc: Tensor
@@ -244,7 +245,7 @@ class RefineRecipe:
             without=(),
             joint=(),
             joined=0,
-            moved=math.inf,
+            moved=torch.zeros(0, 3),
             noise=self.start.noise,
             sigma_angstrom=self.start.sigma_angstrom,
             fsc=torch.ones(1),
@@ -360,15 +361,17 @@ class RefineRecipe:
         folded = [p.statistics for p in passes] if folds > 1 else []
         left = (halves[i // folds] - part for i, part in enumerate(folded))
         shell = resolved_shell(fsc)
-        turned = geodesic_degrees_modulo(poses.R[:, 0], before.poses.R[:, 0], self.group)
+        moved = moves(poses.R[:, 0], before.poses.R[:, 0], self.group)
+        turned = torch.rad2deg(moved.norm(dim=1))
         jumped = float(((turned > WIDEST_MODE_DEGREES) & (found.misfit <= MISFIT)).float().mean())
-        moved = float(turned.median())
-        uncertain = float(rms_rotation_degrees(found.covariance).median())
+        errors = rms_rotation_degrees(found.covariance)
+        uncertain = float(errors.median())
+        unit = torch.deg2rad(errors)[:, None]
+        way = to_go(moved / unit, before.moved / unit) if len(before.moved) else math.inf
         searched = float(doubtful.mean())
         gained = shell - before.shell if before.iteration > 0 else 1.0
         at_rim = radii.climb >= min(self.limit, int(shell) + 1)
-        to_go = remaining(before.moved, moved)
-        settled = gained < 0.3 and at_rim and to_go < STILL * uncertain and searched < MANY_DOUBTFUL
+        settled = gained < 0.3 and at_rim and way < STILL and searched < MANY_DOUBTFUL
         following = replace(
             found,
             iteration=before.iteration + 1,
@@ -393,7 +396,7 @@ class RefineRecipe:
             both, ssnr = halves[0] + halves[1], ssnr_of_sum(fsc)
             sums = [both - part for part in folded] or [both]
             following = replace(following, joint=tuple(solve(x, ssnr, radii.insertion) * mask for x in sums))
-        said = (("searched", searched), ("moved_degrees", moved), ("to_go_degrees", to_go), ("jumped", jumped))
+        said = (("searched", searched), ("moved_degrees", float(turned.median())), ("to_go", way), ("jumped", jumped))
         return following, self._info(following, compared.resolution_angstrom, said, uncertain)
 
     def _joins(self, state: RefineState, jumped: float) -> bool:
@@ -491,19 +494,6 @@ class RefineRecipe:
             at = resolved_shell(gold.corrected[: insertion + 1]) if gold.resolution_angstrom is not None else 0.0
             stated = min(stated, at)
         return _Comparison(mask, fsc, resolution_angstrom(stated, len(one), pixel_size))
-
-
-def remaining(before: float, moved: float) -> float:
-    """Degrees that poses have still to go, which moved by `before` and then by `moved`: the sum of a geometric series.
-
-    Poses that move little in one iteration may still have far to go together with their map: with half of the views
-    from one side, all views drifted from it in ab initio, and went back by 0.5, 0.3, 0.2, 0.1 ... degrees.
-    """
-    if moved == 0:
-        return 0.0
-    if not math.isfinite(before) or moved >= before:
-        return math.inf
-    return moved * moved / (before - moved)
 
 
 def refinement_costs(feed: ImageFeed, settings: RefineSettings, state: RefineState | None = None) -> list[float]:

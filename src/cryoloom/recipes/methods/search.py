@@ -206,7 +206,7 @@ class RefineSettings:
     climb_steps: int = 5
     """Refinement steps of every candidate in an iteration; with 0, given poses are weighted but not moved."""
 
-    most_iterations: int = 10
+    most_iterations: int = 15
     """Maximum number of iterations; those with the map of all images, at most four, are not counted."""
 
     least_iterations: int = 3

@@ -1,0 +1,66 @@
+"""How far poses have still to go, judged by their moves in two iterations of refinement.
+
+A move has two parts. Poses approach their optimum together with the map, each move a share q of the one before: small
+moves may add up. And they jump about it, since the map is made anew from random samples of the posterior each time:
+such moves go on for ever without getting anywhere, and do not count.
+"""
+
+from __future__ import annotations
+
+import math
+
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryoloom.physics.rotations import geodesic_degrees
+
+AHEAD = 10  # iterations ahead that are looked at, where moves do not become smaller
+LARGEST = 3.0  # times the median move: images that moved farther have changed their mode
+
+
+def moves(
+    R: Float[Tensor, "N 3 3"], before: Float[Tensor, "N 3 3"], group: Float[Tensor, "G 3 3"]
+) -> Float[Tensor, "N 3"]:
+    """Rotation vectors, in radians, from the nearest symmetry mate of each pose before to the pose.
+
+    They are in the frame of the image, which does not depend on the mate.
+    """
+    nearest = before
+    angle = geodesic_degrees(R, before)
+    for g in group[1:]:
+        mate = g.to(before) @ before
+        to_mate = geodesic_degrees(R, mate)
+        nearest = torch.where((to_mate < angle)[:, None, None], mate, nearest)
+        angle = torch.minimum(angle, to_mate)
+    return roma.rotmat_to_rotvec(nearest.mT @ R)
+
+
+def to_go(newest: Float[Tensor, "N 3"], before: Float[Tensor, "N 3"]) -> float:
+    """Root mean square of the way that poses have still to go, in the unit of their moves.
+
+    With directed moves a of mean square A before and q a now, and jumps e about them that are independent between
+    iterations, the mean squares and products of the moves a + e1 - e0 and q a + e2 - e1 are
+
+        <before^2> = A + 2 s^2,  <newest^2> = q^2 A + 2 s^2,  <before newest> = q A - s^2,
+
+    from which A and q follow.
+
+    Args:
+        newest: moves in the last iteration; before: those in the iteration before.
+
+    Returns:
+        The sum of the directed moves of the next iterations, AHEAD at most.
+    """
+    length = torch.stack([newest.norm(dim=1), before.norm(dim=1)])
+    kept = (length <= LARGEST * length.median(1, keepdim=True).values).all(0)
+    newest, before = newest[kept].double(), before[kept].double()
+    product = float((newest * before).sum(1).mean())
+    first = float(before.square().sum(1).mean()) + 2 * product  # A (1 + 2 q)
+    second = float(newest.square().sum(1).mean()) + 2 * product  # A (q^2 + 2 q)
+    if first <= 0 or second <= 0:
+        return 0.0
+    q = (second - first + math.sqrt((second - first) ** 2 + first * second)) / first
+    directed = q * math.sqrt(first / (1 + 2 * q))
+    return directed * sum(min(q, 1.0) ** k for k in range(1, AHEAD + 1))
