@@ -56,7 +56,7 @@ MOLECULES = (
     Molecule("adk-closed", "adenylate kinase", "fit", _ADK_CLOSED, 80.0),
     Molecule("adk-c3", "adenylate kinase", "fit", _ADK_OPEN, 180.0, symmetry="C3", assembly="C3", radius=32.0),
     Molecule("adk-d7", "adenylate kinase", "fit", _ADK_OPEN, 250.0, symmetry="D7", assembly="D7", radius=55.0),
-    Molecule("groel", "GroEL", "fit", "1oel_GroEL.pdb", 208.0, symmetry="C7"),
+    Molecule("groel", "GroEL", "fit", "1oel_GroEL.pdb", 208.0, symmetry="C7", onto_z=7),
     Molecule("2cg9", "Hsp90", "fit", "species/2cg9.pdb.gz", 195.0, symmetry="C2", onto_z=2),
     Molecule("adk-blob", "adenylate kinase", "fit", _ADK_CLOSED, 80.0, b=1200.0, round=True),
     Molecule(
