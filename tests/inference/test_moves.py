@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cryoloom.inference.poses.moves import AHEAD, moves, to_go
+from cryoloom.inference.poses.moves import AHEAD, MOMENTUM, beyond, moves, to_go
+from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.physics.rotations import exponential, geodesic_degrees_modulo, random_rotations, symmetry_group
 
 
@@ -62,3 +63,30 @@ def test_images_that_change_their_mode_do_not_count():
     newest = third - second
     newest[:100] = of_rms(100, 20.0, g)
     assert to_go(newest, second - first) < 0.05
+
+
+def test_images_are_inserted_beyond_their_last_move():
+    g = generator()
+    group = symmetry_group("C3")
+    before = random_rotations(40, g).float()[:, None].repeat(1, 2, 1, 1)
+    omega = of_rms(40, 0.05, g)
+    omega[:4] = of_rms(4, 2.0, g)  # these have changed their mode
+    after = before.clone()
+    after[:, 0] = group[1].float() @ before[:, 0] @ exponential(omega)
+    known, found = (PosePosterior(R, torch.zeros(40, 2, 2), torch.zeros(40, 2)).normalised() for R in (before, after))
+    onward = beyond(found, known, group.float())
+    torch.testing.assert_close(
+        moves(onward.R[4:, 0], after[4:, 0], group.float()), MOMENTUM * omega[4:], atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(onward.R[:4], after[:4])
+    torch.testing.assert_close(onward.R[:, 1], after[:, 1])
+    torch.testing.assert_close(onward.log_weight, found.log_weight)
+
+
+def test_momentum_makes_fewer_iterations():
+    """On the model that `to_go` is drawn from: poses x go to a share q of the way between map and optimum 0."""
+    for q, times in ((0.7, 0.3), (0.85, 0.6)):
+        x = before = 1.0
+        for _ in range(6):
+            x, before = q * (x + MOMENTUM * (x - before)), x
+        assert abs(x) < times * q**6

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.poses.global_search import References, candidates_of, references_of, search
+from cryoloom.inference.poses.moves import beyond
 from cryoloom.inference.poses.posed import PosedImages, in_batches
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined, refine_poses
@@ -123,7 +124,8 @@ class RefinePass:
             kept = (best.bare().to(torch.device("cpu")), best.covariance[:, 0].cpu())
             parts.append((*kept, refined.score.cpu(), refined.power.cpu()))
             generator = torch_generator(self.seed, *images.seed_names, number)
-            samples = posterior_samples(best if self.spread else best.bare(), generator, len(symmetric.mates))
+            onward = beyond(best, known, self.group)
+            samples = posterior_samples(onward if self.spread else onward.bare(), generator, len(symmetric.mates))
             newest = accumulate(batch, symmetric.at_mates(samples), Band(radii.insertion).side)
             statistics = newest if statistics is None else statistics + newest
             power = ResidualPower(*dispatch.residual_power(own, batch.prefix(radii.climb), _first_only(best)))
