@@ -145,12 +145,22 @@ def machine() -> str:
 
 def commit() -> str:
     """The repository's commit, with a + where tracked files of the package differ from it."""
+    return _git("rev-parse", "--short", "HEAD") + _changed()
 
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(ROOT), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", "src") else "")
+def program() -> str:
+    """What names the package's source as it is committed, with a + where tracked files differ from that; commits that
+    leave `src` alone have the same."""
+    return _git("rev-parse", "--short=12", "HEAD:src") + _changed()
+
+
+def _changed() -> str:
+    return "+" if _git("status", "--porcelain", "-uno", "--", "src") else ""
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def relion_version() -> str:

@@ -3,7 +3,8 @@
 
 run: makes each case of the plan (../shared/bench; needs RELION), runs `cryoloom reconstruct` and `cryoloom refine
 --from` the true map on it with one thread and a limit on CPU time, scores both and appends the evidence as one line to
-results/calibration.jsonl. Cases that have a line are skipped; several workers, and several commands, may run at once.
+results/calibration.jsonl. Cases that have a line of the present program are skipped; several workers, and several
+commands, may run at once.
 report: judges the evidence anew with today's `jobs/verdict.py` and writes results/calibration.md.
 fit: how the verdicts on the fit half change with each threshold, to choose by. plan: what the plan holds.
 """
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from bench import RESULTS, ROOT, machine
+from bench import RESULTS, ROOT, machine, program
 from calibration.measure import CPU_LIMIT_S, measure
 from calibration.plan import Case, plan
 from calibration.rows import append, claimed, missing, read
@@ -61,7 +62,7 @@ def run(a: argparse.Namespace) -> int:
         if unknown:
             raise SystemExit(f"no case named {', '.join(sorted(unknown))}; calibrate.py plan lists them")
         cases = [c for c in cases if c.id in a.cases]
-    todo = missing(cases, a.results)
+    todo = missing(cases, a.results, program())
     print(f"{len(todo)} of {len(cases)} runs to do on {machine()}", flush=True)
     work = a.workdir.absolute()
     one = partial(run_case, work=work, results=a.results, cpu_limit_s=a.cpu_limit, keep=a.keep)
@@ -71,7 +72,7 @@ def run(a: argparse.Namespace) -> int:
     with multiprocessing.get_context("spawn").Pool(a.workers, maxtasksperchild=8) as pool:
         for number, said in enumerate(pool.imap_unordered(one, todo), 1):
             print(f"[{number}/{len(todo)}] {said}", flush=True)
-    left = [c.id for c in missing(cases, a.results)]
+    left = [c.id for c in missing(cases, a.results, program())]
     if left:
         print(f"{len(left)} runs have no result: {', '.join(left)}", flush=True)
     return 1 if left else 0
@@ -80,7 +81,7 @@ def run(a: argparse.Namespace) -> int:
 def run_case(case: Case, *, work: Path, results: Path, cpu_limit_s: int, keep: bool) -> str:
     """One case, unless another process has it or has had it; a line on what came out."""
     with claimed(case, work / "locks") as mine:
-        if not mine or not missing([case], results):
+        if not mine or not missing([case], results, program()):
             return f"{case.id}: done by another process"
         try:
             row = measure(case, work, cpu_limit_s, keep)

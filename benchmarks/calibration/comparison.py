@@ -25,7 +25,9 @@ def compare(folder: Path, run: Path, symmetry: str, state: int) -> dict[str, Any
 
     Returns:
         share: of the molecule's images below 10 degrees, a dropped one counting as wrong; share_of_all: of the images
-        of all molecules; rotation_median_deg; hand; `map_scores` and `calibration_of_errors`.
+        of all molecules; placed and of: the two numbers of `share`; rotation_median_deg; rotation_deg and
+        shift_angstrom: quantiles of the errors of all the molecule's images; hand; `map_scores` and
+        `calibration_of_errors`.
     """
     e = evaluator()
     kt, At, ot, tt, pixel = e.read_poses(str(folder / "truth.star"))
@@ -40,6 +42,10 @@ def compare(folder: Path, run: Path, symmetry: str, state: int) -> dict[str, Any
     return {
         "share": right / of,
         "share_of_all": right / int((states > 0).sum()),
+        "placed": right,
+        "of": of,
+        "rotation_deg": np.quantile(degrees, np.linspace(0, 1, RATIOS)).tolist(),
+        "shift_angstrom": np.quantile(shift, np.linspace(0, 1, RATIOS)).tolist(),
         "rotation_median_deg": float(np.median(degrees)),
         "hand": hand,
         **map_scores(folder, run, state, (hand, Q, tau)),
@@ -63,9 +69,11 @@ def map_scores(folder: Path, run: Path, state: int, frame: tuple[int, np.ndarray
     points = (np.indices((n,) * 3).reshape(3, -1) - n // 2)[::-1] * voxel
     inside = (Q.T @ points + tau[:, None]) / mask_voxel * (-1 if hand else 1)  # the mirror is V(-x)
     carried = ndimage.map_coordinates(mask, (inside + m // 2)[::-1], order=1).reshape(truth.shape)
-    sphere, own = e.crossing(fsc, 0.5), e.crossing(e.fsc(truth * carried, moved * carried), 0.5)
+    within = e.fsc(truth * carried, moved * carried)
+    sphere, own = e.crossing(fsc, 0.5), e.crossing(within, 0.5)
     return {
         "fsc": [round(float(x), 4) for x in fsc],
+        "own_mask_fsc": [round(float(x), 4) for x in within],
         "box": n,
         "fsc0.5_shell": sphere,
         "own_mask_fsc0.5_shell": own,

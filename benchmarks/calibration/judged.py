@@ -77,13 +77,15 @@ def truth_of(row: Row) -> Truth:
     """Whether the map of a finished run is right, by the share of all molecules' images that it places within 10
     degrees, relative to the share of the search from the true map.
 
-    Of a mixture only the most frequent molecule can be placed: a single map of it is right for its images alone.
+    Of a mixture only one molecule can be placed: a single map of it is right for its images alone. Of one-sided views
+    the map must be nearly as good as that of the search from the true map as well: poses alone may be right although
+    what other views would show is wrong.
     """
     if row["case"]["kind"] == "noise":
         return "wrong"
     found, reference = row["run"]["truth"], row.get("reference", {})
     share = found["share_of_all"]
-    if share >= RIGHT:  # whatever the true map places
+    if share >= RIGHT and row["case"]["kind"] != "views":  # whatever the true map places
         return "right"
     if reference.get("status") == "not seen":  # the true map is not seen in these images
         return "wrong" if share < WRONG * FLOOR else "between"
@@ -91,10 +93,11 @@ def truth_of(row: Row) -> Truth:
     if reference is None:  # the search from the true map has not ended
         return "between"
     attainable = reference["share"]
-    if attainable >= FLOOR and share >= RIGHT * attainable:
+    as_good = found["fsc0.5_shell"] >= SAME_MAP * reference["fsc0.5_shell"]
+    if attainable >= FLOOR and share >= RIGHT * attainable and (as_good or row["case"]["kind"] != "views"):
         return "right"
-    as_good = attainable < FLOOR and found["fsc0.5_shell"] >= SAME_MAP * reference["fsc0.5_shell"]
-    return "wrong" if share < WRONG * max(attainable, FLOOR) and not as_good else "between"
+    same = attainable < FLOOR and as_good
+    return "wrong" if share < WRONG * max(attainable, FLOOR) and not same else "between"
 
 
 def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
@@ -108,12 +111,13 @@ def lower_bound(k: int, n: int, confidence: float = 0.95) -> float:
 
 
 def resolution_ratio(j: Judged) -> float | None:
-    """Stated / true resolution (FSC 0.5 with the truth in the run's own mask) of a converged run; None where the true
-    one lies beyond 0.8 of the Nyquist frequency, or there is none."""
+    """Stated / true resolution (FSC 0.5 with the truth in the run's own mask) of a converged run; None where both lie
+    beyond 0.8 of the Nyquist frequency, NaN where one of them does not exist."""
     found = j.row["run"].get("truth")
-    if j.outcome != "converged" or found is None or j.verdict is None or not found["own_mask_fsc0.5_angstrom"]:
+    if j.outcome != "converged" or found is None or j.verdict is None:
         return None
-    if found["own_mask_fsc0.5_shell"] >= 0.8 * found["box"] / 2:
-        return None
-    stated = j.verdict.resolution_angstrom
-    return math.nan if stated is None else stated / found["own_mask_fsc0.5_angstrom"]
+    stated, true = j.verdict.resolution_angstrom, found["own_mask_fsc0.5_angstrom"]
+    if stated is None or not true:
+        return math.nan
+    shell = found["own_mask_fsc0.5_shell"]
+    return None if min(shell, shell * true / stated) >= 0.8 * found["box"] / 2 else stated / true

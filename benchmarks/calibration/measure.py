@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import CRYOLOOM, Measured, commit, machine, read_star, run_measured
+from bench import CRYOLOOM, Measured, commit, machine, program, read_star, run_measured
 from calibration.comparison import compare
 from calibration.judged import RIGHT
 from calibration.plan import Case
@@ -34,15 +34,17 @@ def measure(case: Case, work: Path, cpu_limit_s: int = CPU_LIMIT_S, keep: bool =
     folder = work / case.id
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    row: Row = {"case": case.to_json(), "commit": commit(), "machine": machine(), "cpu_limit_s": cpu_limit_s}
+    made_by = {"commit": commit(), "program": program(), "machine": machine(), "cpu_limit_s": cpu_limit_s}
+    row: Row = {"case": case.to_json(), **made_by}
     try:
         row["set_cpu_s"] = make_case(case, folder, work / "maps")
     except SetFailed as error:
         row["run"] = {"status": "no set", "log": str(error)}
     else:
         row["run"] = run(case, folder, "reconstruct", cpu_limit_s)
-        # a map that places nearly all images is right, whatever the true map places
-        if case.kind != "noise" and row["run"].get("truth", {}).get("share_of_all", 0.0) < RIGHT:
+        # a map that places nearly all images is right, whatever the true map places, unless it lacks other views
+        clear = row["run"].get("truth", {}).get("share_of_all", 0.0) >= RIGHT and case.kind != "views"
+        if case.kind != "noise" and not clear:
             row["reference"] = brief(run(case, folder, "refine", cpu_limit_s))
     if not keep:
         shutil.rmtree(folder)
@@ -55,6 +57,13 @@ def brief(reference: dict[str, Any]) -> dict[str, Any]:
     if "evidence" in out:
         out["evidence"] = {**out["evidence"], "directional_resolution_angstrom": []}
     return out
+
+
+def best_compared(case: Case, folder: Path, out: Path) -> dict[str, Any]:
+    """Scores against that molecule of which most images are placed: a single map of a mixture may be of any."""
+    states = range(1, len(case.molecules) + 1)
+    found = [compare(folder, out, case.structures[s - 1].symmetry, s) | {"state": s} for s in states]
+    return max(found, key=lambda t: t["share_of_all"])
 
 
 def majority(case: Case, folder: Path) -> int:
@@ -87,11 +96,12 @@ def run(case: Case, folder: Path, name: str, cpu_limit_s: int) -> dict[str, Any]
         "outcome": verdict["outcome"],
         "resolution_angstrom": verdict["resolution_angstrom"],
         "evidence": verdict["evidence"],
+        "iterations": metrics_of(out, "refine"),
         "fsc": curves(out / "fsc.csv"),
         "particles": quantiles(out / "particles.star"),
     }
     if case.kind != "noise":
-        result["truth"] = compare(folder, out, truth_symmetry(case, folder), majority(case, folder))
+        result["truth"] = best_compared(case, folder, out)
     return result
 
 
@@ -104,23 +114,24 @@ def status(spent: Measured, cpu_limit_s: float) -> str:
     return "not finished" if stopped else "error"
 
 
-def truth_symmetry(case: Case, folder: Path) -> str:
-    """Of the molecule that most images show."""
-    return case.structures[majority(case, folder) - 1].symmetry
-
-
 def starts(run_folder: Path) -> list[dict[str, float]]:
-    """Evidence of each finished random start, and the similarity of its map to those of earlier starts."""
+    """Evidence of each finished random start, the resolution at which it ended, and the similarity of its map to those
+    of earlier starts of the same schedule."""
+    return [
+        {k: v for k, v in m.items() if k in ("start_evidence", "resolution_angstrom") or k.startswith("likeness_to_")}
+        for m in metrics_of(run_folder, "abinit")
+        if "start_evidence" in m
+    ]
+
+
+def metrics_of(run_folder: Path, stage: str) -> list[dict[str, float]]:
+    """Metrics of each step of a stage, and the resolution that was said."""
     path = run_folder / "metrics.jsonl"
     if not path.exists():
         return []
     whole = path.read_text().rpartition("\n")[0].splitlines()  # a run that was killed may end within a line
-    metrics = (json.loads(line)["metrics"] for line in whole)
-    return [
-        {k: v for k, v in m.items() if k == "start_evidence" or k.startswith("likeness_to_")}
-        for m in metrics
-        if "start_evidence" in m
-    ]
+    steps = [step for line in whole if (step := json.loads(line))["stage"] == stage]
+    return [s["metrics"] | {"resolution_angstrom": s["resolution_angstrom"]} for s in steps]
 
 
 def curves(path: Path) -> dict[str, list[float]]:

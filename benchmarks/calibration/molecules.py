@@ -36,9 +36,9 @@ class Molecule:
     radius: float = 0.0
     round: bool = False
 
-    def options(self) -> list[str]:
-        """Options of make_map.py, but for box and pixel size."""
-        words = ["--b", str(self.b)]
+    def options(self, b: float = 0.0) -> list[str]:
+        """Options of make_map.py, but for box and pixel size; `b`: B-factor in place of a smaller one."""
+        words = ["--b", str(max(self.b, b))]
         if self.onto_z:
             words += ["--onto-z", str(self.onto_z)]
         if self.assembly:

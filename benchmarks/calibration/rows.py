@@ -52,10 +52,17 @@ def read(path: Path) -> dict[str, Row]:
     return found
 
 
-def missing(cases: list[Case], path: Path) -> list[Case]:
-    """The cases that have no row, or one that was made of another case of this name."""
+def missing(cases: list[Case], path: Path, program: str | None = None) -> list[Case]:
+    """The cases that have no row, or one that was made of another case of this name, or by another program than the one
+    named (see `bench.program`)."""
     done = read(path)
-    return [c for c in cases if c.id not in done or done[c.id]["case"] != rounded(c.to_json())]
+    return [
+        c
+        for c in cases
+        if c.id not in done
+        or done[c.id]["case"] != rounded(c.to_json())
+        or (program is not None and done[c.id].get("program") != program)
+    ]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -35,7 +36,7 @@ def make_case(case: Case, folder: Path, maps: Path) -> float:
     """
     box = round(WIDER * case.box) if case.wide else case.box
     pixel = round(case.side / case.box, 4)
-    found = [density(m, box, pixel, maps) for m in case.structures]
+    found = [density(m, box, pixel, case.b, maps) for m in case.structures]
     spent = sum(cpu_s for _, cpu_s in found)
     first = folder / "clean" if case.wide else folder
     spent += _tool("simulate.py", [first, *(path for path, _ in found), *simulate_options(case)], folder)
@@ -67,15 +68,16 @@ def _nuisance_options(case: Case) -> list[object]:
     return [word for name, value in case.nuisances for word in (f"--{name}", value)]
 
 
-def density(molecule: Molecule, box: int, pixel: float, maps: Path) -> tuple[Path, float]:
+def density(molecule: Molecule, box: int, pixel: float, b: float, maps: Path) -> tuple[Path, float]:
     """Map of a molecule, made if it is not there, and the CPU-seconds for it; safe where others make the same one."""
-    path = maps / f"{molecule.name}-{box}-{pixel}.mrc"
+    made_by = [molecule.source, *molecule.options(b)]
+    path = maps / f"{molecule.name}-{box}-{pixel}-{hashlib.sha1(' '.join(made_by).encode()).hexdigest()[:8]}.mrc"
     if path.exists():
         return path, 0.0
     maps.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=maps) as scratch:
         part = Path(scratch) / path.name
-        words = [MODELS / molecule.source, part, "--box", box, "--pixel", pixel, *molecule.options()]
+        words = [MODELS / molecule.source, part, "--box", box, "--pixel", pixel, *molecule.options(b)]
         spent = _tool("make_map.py", words, Path(scratch))
         os.replace(part, path)
     return path, spent

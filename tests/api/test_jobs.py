@@ -29,9 +29,14 @@ def posed(small_set: Path, images: cl.ImageFeed, true_map: cl.DensityMap, tmp_pa
 def test_refinement_from_poses(posed: Path, small_set: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     particles = cl.open(posed)
     result = cl.reconstruct(particles, tmp_path / "run", start="poses", threads=1, device="cpu", quiet=True)
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    assert out == ""
+    # warnings are shown even so: these poses come without half sets
+    assert err.startswith("warning: the file has no half sets (rlnRandomSubset)")
+    assert err.count("\n") == 1
     assert (result.folder / "report.html").is_file()
     assert result.verdict is not None
+    assert "rests on the half sets of the given poses" in str(result.verdict)
     assert repr(result).startswith(f"FinishedRun('{tmp_path}/run': refine, ")
     assert result.map.data.shape == (32, 32, 32)
     assert len(result.poses) == len(result.particles) == 100

@@ -42,6 +42,8 @@ def truth(share: float, share_of_all: float | None = None, shell: float = 15.0, 
     return {
         "share": share,
         "share_of_all": share if share_of_all is None else share_of_all,
+        "placed": round(1000 * share),
+        "of": 1000,
         "fsc0.5_shell": shell,
         "own_mask_fsc0.5_shell": shell,
         "own_mask_fsc0.5_angstrom": angstrom,

@@ -8,7 +8,7 @@ import pytest
 
 from bench import Measured
 from calibration.comparison import calibration_of_errors
-from calibration.measure import starts, status
+from calibration.measure import metrics_of, starts, status
 
 
 @pytest.mark.parametrize(
@@ -24,10 +24,14 @@ def test_starts_are_read_from_a_log_that_ends_within_a_line(tmp_path):
         {"metrics": {"evidence": -1.0}},
         {"metrics": {"evidence": -1.0, "start_evidence": -2.0}},
         {"metrics": {"start_evidence": -3.0, "likeness_to_0": 0.4}},
+        {"metrics": {"shell": 9.0}, "stage": "refine"},
     ]
+    lines = [{"stage": "abinit", "resolution_angstrom": 20.0} | line for line in lines]
     whole = "".join(json.dumps(x) + "\n" for x in lines)
     (tmp_path / "metrics.jsonl").write_text(whole + '{"metrics": {"start_ev')
-    assert starts(tmp_path) == [{"start_evidence": -2.0}, {"start_evidence": -3.0, "likeness_to_0": 0.4}]
+    first, second = {"start_evidence": -2.0}, {"start_evidence": -3.0, "likeness_to_0": 0.4}
+    assert starts(tmp_path) == [x | {"resolution_angstrom": 20.0} for x in (first, second)]
+    assert metrics_of(tmp_path, "refine") == [{"shell": 9.0, "resolution_angstrom": 20.0}]
     assert starts(tmp_path / "none") == []
 
 

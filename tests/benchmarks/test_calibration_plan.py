@@ -67,6 +67,13 @@ def test_what_is_special_of_each_kind_holds():
     assert {c.symmetry == "C1" for c in round_ones} == {True, False}
 
 
+def test_signal_ends_before_the_nyquist_frequency_in_many_cases_of_both_halves():
+    for half in ("fit", "report"):
+        blurred = [c for c in CASES if c.half == half and c.b > 0]
+        assert len(blurred) >= 30
+        assert all(c.box > 32 and f"{c.b}" in c.to_json()["maps"][0] for c in blurred)
+
+
 def test_nuisances_reach_the_tool_that_makes_them():
     noise = next(c for c in CASES if c.kind == "noise" and c.nuisances)
     assert {"--noise-only", "--colour"} <= set(simulate_options(noise))

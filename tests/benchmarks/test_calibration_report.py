@@ -5,7 +5,7 @@ import pytest
 
 from calibration.fit import counts, grids, share_below, threshold, thresholds
 from calibration.judged import evidence_of, judged, lower_bound, resolution_ratio, truth_of, upper_bound
-from calibration.report import by_kind, confusion, rates, tables, uncertainty
+from calibration.report import by_group, confusion, rates, tables, uncertainty
 from cryoloom.jobs import verdict
 from cryoloom.runs.record import BadRunFolder
 
@@ -39,6 +39,12 @@ def test_a_mixture_and_noise_are_not_right():
     assert truth_of(row(CASES["noise"], GOOD, None)) == "wrong"
 
 
+def test_one_sided_views_need_a_map_that_is_as_good_as_well():
+    made = row(CASES["views"], GOOD, truth(0.95, shell=8.0), truth(0.95))
+    assert truth_of(made) == "between"
+    assert truth_of(row(CASES["views"], GOOD, truth(0.95), truth(0.95))) == "right"
+
+
 def test_where_the_true_map_is_not_seen_a_map_that_places_little_is_wrong():
     for share, expected in ((0.1, "wrong"), (0.4, "between"), (0.95, "right")):
         made = row(PLAIN, GOOD, truth(share, shell=8.0), truth(0.0))
@@ -63,8 +69,8 @@ def test_rows_are_judged_by_the_verdict_of_today(monkeypatch):
 def test_evidence_of_other_versions_is_read_where_the_verdict_can_do_without_what_is_missing():
     assert evidence_of(GOOD | {"no longer used": 1}, "x").particles == 2000
     assert evidence_of({k: v for k, v in GOOD.items() if k != "likeness"}, "x").likeness is None
-    with pytest.raises(BadRunFolder, match="certain"):
-        evidence_of({k: v for k, v in GOOD.items() if k != "certain"}, "x")
+    with pytest.raises(BadRunFolder, match="fitting"):
+        evidence_of({k: v for k, v in GOOD.items() if k != "fitting"}, "x")
 
 
 def test_bounds_are_those_of_clopper_and_pearson():
@@ -110,22 +116,27 @@ def test_rates_have_their_bounds():
 
 
 def test_kinds_are_counted_apart():
-    text = by_kind([judged(r) for r in rows()])
+    text = by_group([judged(r) for r in rows()], "kind")
     assert cells(text, "noise")[1:] == ["1", "", "", "1 of 1", "1.00", "0"]
     assert cells(text, "denoised")[4:6] == ["0 of 1", "0.95"]
     assert cells(text, "round")[-1] == "1"
+    assert cells(by_group([judged(r) for r in rows()], "level"), CASES["noise"].level)[0] == CASES["noise"].level
 
 
 def test_stated_resolution_is_compared_below_four_fifths_of_nyquist():
     ratio = resolution_ratio(judged(row(PLAIN, GOOD, truth(0.95, angstrom=10.0), truth(0.95))))
     assert ratio == pytest.approx(0.8)
     assert resolution_ratio(judged(row(PLAIN, GOOD, truth(0.95, shell=20.0), truth(0.95)))) is None
+    # stated far below a true one that lies beyond
+    coarse = row(PLAIN, GOOD, truth(0.95, shell=20.0, angstrom=6.0), truth(0.95))
+    assert resolution_ratio(judged(coarse)) == pytest.approx(8 / 6)
+    assert np.isnan(resolution_ratio(judged(row(PLAIN, GOOD, truth(0.95, angstrom=0.0), truth(0.95)))))
     assert resolution_ratio(judged(row(PLAIN, BAD, truth(0.95), truth(0.95)))) is None
 
 
 def test_uncertainty_counts_sets_whose_share_is_near_68_percent():
     text = uncertainty([judged(r) for r in rows()])
-    assert cells(text, "rotation")[1] == "2 of 2"
+    assert cells(text, "rotation")[1:3] == ["2 of 2", "2 of 2"]
     assert cells(text, "shift")[1] == "0 of 2"
     assert "shift, images" not in text
     assert "by set: rotation 1.36, 1.36, 1.36." in text

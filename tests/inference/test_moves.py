@@ -81,6 +81,8 @@ def test_images_are_inserted_beyond_their_last_move():
     torch.testing.assert_close(onward.R[:4], after[:4])
     torch.testing.assert_close(onward.R[:, 1], after[:, 1])
     torch.testing.assert_close(onward.log_weight, found.log_weight)
+    unknown = PosePosterior(known.R, known.t, torch.full((40, 2), -torch.inf))
+    torch.testing.assert_close(beyond(found, unknown, group.float()).R, after)
 
 
 def test_momentum_makes_fewer_iterations():

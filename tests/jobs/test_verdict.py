@@ -87,6 +87,34 @@ def test_one_bad_sign_makes_it_uncertain(change: dict):
     assert sum(f.passed is False for f in verdict.findings) == 1
 
 
+def test_agreement_up_to_nyquist_proves_nothing_where_the_halves_shared_as_much():
+    assert judge(replace(RIBOSOME, common_shell=22)).outcome == "converged"
+    for shared in (24, 30):  # a given map, filtered near the Nyquist frequency
+        verdict = judge(replace(RIBOSOME, common_shell=shared))
+        assert verdict.outcome == "uncertain"
+        assert "both half sets shared" in str(verdict)
+
+
+def test_given_poses_that_were_compared_with_no_others_are_not_called_certain():
+    verdict = judge(replace(RIBOSOME, starts=None, agreeing=None, likeness=None, certain=None, common_shell=0))
+    finding = next(f for f in verdict.findings if f.name == "poses")
+    assert finding.passed is None
+    assert "not compared with others" in describe(finding, verdict)
+    assert "rests on the half sets of the given poses" in str(verdict)
+    assert from_json(Verdict, json.loads(json.dumps(to_json(verdict))), "run.json") == verdict
+
+
+def test_one_structure_is_not_claimed_where_there_is_no_map():
+    assert any(f.name == "one structure" for f in judge(RIBOSOME).findings)
+    for evidence in (NOISE, LOST):
+        assert not any(f.name == "one structure" for f in judge(evidence).findings)
+
+
+def test_poses_chosen_on_the_map_of_all_images_are_said():
+    assert "chose between their poses" in str(judge(replace(RIBOSOME, joined=2)))
+    assert "chose between their poses" not in str(judge(replace(RIBOSOME, joined=0)))
+
+
 def test_starts_that_differ_are_a_doubt_however_good_the_rest_looks():
     # 35 % junk: half maps to Nyquist, 96 % of the poses certain, all images fit; 20 % of the molecules placed
     verdict = judge(replace(RIBOSOME, likeness=0.41, starts=4, agreeing=1, certain=0.96, fitting=1.0))

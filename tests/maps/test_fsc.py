@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cryoloom.jobs.final_maps import view_vectors
+from cryoloom.maps.align import apply_rigid
 from cryoloom.maps.fsc import (
     crossing,
     directional_fsc,
@@ -20,6 +21,7 @@ from cryoloom.maps.fsc import (
 )
 from cryoloom.maps.io import DensityMap
 from cryoloom.maps.local_resolution import local_resolution
+from cryoloom.physics.rotations import symmetry_group
 from maps.half_maps import noisy_halves, shell_of
 
 Maker = Callable[[str], DensityMap]
@@ -133,6 +135,20 @@ def test_halves_of_noise_have_no_resolution(coloured: bool, generator: torch.Gen
         g = gold_standard(a, b, mask, 3.0, generator)
         assert g.resolution_angstrom is None
         assert g.resolution_half_angstrom is None
+
+
+def test_symmetric_halves_of_noise_have_no_resolution(generator: torch.Generator) -> None:
+    """Noise that was averaged over the 24 mates of an octahedral group is alike in 24 places."""
+    mask = sphere(32, 12.0)
+    group = symmetry_group("O")
+    for _ in range(5):
+        halves = torch.randn(2, 32, 32, 32, generator=generator)
+        a, b = (torch.stack([apply_rigid(v, g, torch.zeros(3)) for g in group.float()]).mean(0) for v in halves)
+        one, all_mates = (
+            gold_standard(a, b, mask, 3.0, torch.Generator().manual_seed(1), mates=n) for n in (1, len(group))
+        )
+        assert all_mates.resolution_angstrom is None
+        assert all_mates.significance == pytest.approx(one.significance / len(group) ** 0.5)
 
 
 def test_a_tight_mask_does_not_flatter(molecule: Maker, generator: torch.Generator) -> None:

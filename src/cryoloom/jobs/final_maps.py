@@ -97,12 +97,14 @@ def scored_maps(
     rough: torch.Generator,
     final: torch.Generator,
     mask: Tensor | None = None,
+    mates: int = 1,
 ) -> ScoredMaps:
     """Maps of two halves at full radius and their FSC.
 
     Args:
         rough, final: generators of the random phases of the FSC within the sphere, and within the mask.
         mask: [D, D, D]; computed from the map if left out.
+        mates: order of the symmetry that the halves have.
     """
     radius = (feed.box - 1) // 2
     box, pixel = feed.box, feed.pixel_size
@@ -110,14 +112,14 @@ def scored_maps(
     both = halves[0] + halves[1]
     if mask is None:
         sphere = feed.mask(box).cpu()
-        within = gold_standard(one, two, sphere, pixel, rough)
+        within = gold_standard(one, two, sphere, pixel, rough, mates)
         # the mask is found at 15 angstrom or coarser: a map of twice that resolution is fine enough
         coarse = min(radius, math.ceil(2 * feed.field_of_view / SMOOTH_ANGSTROM))
         part = both.resized(Band(coarse).side)
         first = _in_box(solve(part, ssnr_of_sum(within.corrected[: coarse + 1]), coarse), box) * sphere
         diameter = feed.source.preprocessing.particle_diameter_angstrom
         mask = automatic_mask(first, pixel, diameter, within.resolution_angstrom) * sphere
-    gold = gold_standard(one, two, mask, pixel, final)
+    gold = gold_standard(one, two, mask, pixel, final, mates)
     combined = _in_box(solve(both, ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
     return ScoredMaps(combined, (one, two), mask, gold)
 
@@ -130,7 +132,7 @@ def final_maps(refined: RefineResult, symmetry: str, seed: int) -> FinalMaps:
     halves = full_statistics(refined, group, radius, torch_generator(seed, "final maps", "samples"))
     box, pixel = feed.box, feed.pixel_size
     rough, final = (torch_generator(seed, "final maps", part) for part in ("rough", "final"))
-    scored = scored_maps(feed, halves, rough, final)
+    scored = scored_maps(feed, halves, rough, final, mates=len(group))
     raw, mask, gold, both = scored.halves, scored.mask, scored.gold, halves[0] + halves[1]
     # unfiltered: the fit and the sharpening weigh by the FSC themselves
     unfiltered = _in_box(solve(both, None, radius), box) * mask
@@ -138,7 +140,10 @@ def final_maps(refined: RefineResult, symmetry: str, seed: int) -> FinalMaps:
     sharp = sharpen(unfiltered, guinier.b_factor_angstrom2, gold.corrected, pixel)
     local = local_resolution(raw[0], raw[1], mask, pixel)
     directional = directional_fsc(raw[0], raw[1], mask, gold, view_vectors(CONES_NSIDE))
-    coverage = orientation_coverage(refined.posed.poses.R[:, 0], symmetry=symmetry)
+    # images that fit nowhere, or everywhere, are at random poses: they would fill gaps between the views
+    known = refined.mode_weight(group.cpu()) * (refined.misfit < FITTING_MISFIT)
+    weight = known if bool(known.any()) else None  # where none fits, the verdict says so
+    coverage = orientation_coverage(refined.posed.poses.R[:, 0], weight, symmetry=symmetry)
     return FinalMaps(
         combined=scored.combined,
         sharp=sharp,

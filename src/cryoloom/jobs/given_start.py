@@ -31,7 +31,7 @@ def given_start(settings: ReconstructSettings, feed: ImageFeed, warn: Say) -> Po
     if settings.start is None:
         raise BadInput("refinement needs a start: --from poses, or --from MAP.mrc")
     if settings.start == "poses":
-        return given_poses(feed, settings.symmetry, settings.seed)
+        return given_poses(feed, settings.symmetry, settings.seed, warn)
     level = settings.refine.fine_levels[0] * feed.box / feed.diameter_px
     if settings.low_pass_angstrom is not None:
         level = feed.field_of_view / settings.low_pass_angstrom
@@ -39,10 +39,15 @@ def given_start(settings: ReconstructSettings, feed: ImageFeed, warn: Say) -> Po
     return PoseStart((volume, volume), feed.noise, FIRST_SIGMA * feed.field_of_view)
 
 
-def given_poses(feed: ImageFeed, symmetry: str, seed: int) -> PoseStart:
+def given_poses(feed: ImageFeed, symmetry: str, seed: int, warn: Say) -> PoseStart:
     """The poses in the particle file and their half maps; half sets alternate by row if the file has none."""
     particles = feed.source.particles
     given, subsets = particles.input_poses(), particles.half_sets()
+    if subsets is None:
+        warn(
+            "the file has no half sets (rlnRandomSubset), so they alternate by row. If the poses were refined on one "
+            "map of all images, both half maps hold its noise, and the FSC comes out too high."
+        )
     half = np.arange(len(particles)) % 2 if subsets is None else subsets - 1
     posed = PosedImages(
         feed,

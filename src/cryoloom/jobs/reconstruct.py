@@ -182,7 +182,7 @@ def evidence(
         resolution_half_angstrom=gold.resolution_half_angstrom,
         common_shell=0 if given_poses else Band.of_box(start.maps[0].shape[-1]).radius,
         nyquist_shell=refined.posed.feed.box // 2,
-        certain=float((refined.mode_weight(group) > CERTAIN_WEIGHT).float().mean()),
+        certain=float((refined.mode_weight(group) > CERTAIN_WEIGHT).float().mean()) if refined.searched else None,
         fitting=float((refined.misfit < FITTING_MISFIT).float().mean()),
         mean_score=float(refined.score.mean()),
         expected_score=float(refined.power.mean() / 2),
@@ -202,6 +202,7 @@ def evidence(
         b_factor_angstrom2=maps.guinier.b_factor_angstrom2,
         b_factor_note=maps.guinier.reason,
         unmodelled=refined.posed.feed.source.particles.table.unmodelled,
+        joined=refined.joined,
     )
 
 

@@ -29,6 +29,7 @@ FindingName = Literal[
 # Thresholds and what they were set by: runs on simulated sets of several molecules and noise levels, and on pure noise
 LIKENESS = 0.75
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
+BEYOND_AT_NYQUIST = 1.4  # times it, where the halves agree up to the Nyquist frequency
 CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure
@@ -63,7 +64,7 @@ class Evidence:
         common_shell: both half sets shared their starting map up to this shell: agreement up to there proves nothing.
         nyquist_shell: of the working box.
         certain: share of the particles of which one pose, together with its symmetry mates and its neighbours within
-            its uncertainty, holds nine tenths of the posterior.
+            its uncertainty, holds nine tenths of the posterior; None if given poses were compared with no others.
         fitting: share of the particles that fit the map as well as expected for a correct pose.
         mean_score: mean of log p(image | pose, map) - log p(image | no particle), nats; expected_score: its expectation
             for correct poses.
@@ -81,6 +82,7 @@ class Evidence:
             before, None in C1.
         b_factor_angstrom2: of the Guinier fit; b_factor_note: why there is none.
         unmodelled: effects that the particle file states and the image model does not have.
+        joined: number of iterations in which images in doubt chose between their poses on the map of all images.
     """
 
     particles: int
@@ -93,7 +95,7 @@ class Evidence:
     resolution_half_angstrom: float | None
     common_shell: int
     nyquist_shell: int
-    certain: float
+    certain: float | None
     fitting: float
     mean_score: float
     expected_score: float
@@ -113,6 +115,7 @@ class Evidence:
     b_factor_angstrom2: float | None
     b_factor_note: str
     unmodelled: tuple[UnmodelledEffect, ...] = ()
+    joined: int | None = None
 
     @property
     def starts_agree(self) -> bool:
@@ -127,7 +130,8 @@ class Evidence:
     @property
     def halves_agree(self) -> bool:
         """Whether the half maps agree beyond what they shared at their start."""
-        beyond = self.shell >= BEYOND * self.common_shell or self.shell >= self.nyquist_shell - 2
+        times = BEYOND_AT_NYQUIST if self.shell >= self.nyquist_shell - 2 else BEYOND
+        beyond = self.shell >= times * self.common_shell
         return self.resolution_angstrom is not None and beyond
 
 
@@ -170,6 +174,8 @@ def judge(e: Evidence) -> Verdict:
         outcome = "uncertain"
     else:
         outcome = "converged"
+    if outcome in ("noise", "failed"):  # there is no map around which another structure could be found
+        findings = [f for f in findings if f.name != "one structure"]
     findings += [Finding("hand", None, None), Finding("sharpening", None, e.b_factor_angstrom2)]
     if e.unmodelled:
         findings.append(Finding("image model", None, None))
@@ -207,7 +213,7 @@ def _halves(e: Evidence) -> Finding:
 
 
 def _poses(e: Evidence) -> Finding:
-    return Finding("poses", e.certain >= CERTAIN, e.certain)
+    return Finding("poses", None if e.certain is None else e.certain >= CERTAIN, e.certain)
 
 
 def _fit(e: Evidence) -> Finding:

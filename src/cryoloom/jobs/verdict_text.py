@@ -100,7 +100,7 @@ def _heterogeneity(found: ConformationEvidence) -> str:
 
 def _starts(e: Evidence) -> str:
     if e.starts is None:
-        return "Not applicable: there was only one starting model."
+        return "Not applicable: no random starts were made."
     if not e.seen:
         return (
             "No random start gave a map that makes other images likelier than no particle does "
@@ -120,14 +120,17 @@ def _halves(e: Evidence) -> str:
     said = f"The gold-standard FSC falls below 0.143 at {_angstrom(e.resolution_angstrom)} (shell {e.shell:.1f})"
     if not e.halves_agree:
         return f"{said}, hardly beyond the starting map that both half sets shared (up to shell {e.common_shell})."
-    return (
-        f"{said}; the half sets shared a starting map up to shell {e.common_shell} only."
-        if e.common_shell
-        else f"{said}."
-    )
+    if not e.common_shell:
+        return f"{said}; that the half maps are independent rests on the half sets of the given poses."
+    shared = f"{said}; the half sets shared a starting map up to shell {e.common_shell}"
+    if e.joined:
+        return f"{shared}, and images in doubt chose between their poses, not the poses themselves, on the map of both."
+    return f"{shared} only."
 
 
 def _poses(e: Evidence) -> str:
+    if e.certain is None:
+        return "Not applicable: the given poses were not compared with others."
     modulo = "" if e.symmetry == "C1" else f" and up to {e.symmetry}"
     return (
         f"For {_percent(e.certain)} of the particles, a single pose, within its uncertainty{modulo}, holds at least "
@@ -145,10 +148,10 @@ def _fit(e: Evidence) -> str:
 
 def _one_structure(e: Evidence) -> str:
     if not e.components:
-        return "One structure explains the images: no component around the map makes held-out images likelier."
+        return "One structure explains the images: no component around the map makes held-out images more likely."
     said = (
         f"{_counted(e.components, 'component')} around the map {'makes' if e.components == 1 else 'make'} held-out "
-        f"images {e.component_gain:.2f} nats likelier: the images show more than one structure"
+        f"images {e.component_gain:.2f} nats more likely: the images show more than one structure"
     )
     assert e.component_gain is not None
     if e.component_gain > MIXED * e.mean_score:
@@ -158,7 +161,7 @@ def _one_structure(e: Evidence) -> str:
 
 def _convergence(e: Evidence) -> str:
     if e.settled is None:
-        return "Not applicable: the given poses were used without refinement."
+        return "Not applicable: the poses were used as they are, without refinement."
     if e.settled:
         return "Refinement ended when it brought no further improvement."
     return "Refinement ended before it had converged."
@@ -195,7 +198,7 @@ def _hand(e: Evidence) -> str:
 def _sharpening(e: Evidence) -> str:
     if e.b_factor_angstrom2 is None:
         return f"No B-factor was fitted: {e.b_factor_note.rstrip('.')}."
-    return f"The sharpened map has a B-factor of {e.b_factor_angstrom2:.0f} Å² applied."
+    return f"The map was sharpened by the B-factor that a Guinier fit found, {e.b_factor_angstrom2:.0f} Å²."
 
 
 def _symmetry(e: Evidence) -> str:

@@ -198,18 +198,20 @@ def gold_standard(
     mask: Float[Tensor, "D D D"],
     pixel_size: float,
     generator: torch.Generator,
+    mates: int = 1,
 ) -> GoldStandard:
     """Gold-standard FSC corrected for the mask by phase randomisation.
 
     Source: Chen et al., Ultramicroscopy 135 (2013) 24. A resolution is given only if the correlation up to the
     crossing is `SIGNIFICANCE` standard deviations beyond that of independent noise, whose FSC has variance
-    1 / (voxels of the shell x share of the box in the mask); so halves of pure noise have none.
+    mates / (voxels of the shell x share of the box in the mask); so halves of pure noise have none.
 
     Args:
         half1, half2: independent half maps.
         mask: soft mask within [0, 1], in the frame of the half maps.
         pixel_size: angstrom.
         generator: source of the random phases.
+        mates: order of the symmetry that was imposed on both: their voxels are alike in so many places.
 
     Raises:
         ValueError: for volumes that are not cubes of one side, or an empty mask.
@@ -232,7 +234,7 @@ def gold_standard(
     corrected = _corrected(masked, randomised, start)
     corrected = torch.where(leaked_shells(half1, half2, mask), 0.0, corrected)
     shell, half = crossing(corrected, 0.143), crossing(corrected, 0.5)
-    z = _significance(corrected, shell, box, share)
+    z = _significance(corrected, shell, box, share / mates)
     sure = z > SIGNIFICANCE
     return GoldStandard(
         unmasked=unmasked,

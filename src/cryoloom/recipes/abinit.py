@@ -272,7 +272,7 @@ class AbInitRecipe:
             radius=starts.radius(start.level),
             noise=start.noise,
             sigma_angstrom=start.sigma_angstrom,
-            starts=len(state.done),
+            starts=len(state.done) + (state.coarse if state.fine else 0),
             likeness=max(others) if others else None,
             agreeing=sum(x >= self.settings.agreement for x in others) + 1,
             strength=start.strength,
@@ -286,7 +286,7 @@ class AbInitResult:
     Attributes:
         volume: [m, m, m], band-limited box m = 2 (radius + 2) with the field of view of the working box.
         radius: Fourier pixels; noise: [G, S]; sigma_angstrom: standard deviation of shifts.
-        starts: number made by the last schedule; likeness: similarity of the best start's map to the most similar
+        starts: number made; likeness: similarity of the best start's map to the most similar
             other, or None;
         agreeing: number of starts that agree with the best, itself included.
         strength: by how much its map makes held-out images likelier than no particle does, nats per image; None if it

@@ -89,7 +89,8 @@ class RefineState:
             set has folds, its map without one fold after the other, first those of half set 0; else empty.
         joint: the map of all images, once the half sets agree and refinement has settled; where half sets have folds,
             that map without one fold after the other; else empty. joined: iterations done with it.
-        moved: [N, 3], rotation vectors of the poses' moves in the last iteration, radians; empty before the first.
+        moved: [N, 3], rotation vectors of the poses' moves in the last iteration, radians; empty where they had none
+            before.
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
         fsc: FSC of the last half maps, by shell; shell: its 0.143 crossing.
         searches: global searches done so far; None where the first iteration refines given poses.
@@ -161,6 +162,8 @@ class RefineResult:
             its prediction (see `inference.poses.refine.Refined`).
         statistics: normal equations of both half maps as last summed, None if they must be summed again.
         settled: whether refinement ended because it brought no further improvement.
+        searched: whether other poses than those given, or begun with, were looked for.
+        joined: number of iterations in which images chose between their poses on the map of all images.
         map_noise: what the noise of the map adds to the covariances; None where poses were not refined.
     """
 
@@ -170,6 +173,8 @@ class RefineResult:
     power: Tensor
     statistics: tuple[Statistics, Statistics] | None
     settled: bool
+    searched: bool
+    joined: int
     map_noise: MapNoise | None
 
     @property
@@ -260,7 +265,9 @@ class RefineRecipe:
     def finished(self, state: RefineState) -> bool:
         """Whether refinement has converged, or the maximum number of iterations is reached."""
         s = self.settings
-        ended = (state.settled and not state.joint) or state.stalled
+        if state.joint:  # the map of all images was made to be used
+            return False
+        ended = state.settled or state.stalled
         return state.iteration - state.joined >= s.most_iterations or (ended and state.iteration >= s.least_iterations)
 
     def end_early(self, state: RefineState) -> RefineState:
@@ -281,6 +288,8 @@ class RefineRecipe:
             power=state.power,
             statistics=state.statistics,
             settled=state.settled,
+            searched=bool(state.searches),
+            joined=state.joined,
             map_noise=self._map_noise(state, posed) if self.settings.climb_steps else None,
         )
 
@@ -361,13 +370,17 @@ class RefineRecipe:
         folded = [p.statistics for p in passes] if folds > 1 else []
         left = (halves[i // folds] - part for i, part in enumerate(folded))
         shell = resolved_shell(fsc)
-        moved = moves(poses.R[:, 0], before.poses.R[:, 0], self.group)
+        known = before.iteration > 0 or before.searches is None
+        moved = moves(poses.R[:, 0], before.poses.R[:, 0], self.group)[: len(poses) if known else 0]
         turned = torch.rad2deg(moved.norm(dim=1))
-        jumped = float(((turned > WIDEST_MODE_DEGREES) & (found.misfit <= MISFIT)).float().mean())
+        jumped = 1.0
+        if known:
+            jumped = float(((turned > WIDEST_MODE_DEGREES) & (found.misfit <= MISFIT)).float().mean())
         errors = rms_rotation_degrees(found.covariance)
         uncertain = float(errors.median())
         unit = torch.deg2rad(errors)[:, None]
         way = to_go(moved / unit, before.moved / unit) if len(before.moved) else math.inf
+        moves_said = (("moved_degrees", float(turned.median())), ("to_go", way), ("jumped", jumped)) if known else ()
         searched = float(doubtful.mean())
         gained = shell - before.shell if before.iteration > 0 else 1.0
         at_rim = radii.climb >= min(self.limit, int(shell) + 1)
@@ -396,7 +409,7 @@ class RefineRecipe:
             both, ssnr = halves[0] + halves[1], ssnr_of_sum(fsc)
             sums = [both - part for part in folded] or [both]
             following = replace(following, joint=tuple(solve(x, ssnr, radii.insertion) * mask for x in sums))
-        said = (("searched", searched), ("moved_degrees", float(turned.median())), ("to_go", way), ("jumped", jumped))
+        said = (("searched", searched), *moves_said)
         return following, self._info(following, compared.resolution_angstrom, said, uncertain)
 
     def _joins(self, state: RefineState, jumped: float) -> bool:
@@ -489,7 +502,7 @@ class RefineRecipe:
         phases = torch_generator(self.seed, self.name, "phases", iteration)
         stated = math.inf
         for within in (self.feed.mask(len(one)), mask):
-            gold = gold_standard(one, two, within, pixel_size, phases)
+            gold = gold_standard(one, two, within, pixel_size, phases, mates=len(self.group))
             # the maps end at the radius of insertion
             at = resolved_shell(gold.corrected[: insertion + 1]) if gold.resolution_angstrom is not None else 0.0
             stated = min(stated, at)

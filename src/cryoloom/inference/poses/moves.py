@@ -51,11 +51,12 @@ def beyond(poses: PosePosterior, before: PosePosterior, group: Float[Tensor, "G 
     instead of 12).
 
     Args:
-        poses: after this iteration; before: poses that it began with. Candidates other than the best stay as they are.
+        poses: after this iteration; before: poses that it began with, none where all weights are 0. Candidates other
+            than the best stay as they are.
     """
     moved = moves(poses.R[:, 0], before.R[:, 0], group)
     length = moved.norm(dim=1)
-    small = length <= min(WIDEST_MOVE, LARGEST * float(length.median()))
+    small = (length <= min(WIDEST_MOVE, LARGEST * float(length.median()))) & (before.log_weight.amax(1) > -math.inf)
     onward = exponential(MOMENTUM * torch.where(small[:, None], moved, 0.0))
     R = poses.R.clone()
     R[:, 0] = R[:, 0] @ onward.to(R)
