@@ -104,6 +104,13 @@ def test_given_poses_that_were_compared_with_no_others_are_not_called_certain():
     assert from_json(Verdict, json.loads(json.dumps(to_json(verdict))), "run.json") == verdict
 
 
+@pytest.mark.parametrize(("degrees", "named"), [(119.8, ", as in C3"), (154.0, ", as in C7"), (167.0, "")])
+def test_a_symmetry_that_was_not_stated_is_suggested(degrees: float, named: str):
+    verdict = judge(replace(RIBOSOME, certain=0.6, doubtful=0.7, doubt_degrees=degrees, doubt_axis=(0.0, 0.6, 0.8)))
+    assert f"{degrees:.0f} degrees apart about the axis (0.00, 0.60, 0.80){named}: if the" in str(verdict)
+    assert "--symmetry" not in str(judge(RIBOSOME))
+
+
 def test_one_structure_is_not_claimed_where_there_is_no_map():
     assert any(f.name == "one structure" for f in judge(RIBOSOME).findings)
     for evidence in (NOISE, LOST):

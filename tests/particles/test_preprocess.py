@@ -83,8 +83,9 @@ def test_black_particles_are_inverted(simulation: Simulation, tmp_path: Path) ->
     assert any("black" in line for line in found.said)
 
 
-def test_pure_noise_gives_guesses_and_says_so(simulation: Simulation, tmp_path: Path) -> None:
-    images = noise(COUNT, 0.0, torch.Generator().manual_seed(13))[0]
+@pytest.mark.parametrize("seed", range(13, 21))
+def test_pure_noise_gives_guesses_and_says_so(simulation: Simulation, tmp_path: Path, seed: int) -> None:
+    images = noise(COUNT, 0.0, torch.Generator().manual_seed(seed))[0]
     found = measured(open_particles(write(tmp_path, images, simulation.parameters)))
     assert found.contrast_sign == 1.0
     assert any("can't be determined" in line for line in found.said)

@@ -203,6 +203,9 @@ def evidence(
         b_factor_note=maps.guinier.reason,
         unmodelled=refined.posed.feed.source.particles.table.unmodelled,
         joined=refined.joined,
+        doubtful=None if refined.doubt is None else refined.doubt[1],
+        doubt_degrees=None if refined.doubt is None else refined.doubt[0].degrees,
+        doubt_axis=None if refined.doubt is None else refined.doubt[0].axis,
     )
 
 

@@ -83,6 +83,8 @@ class Evidence:
         b_factor_angstrom2: of the Guinier fit; b_factor_note: why there is none.
         unmodelled: effects that the particle file states and the image model does not have.
         joined: number of iterations in which images in doubt chose between their poses on the map of all images.
+        doubtful: share of the particles in doubt between poses, where many of them are so by one rotation, of
+            doubt_degrees about doubt_axis (x, y, z): a symmetry that was not stated; None where they are not.
     """
 
     particles: int
@@ -116,6 +118,9 @@ class Evidence:
     b_factor_note: str
     unmodelled: tuple[UnmodelledEffect, ...] = ()
     joined: int | None = None
+    doubtful: float | None = None
+    doubt_degrees: float | None = None
+    doubt_axis: tuple[float, float, float] | None = None
 
     @property
     def starts_agree(self) -> bool:

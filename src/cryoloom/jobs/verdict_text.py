@@ -132,10 +132,25 @@ def _poses(e: Evidence) -> str:
     if e.certain is None:
         return "Not applicable: the given poses were not compared with others."
     modulo = "" if e.symmetry == "C1" else f" and up to {e.symmetry}"
-    return (
+    said = (
         f"For {_percent(e.certain)} of the particles, a single pose, within its uncertainty{modulo}, holds at least "
         "90 % of the posterior probability."
     )
+    if e.doubtful is None or e.doubt_axis is None:
+        return said
+    assert e.doubt_degrees is not None
+    axis = ", ".join(f"{x:.2f}" for x in e.doubt_axis)
+    order = _order(e.doubt_degrees)
+    as_in = "" if order is None else f", as in C{order}"
+    return (
+        f"{said} {_percent(e.doubtful)} are in doubt, many of them between poses {e.doubt_degrees:.0f} degrees apart "
+        f"about the axis ({axis}){as_in}: if the particle has that symmetry, state it (--symmetry)."
+    )
+
+
+def _order(degrees: float) -> int | None:
+    """Lowest order, up to 12, of an axis of symmetry that has a rotation; None if none is within a degree."""
+    return next((n for n in range(2, 13) if any(abs(degrees - 360 * k / n) < 1 for k in range(1, n))), None)
 
 
 def _fit(e: Evidence) -> str:

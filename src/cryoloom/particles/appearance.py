@@ -27,6 +27,7 @@ _MARGIN = 1.15
 # the range of the mean projection, in standard errors, from which on a particle is seen
 _SEEN = 8.0
 _SMALLEST, _LARGEST = 0.3, 0.95
+SURE = 4.0  # s.d. from which on the contrast is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +97,16 @@ class Appearance:
         top = int(profile.argmax())
         bottom = float(profile[top:].min())
         span = float(profile[top]) - bottom
+        unknown = Size(0.75 * self.box * self.pixel_size, False)
         if span < _SEEN * error:
-            return Size(0.75 * self.box * self.pixel_size, False)
+            return unknown
         level = bottom + max(_EDGE * span, 2 * error)
         outer = top + int(torch.nonzero(profile[top:] <= level)[0])
         step = float((profile[outer - 1] - level) / (profile[outer - 1] - profile[outer])) if outer else 0.0
         share = min(max(2 * _MARGIN * (outer - 1 + step) / self.box, _SMALLEST), _LARGEST)
-        return Size(share * self.box * self.pixel_size, True)
+        found = Size(share * self.box * self.pixel_size, True)
+        # of noise, the few pixels of the innermost rings may stand out, but no body of that size does
+        return found if abs(self.contrast(found.diameter_angstrom)) >= SURE else unknown
 
     def contrast(self, diameter_angstrom: float) -> float:
         """Standard score of 'the particle is brighter than its surroundings': > 0 white, < 0 black.

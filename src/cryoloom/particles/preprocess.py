@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoloom.particles.appearance import Appearance, Size
+from cryoloom.particles.appearance import SURE, Appearance, Size
 from cryoloom.particles.background import WIDEST_CIRCLE, Background, Unusable, radius_map
 from cryoloom.particles.coefficients import crop_images
 from cryoloom.particles.errors import BadInput
@@ -24,8 +24,6 @@ from cryoloom.physics.noise import shell_means
 SMALLEST_BOX = 16
 # groups with fewer sampled images than this use the common spectrum of all groups
 _ENOUGH_IMAGES = 50
-# standard score beyond which the contrast is taken from the data
-_SURE = 4.0
 _CHUNK_BYTES = 16 << 20
 
 
@@ -205,7 +203,7 @@ def _diameter(particles: ParticleSet, given: float | None, appearance: Appearanc
 
 
 def _contrast(score: float, said: list[str]) -> float:
-    if abs(score) < _SURE:
+    if abs(score) < SURE:
         said.append(
             f"The contrast can't be determined ({score:+.1f} s.d.): particles are assumed to be white, as in RELION."
         )

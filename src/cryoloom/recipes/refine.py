@@ -24,6 +24,7 @@ from cryoloom.inference.poses.moves import moves, to_go
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import misfit_sigmas
+from cryoloom.inference.poses.shared_doubt import SharedDoubt, shared_doubt
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.backprojection import (
@@ -164,6 +165,8 @@ class RefineResult:
         settled: whether refinement ended because it brought no further improvement.
         searched: whether other poses than those given, or begun with, were looked for.
         joined: number of iterations in which images chose between their poses on the map of all images.
+        doubt: the rotation by which images are in doubt, and share of all images in any doubt; None where no rotation
+            is shared, or a symmetry was stated.
         map_noise: what the noise of the map adds to the covariances; None where poses were not refined.
     """
 
@@ -175,6 +178,7 @@ class RefineResult:
     settled: bool
     searched: bool
     joined: int
+    doubt: tuple[SharedDoubt, float] | None
     map_noise: MapNoise | None
 
     @property
@@ -290,8 +294,13 @@ class RefineRecipe:
             settled=state.settled,
             searched=bool(state.searches),
             joined=state.joined,
+            doubt=self._doubt(state),
             map_noise=self._map_noise(state, posed) if self.settings.climb_steps else None,
         )
+
+    def _doubt(self, state: RefineState) -> tuple[SharedDoubt, float] | None:
+        shared = self._shared_doubt(state)
+        return None if shared is None else (shared, float(self._unsure(state).float().mean()))
 
     def _map_noise(self, state: RefineState, posed: PosedImages) -> MapNoise:
         """What the noise of the last half maps adds to the errors of poses, measured on some of the images."""
@@ -419,7 +428,16 @@ class RefineRecipe:
         """
         able = self.settings.climb_steps > 0 and state.searches is not None and state.settled
         more = state.joined == 0 or (state.joined < MOST_JOINED and jumped >= JUMPED)
-        return able and more and state.shell >= TIGHT * self.first_radius and bool(self._undecided(state).any())
+        agreed = state.shell >= TIGHT * self.first_radius
+        # mates of a symmetry that was not stated are all right, and the map of all images tells none from another
+        return able and more and agreed and bool(self._undecided(state).any()) and self._shared_doubt(state) is None
+
+    def _shared_doubt(self, state: RefineState) -> SharedDoubt | None:
+        """The rotation by which images are in doubt; None without one, or with a stated symmetry."""
+        if len(self.group) > 1:
+            return None
+        generator = numpy_generator(self.seed, self.name, "shared doubt", state.iteration)
+        return shared_doubt(state.poses, self._unsure(state), generator)
 
     def _info(
         self, state: RefineState, resolution: float | None, said: tuple[tuple[str, float], ...], uncertain: float
@@ -476,11 +494,15 @@ class RefineRecipe:
     def _undecided(self, state: RefineState) -> np.ndarray:
         """Images to be searched on the map of all images, bool [N]; what fits nowhere by now is no particle."""
         N = len(self.feed)
-        unsure = 1 - state.mode_weight(self.group) > math.exp(-DOUBT_NATS)
-        undecided = (unsure & (state.misfit <= MISFIT)).numpy()
+        undecided = self._unsure(state).numpy()
         if undecided.mean() < FEW_DOUBTFUL:
             return np.zeros(N, bool)
         return np.ones(N, bool) if undecided.mean() > MANY_DOUBTFUL else undecided
+
+    def _unsure(self, state: RefineState) -> Tensor:
+        """Images of which another mode than the best may be right, bool [N]."""
+        unsure = 1 - state.mode_weight(self.group) > math.exp(-DOUBT_NATS)
+        return unsure & (state.misfit <= MISFIT)
 
     def _compare(self, halves: tuple[Statistics, Statistics], insertion: int, iteration: int) -> _Comparison:
         """Compare the half maps within the mask of the next references.
