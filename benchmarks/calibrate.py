@@ -42,6 +42,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     r.add_argument("--workdir", type=Path, default=where, help="sets, runs, maps; one for all that share RESULTS")
     r.add_argument("--cpu-limit", type=int, default=CPU_LIMIT_S, help="of each command, seconds")
     r.add_argument("--cases", nargs="+", metavar="ID", help="these alone")
+    r.add_argument(
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="PROGRAM",
+        help="keep lines of these programs as well: trees of `src` whose runs come out alike",
+    )
     r.add_argument("--first", type=int, help="the first so many cases of the plan alone")
     r.add_argument("--keep", action="store_true", help="keep sets and run folders")
     r.set_defaults(do=run)
@@ -62,26 +69,27 @@ def run(a: argparse.Namespace) -> int:
         if unknown:
             raise SystemExit(f"no case named {', '.join(sorted(unknown))}; calibrate.py plan lists them")
         cases = [c for c in cases if c.id in a.cases]
-    todo = missing(cases, a.results, program())
+    programs = {program(), *a.also}
+    todo = missing(cases, a.results, programs)
     print(f"{len(todo)} of {len(cases)} runs to do on {machine()}", flush=True)
     work = a.workdir.absolute()
-    one = partial(run_case, work=work, results=a.results, cpu_limit_s=a.cpu_limit, keep=a.keep)
+    one = partial(run_case, work=work, results=a.results, programs=programs, cpu_limit_s=a.cpu_limit, keep=a.keep)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"  # read by the new processes when they load numerical libraries
     # new processes: one that has loaded threads of numerical libraries must not be forked
     with multiprocessing.get_context("spawn").Pool(a.workers, maxtasksperchild=8) as pool:
         for number, said in enumerate(pool.imap_unordered(one, todo), 1):
             print(f"[{number}/{len(todo)}] {said}", flush=True)
-    left = [c.id for c in missing(cases, a.results, program())]
+    left = [c.id for c in missing(cases, a.results, programs)]
     if left:
         print(f"{len(left)} runs have no result: {', '.join(left)}", flush=True)
     return 1 if left else 0
 
 
-def run_case(case: Case, *, work: Path, results: Path, cpu_limit_s: int, keep: bool) -> str:
+def run_case(case: Case, *, work: Path, results: Path, programs: set[str], cpu_limit_s: int, keep: bool) -> str:
     """One case, unless another process has it or has had it; a line on what came out."""
     with claimed(case, work / "locks") as mine:
-        if not mine or not missing([case], results, program()):
+        if not mine or not missing([case], results, programs):
             return f"{case.id}: done by another process"
         try:
             row = measure(case, work, cpu_limit_s, keep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,16 @@ def read(path: Path) -> dict[str, Row]:
     return found
 
 
-def missing(cases: list[Case], path: Path, program: str | None = None) -> list[Case]:
-    """The cases that have no row, or one that was made of another case of this name, or by another program than the one
-    named (see `bench.program`)."""
+def missing(cases: list[Case], path: Path, programs: Collection[str] = ()) -> list[Case]:
+    """The cases that have no row, or one that was made of another case of this name, or by a program that is none of
+    those named (see `bench.program`), if any are."""
     done = read(path)
     return [
         c
         for c in cases
         if c.id not in done
         or done[c.id]["case"] != rounded(c.to_json())
-        or (program is not None and done[c.id].get("program") != program)
+        or (programs and done[c.id].get("program") not in programs)
     ]
 
 

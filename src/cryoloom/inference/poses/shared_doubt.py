@@ -22,8 +22,8 @@ from cryoloom.physics.rotations import geodesic_degrees
 ALIKE_DEGREES = 10.0  # rotations within this angle of each other are one
 MOST = 500  # images looked at
 FEWEST = 30  # images in doubt below which nothing is said
-# share of the images in doubt from which on it is a symmetry (C2 and C3 have 1, C7 a third, D7 0.15); and at least so many
-# times the share that rotations by the same angle about random axes have: small rotations are alike by chance
+# share of the images in doubt from which on it is a symmetry (C2 and C3 have 1, C7 a third, D7 0.15); and at least so
+# many times the share that rotations by the same angle about random axes have: small rotations are alike by chance
 SHARED, BEYOND_CHANCE = 0.1, 5.0
 
 
