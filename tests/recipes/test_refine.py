@@ -124,6 +124,13 @@ def test_it_ends_when_nothing_is_gained(refined):
     assert not recipe.finished(replace(state, joint=(state.references[0],)))
 
 
+def test_a_map_that_gets_worse_is_not_settled(refined):
+    recipe, state, _ = refined
+    still = replace(state, joint=())
+    assert recipe.step(still)[0].settled
+    assert not recipe.step(replace(still, shell=state.shell + 2))[0].settled
+
+
 def test_it_ends_where_there_is_no_hope(scene, tmp_path):
     noise = Scene(tmp_path, three_states()[:1], COUNT, snr=1e-5)
     _, said = carried_out(recipe_of(scene, feed=noise.feed, most_iterations=12))

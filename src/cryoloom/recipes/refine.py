@@ -56,8 +56,9 @@ from cryoloom.runs.seeds import numpy_generator, torch_generator
 # an image is searched again if another mode than its best has more than exp(-DOUBT_NATS) of the posterior, or if its
 # best score is this many standard deviations below that of a correct pose
 MISFIT = 3.0
-TIGHT = 1.5  # the molecule is masked once the halves agree beyond this multiple of the starting radius
+TIGHT = 1.45  # the molecule is masked once the halves agree beyond this multiple of the starting radius (noise: to 1.4)
 FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
+LOST, GAINED = -1.0, 0.3  # change of the resolved shell within which a map is settled
 STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go, r.m.s.
 MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again
 # expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image and squared Fourier pixel: measured on a
@@ -393,7 +394,8 @@ class RefineRecipe:
         searched = float(doubtful.mean())
         gained = shell - before.shell if before.iteration > 0 else 1.0
         at_rim = radii.climb >= min(self.limit, int(shell) + 1)
-        settled = gained < 0.3 and at_rim and way < STILL and searched < MANY_DOUBTFUL
+        still = LOST < gained < GAINED and way < STILL
+        settled = still and at_rim and searched < MANY_DOUBTFUL
         following = replace(
             found,
             iteration=before.iteration + 1,
