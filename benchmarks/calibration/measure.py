@@ -67,7 +67,7 @@ def best_compared(case: Case, folder: Path, out: Path) -> dict[str, Any]:
 
 
 def majority(case: Case, folder: Path) -> int:
-    """The state (from 1) of most images: that whose map and poses the run is compared with."""
+    """The state (from 1) of most images: that from whose map the reference starts."""
     state = read_star(folder / "truth.star")["particles"]["rlnClassNumber"].to_numpy()
     return int(np.bincount(state[state > 0]).argmax()) if case.kind != "noise" else 1
 

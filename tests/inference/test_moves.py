@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cryoloom.inference.poses.moves import AHEAD, MOMENTUM, beyond, moves, to_go
+from cryoloom.inference.poses.modes import smallest_turns
+from cryoloom.inference.poses.moves import AHEAD, MOMENTUM, beyond, to_go
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.physics.rotations import exponential, geodesic_degrees_modulo, random_rotations, symmetry_group
 
@@ -25,9 +26,9 @@ def test_moves_do_not_depend_on_the_mate(symmetry):
     omega = of_rms(50, 0.05, g).double()
     mates = group[torch.randint(len(group), (50,), generator=g)]
     after = before @ exponential(omega)
-    torch.testing.assert_close(moves(mates @ after, before, group), omega, atol=1e-6, rtol=0)
+    torch.testing.assert_close(smallest_turns(before, mates @ after, group), omega, atol=1e-6, rtol=0)
     torch.testing.assert_close(
-        torch.rad2deg(moves(after, mates @ before, group).norm(dim=1)),
+        torch.rad2deg(smallest_turns(mates @ before, after, group).norm(dim=1)),
         geodesic_degrees_modulo(after, before, group),
         atol=1e-4,
         rtol=0,
@@ -76,7 +77,7 @@ def test_images_are_inserted_beyond_their_last_move():
     known, found = (PosePosterior(R, torch.zeros(40, 2, 2), torch.zeros(40, 2)).normalised() for R in (before, after))
     onward = beyond(found, known, group.float())
     torch.testing.assert_close(
-        moves(onward.R[4:, 0], after[4:, 0], group.float()), MOMENTUM * omega[4:], atol=1e-5, rtol=0
+        smallest_turns(after[4:, 0], onward.R[4:, 0], group.float()), MOMENTUM * omega[4:], atol=1e-5, rtol=0
     )
     torch.testing.assert_close(onward.R[:4], after[:4])
     torch.testing.assert_close(onward.R[:, 1], after[:, 1])

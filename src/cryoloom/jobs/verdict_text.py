@@ -124,7 +124,10 @@ def _halves(e: Evidence) -> str:
         return f"{said}; that the half maps are independent rests on the half sets of the given poses."
     shared = f"{said}; the half sets shared a starting map up to shell {e.common_shell}"
     if e.joined:
-        return f"{shared}, and images in doubt chose between their poses, not the poses themselves, on the map of both."
+        return (
+            f"{shared}; later, images in doubt chose between their poses on the map of all images, and each pose was "
+            "refined on the map of its own half."
+        )
     return f"{shared} only."
 
 
@@ -143,8 +146,8 @@ def _poses(e: Evidence) -> str:
     order = _order(e.doubt_degrees)
     as_in = "" if order is None else f", as in C{order}"
     return (
-        f"{said} {_percent(e.doubtful)} are in doubt, many of them between poses {e.doubt_degrees:.0f} degrees apart "
-        f"about the axis ({axis}){as_in}: if the particle has that symmetry, state it (--symmetry)."
+        f"{said} For {_percent(e.doubtful)}, another pose is possible; many of these are {e.doubt_degrees:.0f} degrees "
+        f"apart about the axis ({axis}){as_in}: if the particle has that symmetry, state it (--symmetry)."
     )
 
 

@@ -272,7 +272,7 @@ class AbInitRecipe:
             radius=starts.radius(start.level),
             noise=start.noise,
             sigma_angstrom=start.sigma_angstrom,
-            starts=len(state.done) + (state.coarse if state.fine else 0),
+            starts=state.coarse + len(state.done),
             likeness=max(others) if others else None,
             agreeing=sum(x >= self.settings.agreement for x in others) + 1,
             strength=start.strength,

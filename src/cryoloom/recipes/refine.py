@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cryoloom.inference.poses.folds import FOLDS, folds_of
 from cryoloom.inference.poses.map_noise import MapNoise, map_noise
-from cryoloom.inference.poses.modes import CERTAIN_WEIGHT, WIDEST_MODE_DEGREES, mode_weight
-from cryoloom.inference.poses.moves import moves, to_go
+from cryoloom.inference.poses.modes import CERTAIN_WEIGHT, WIDEST_MODE_DEGREES, mode_weight, smallest_turns
+from cryoloom.inference.poses.moves import to_go
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import misfit_sigmas
@@ -300,8 +300,9 @@ class RefineRecipe:
         )
 
     def _doubt(self, state: RefineState) -> tuple[SharedDoubt, float] | None:
-        shared = self._shared_doubt(state)
-        return None if shared is None else (shared, float(self._unsure(state).float().mean()))
+        unsure = self._unsure(state)
+        shared = self._shared_doubt(state, unsure)
+        return None if shared is None else (shared, float(unsure.float().mean()))
 
     def _map_noise(self, state: RefineState, posed: PosedImages) -> MapNoise:
         """What the noise of the last half maps adds to the errors of poses, measured on some of the images."""
@@ -380,17 +381,17 @@ class RefineRecipe:
         folded = [p.statistics for p in passes] if folds > 1 else []
         left = (halves[i // folds] - part for i, part in enumerate(folded))
         shell = resolved_shell(fsc)
-        known = before.iteration > 0 or before.searches is None
-        moved = moves(poses.R[:, 0], before.poses.R[:, 0], self.group)[: len(poses) if known else 0]
-        turned = torch.rad2deg(moved.norm(dim=1))
-        jumped = 1.0
-        if known:
-            jumped = float(((turned > WIDEST_MODE_DEGREES) & (found.misfit <= MISFIT)).float().mean())
         errors = rms_rotation_degrees(found.covariance)
         uncertain = float(errors.median())
-        unit = torch.deg2rad(errors)[:, None]
-        way = to_go(moved / unit, before.moved / unit) if len(before.moved) else math.inf
-        moves_said = (("moved_degrees", float(turned.median())), ("to_go", way), ("jumped", jumped)) if known else ()
+        moved, way, jumped, moves_said = torch.zeros(0, 3), math.inf, 1.0, ()
+        if before.iteration > 0 or before.searches is None:  # there were poses before
+            moved = smallest_turns(before.poses.R[:, 0], poses.R[:, 0], self.group)
+            turned = torch.rad2deg(moved.norm(dim=1))
+            jumped = float(((turned > WIDEST_MODE_DEGREES) & (found.misfit <= MISFIT)).float().mean())
+            if len(before.moved):
+                unit = torch.deg2rad(errors)[:, None]
+                way = to_go(moved / unit, before.moved / unit)
+            moves_said = (("moved_degrees", float(turned.median())), ("to_go", way), ("jumped", jumped))
         searched = float(doubtful.mean())
         gained = shell - before.shell if before.iteration > 0 else 1.0
         at_rim = radii.climb >= min(self.limit, int(shell) + 1)
@@ -430,16 +431,18 @@ class RefineRecipe:
         """
         able = self.settings.climb_steps > 0 and state.searches is not None and state.settled
         more = state.joined == 0 or (state.joined < MOST_JOINED and jumped >= JUMPED)
-        agreed = state.shell >= TIGHT * self.first_radius
+        if not (able and more and state.shell >= TIGHT * self.first_radius):
+            return False
+        unsure = self._unsure(state)
         # mates of a symmetry that was not stated are all right, and the map of all images tells none from another
-        return able and more and agreed and bool(self._undecided(state).any()) and self._shared_doubt(state) is None
+        return float(unsure.float().mean()) >= FEW_DOUBTFUL and self._shared_doubt(state, unsure) is None
 
-    def _shared_doubt(self, state: RefineState) -> SharedDoubt | None:
+    def _shared_doubt(self, state: RefineState, unsure: Tensor) -> SharedDoubt | None:
         """The rotation by which images are in doubt; None without one, or with a stated symmetry."""
         if len(self.group) > 1:
             return None
         generator = numpy_generator(self.seed, self.name, "shared doubt", state.iteration)
-        return shared_doubt(state.poses, self._unsure(state), generator)
+        return shared_doubt(state.poses, unsure, generator)
 
     def _info(
         self, state: RefineState, resolution: float | None, said: tuple[tuple[str, float], ...], uncertain: float

@@ -55,13 +55,8 @@ def key_numbers(run: ShownRun) -> list[dict[str, str]]:
         e = verdict.evidence
         out.append(("Symmetry", e.symmetry, ""))
         if e.b_factor_angstrom2 is not None:
-            out.append(
-                (
-                    "B-factor",
-                    f"{number(round(e.b_factor_angstrom2))} Å²",
-                    "by which the map was sharpened",
-                )
-            )
+            b = f"{number(round(e.b_factor_angstrom2))} Å²"
+            out.append(("B-factor", b, "by which the map was sharpened"))
         if e.coverage is not None:
             out.append(("Sampling compensation factor", f"{e.coverage:.2f}", "1: uniform views"))
         if e.cfar is not None:

@@ -43,11 +43,16 @@ def mode_weight(
 
 def turns_from_best(R: Float[Tensor, "N K 3 3"], group: Tensor) -> Float[Tensor, "N K 3"]:
     """Smallest rotation vector, over the symmetry mates, from the first candidate to each, in the image's frame."""
-    first = R[:, :1].mT
+    return smallest_turns(R[:, :1], R, group)
+
+
+def smallest_turns(start: Float[Tensor, "*#b 3 3"], R: Float[Tensor, "*b 3 3"], group: Tensor) -> Float[Tensor, "*b 3"]:
+    """Smallest rotation vector, radians, over the symmetry mates of R, from each start to R, in the image's frame."""
+    first = start.mT
     best = first @ R
     for g in group[1:]:
         other = first @ (g.to(R) @ R)
         # of two rotations the one of larger trace is the smaller
-        nearer = torch.einsum("nkii->nk", other) > torch.einsum("nkii->nk", best)
+        nearer = torch.einsum("...ii->...", other) > torch.einsum("...ii->...", best)
         best = torch.where(nearer[..., None, None], other, best)
     return roma.rotmat_to_rotvec(best)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import roma
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.inference.poses.modes import smallest_turns
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.physics.rotations import exponential, geodesic_degrees
+from cryoloom.physics.rotations import exponential
 
 AHEAD = 10  # iterations ahead that are looked at, where moves do not become smaller
 LARGEST = 3.0  # times the median move: images that moved farther have changed their mode
@@ -24,23 +24,6 @@ LARGEST = 3.0  # times the median move: images that moved farther have changed t
 # it becomes 0.53 (0.71) of it
 MOMENTUM = 0.4
 WIDEST_MOVE = 0.25  # radians: larger moves are no approach to an optimum
-
-
-def moves(
-    R: Float[Tensor, "N 3 3"], before: Float[Tensor, "N 3 3"], group: Float[Tensor, "G 3 3"]
-) -> Float[Tensor, "N 3"]:
-    """Rotation vectors, in radians, from the nearest symmetry mate of each pose before to the pose.
-
-    They are in the frame of the image, which does not depend on the mate.
-    """
-    nearest = before
-    angle = geodesic_degrees(R, before)
-    for g in group[1:]:
-        mate = g.to(before) @ before
-        to_mate = geodesic_degrees(R, mate)
-        nearest = torch.where((to_mate < angle)[:, None, None], mate, nearest)
-        angle = torch.minimum(angle, to_mate)
-    return roma.rotmat_to_rotvec(nearest.mT @ R)
 
 
 def beyond(poses: PosePosterior, before: PosePosterior, group: Float[Tensor, "G 3 3"]) -> PosePosterior:
@@ -54,7 +37,7 @@ def beyond(poses: PosePosterior, before: PosePosterior, group: Float[Tensor, "G 
         poses: after this iteration; before: poses that it began with, none where all weights are 0. Candidates other
             than the best stay as they are.
     """
-    moved = moves(poses.R[:, 0], before.R[:, 0], group)
+    moved = smallest_turns(before.R[:, 0], poses.R[:, 0], group)
     length = moved.norm(dim=1)
     small = (length <= min(WIDEST_MOVE, LARGEST * float(length.median()))) & (before.log_weight.amax(1) > -math.inf)
     onward = exponential(MOMENTUM * torch.where(small[:, None], moved, 0.0))
