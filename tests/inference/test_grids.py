@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from cryoloom.inference.poses.grids import cached_rotation_grid, children, shift_grid, shift_step_angstrom
-from cryoloom.physics.rotations import geodesic_degrees, random_rotations
+from cryoloom.physics.half_turns import HALF_TURNS
+from cryoloom.physics.rotations import geodesic_degrees, random_rotations, rotation_grid
 
 PAIRS = [(1, 2), (2, 4), (4, 8), (3, 8)]
 
@@ -17,6 +18,17 @@ def test_rotation_grids(nside, count, spacing):
     assert grid.R.dtype == torch.float32
     assert grid.spacing_degrees == spacing
     assert cached_rotation_grid(nside) is grid
+
+
+@pytest.mark.parametrize("nside", [1, 2, 3, 4])
+def test_rotation_grids_hold_the_half_turns_of_their_first_quarter(nside):
+    """The same rotations as the grid by views, in four groups."""
+    R, by_views = cached_rotation_grid(nside).R, rotation_grid(nside).float()
+    groups = R.view(4, -1, 3, 3)
+    torch.testing.assert_close(groups, groups[0] @ HALF_TURNS[:, None], rtol=0, atol=1e-6)
+    nearest = torch.einsum("mij,bij->bm", R, by_views).argmax(1)
+    assert torch.equal(nearest.sort().values, torch.arange(len(R)))
+    torch.testing.assert_close(R[nearest], by_views, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("coarse", "fine"), PAIRS)

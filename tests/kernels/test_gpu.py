@@ -21,7 +21,7 @@ def everything(kernels: Kernels, scene: Scene, device: str = "cpu") -> list[torc
     grid = scene.grid.to(device)
     generator = torch.Generator().manual_seed(5)
     R, t = samples.R[: len(im.observed)], samples.t[: len(im.observed)]
-    shapes = (9, 4, 700), (9, 700), (9, 4)
+    shapes = (4, 9, 4, 175), (2, 9, 175), (9, 4)
     cross, norm, prior = (2 * torch.randn(shape, generator=generator).to(device) for shape in shapes)
     uniform = torch.rand(9, generator=generator).to(device)
     posterior = kernels.grid_posterior(cross, norm, prior, uniform, draws=6, best=3)

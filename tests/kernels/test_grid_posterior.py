@@ -5,17 +5,24 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from cryoloom.physics.half_turns import in_groups, unfolded
+
 B, T, M = 6, 5, 300
 
 
 def random_scores(generator: torch.Generator, spread: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
-    cross = spread * torch.randn(B, T, M, generator=generator)
-    return cross, torch.randn(B, M, generator=generator), torch.randn(B, T, generator=generator)
+    return scores_of(B, T, M, spread, generator)
+
+
+def scores_of(b: int, t: int, m: int, spread: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """The four parts of the cross term, each with half of its spread; both norms; log prior."""
+    cross = 0.5 * spread * torch.randn(4, b, t, m // 4, generator=generator)
+    return cross, torch.randn(2, b, m // 4, generator=generator), torch.randn(b, t, generator=generator)
 
 
 def dense(cross: Tensor, norm: Tensor, prior: Tensor) -> Tensor:
     """All scores in float64, [B, T * M]: keys are t * M + m."""
-    return (cross.double() + norm[:, None] + prior[:, :, None]).flatten(1)
+    return (unfolded(cross.double()) + in_groups(norm)[:, None] + prior[:, :, None]).flatten(1)
 
 
 def kept_probabilities(score: Tensor, window: float) -> Tensor:
@@ -49,17 +56,19 @@ def test_best_entries_are_the_largest_scores_in_order(kernels, generator):
 
 def test_slots_beyond_the_kept_entries_are_marked(kernels, generator):
     scores = random_scores(generator)
-    scores[0][:, 2, 77] += 200
+    # of the four rotations of a group, the second: half turned about z
+    scores[0][:, :, 2, 33] += 50 * torch.tensor([1.0, 1.0, -1.0, -1.0])[:, None]
     found = kernels.grid_posterior(*scores, torch.rand(B, generator=generator), 4, 3)
-    assert found.best[:, 0].tolist() == [2 * M + 77] * B
+    key = 2 * M + M // 4 + 33
+    assert found.best[:, 0].tolist() == [key] * B
     assert (found.best[:, 1:] == -1).all()
     assert (found.best_score[:, 1:] == -torch.inf).all()
-    assert (found.picks == 2 * M + 77).all()
+    assert (found.picks == key).all()
 
 
 def test_more_best_entries_than_there_are(kernels, generator):
     scores = random_scores(generator)
-    few = scores[0][:, :1, :4].contiguous(), scores[1][:, :4].contiguous(), scores[2][:, :1].contiguous()
+    few = scores[0][:, :, :1, :1].contiguous(), scores[1][:, :, :1].contiguous(), scores[2][:, :1].contiguous()
     found = kernels.grid_posterior(*few, torch.rand(B, generator=generator), 3, 9)
     assert found.best.shape == (B, 9)
     assert (found.best[:, :4].sort(1).values == torch.arange(4)).all()
@@ -83,9 +92,12 @@ def test_systematic_draws_share_out_the_posterior(draws, window, kernels, genera
 def test_single_draws_are_distributed_as_the_posterior(kernels, generator):
     """Images alike but for their uniforms: independent draws, by chi-squared over bins of rotations and shifts."""
     n = 20_000
-    cross = 1.5 * torch.randn(1, 3, 40, generator=generator)
-    norm, prior = torch.randn(1, 40, generator=generator), torch.randn(1, 3, generator=generator)
-    copies = cross.expand(n, -1, -1).contiguous(), norm.expand(n, -1).contiguous(), prior.expand(n, -1).contiguous()
+    cross, norm, prior = scores_of(1, 3, 40, 1.5, generator)
+    copies = (
+        cross.expand(-1, n, -1, -1).contiguous(),
+        norm.expand(-1, n, -1).contiguous(),
+        prior.expand(n, -1).contiguous(),
+    )
     found = kernels.grid_posterior(*copies, torch.rand(n, generator=generator), 1, 1)
     expected = n * kept_probabilities(dense(cross, norm, prior), 15.0)[0]
     observed = torch.bincount(found.picks[:, 0], minlength=120).double()
@@ -95,12 +107,11 @@ def test_single_draws_are_distributed_as_the_posterior(kernels, generator):
     assert chisquare(pooled.numpy(), (against * (n / against.sum())).numpy()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 1024), (3, 1023), (2, 1500)])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 1024), (3, 1020), (2, 1500)])
 def test_grids_of_any_size(shape, kernels, generator):
     """Sizes about the blocks into which the sums are divided; the uniform's ends among the draws."""
     t, m = shape
-    cross = 2 * torch.randn(B, t, m, generator=generator)
-    norm, prior = torch.randn(B, m, generator=generator), torch.randn(B, t, generator=generator)
+    cross, norm, prior = scores_of(B, t, m, 2.0, generator)
     uniform = torch.tensor([0.0, 1 - 2**-24, 0.5, 0.1, 0.9, 0.3])
     found = kernels.grid_posterior(cross, norm, prior, uniform, draws=50, best=1)
     p = kept_probabilities(dense(cross, norm, prior), 15.0)

@@ -11,7 +11,7 @@ def everything(scene: Scene) -> list[torch.Tensor]:
     """The outputs of all kernels that divide their work."""
     s = scene.samples
     generator = torch.Generator().manual_seed(5)
-    scores = torch.randn(9, 4, 200, generator=generator), torch.randn(9, 200, generator=generator)
+    scores = torch.randn(4, 9, 4, 50, generator=generator), torch.randn(2, 9, 50, generator=generator)
     posterior = dispatch.grid_posterior(
         *scores, torch.randn(9, 4, generator=generator), torch.rand(9, generator=generator), 6, 3
     )

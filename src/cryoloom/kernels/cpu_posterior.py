@@ -40,89 +40,106 @@ def _exp(x):
 
 
 @njit(**FAST)
-def _block_maxima(cross, norm, prior, tops):
-    """Write the best score of each block of rotations at each shift to tops [T, blocks]; returns the best of all."""
-    T, M = cross.shape
+def _unfold(a, b, c, d, first, second, out):
+    """Scores at R, R Rz, R Rx and R Ry from their parts [m] and both norms [m], to out [4 m]; the best of them."""
+    m = a.shape[0]
     top = np.float32(-np.inf)
-    for i in range(T):
-        for block in range(tops.shape[1]):
-            high = np.float32(-np.inf)
-            for m in range(block * BLOCK, min(M, (block + 1) * BLOCK)):
-                high = max(high, cross[i, m] + norm[m])
-            high += prior[i]
-            tops[i, block] = high
-            top = max(top, high)
+    for j in range(m):
+        even, odd = a[j] + b[j] + first[j], c[j] + d[j]
+        other, rest = a[j] - b[j] + second[j], c[j] - d[j]
+        out[j] = even + odd
+        out[m + j] = even - odd
+        out[2 * m + j] = other + rest
+        out[3 * m + j] = other - rest
+        top = max(top, max(even + abs(odd), other + abs(rest)))
     return top
 
 
 @njit(**FAST)
-def _draw_from_blocks(values, sums, start, total, picks, last):
+def _mass(scores, offset, floor):
+    """Turn scores [m] into exp(score + offset) in place, 0 at or below the floor; returns their sum."""
+    total = np.float32(0)
+    for i in range(scores.shape[0]):  # without a branch: the compiler vectorises it
+        d = scores[i] + offset
+        e = _exp(max(d, floor)) * np.float32(d > floor)
+        scores[i] = e
+        total += e
+    return total
+
+
+@njit(**FAST)
+def _draw_from_blocks(values, sums, start, total, picks):
     """Systematic draws at quantiles (n + start) / S of the masses `values` [T, M], summed by block in `sums`.
 
-    Blocks whose sum is 0 are skipped. `last` fills the draws that are left over when the running sum is rounded down.
+    Blocks whose sum is 0 are skipped. A draw beyond a block's entries but within its sum, which is rounded in another
+    order, is its last entry that has mass; `total` is the sum of `sums` in their order.
     """
     S, M = picks.shape[0], values.shape[1]
-    taken, running = 0, 0.0
+    taken, running, last = 0, 0.0, 0
     for i in range(values.shape[0]):
         for block in range(sums.shape[1]):
-            if taken == S or (taken + start) / S * total >= running + sums[i, block]:
-                running += sums[i, block]
-                continue
-            inside = running
-            for m in range(block * BLOCK, min(M, (block + 1) * BLOCK)):
-                inside += values[i, m]
-                while taken < S and (taken + start) / S * total < inside:
-                    last = i * M + m
+            end = running + sums[i, block]
+            if taken < S and (taken + start) / S * total < end:
+                inside = running
+                for m in range(block * BLOCK, min(M, (block + 1) * BLOCK)):
+                    if values[i, m] > 0:
+                        inside += values[i, m]
+                        last = i * M + m
+                    while taken < S and (taken + start) / S * total < inside:
+                        picks[taken] = last
+                        taken += 1
+                while taken < S and (taken + start) / S * total < end:
                     picks[taken] = last
                     taken += 1
-            running += sums[i, block]
+            running = end
     picks[taken:] = last
 
 
 @threaded
 def grid_posterior(thread, cross, norm, prior, window, uniform, threads, picks, best_key, best_score, log_evidence):
-    """Posterior of each image over M rotations and T shifts from its scores.
+    """Posterior of each image over M = 4 m rotations and T shifts from its scores.
 
-    score[b, t, m] = cross[b, t, m] + norm[b, m] + prior[b, t]. Entries more than `window` nats below the best are
-    left out. Keys are t * M + m.
+    The scores are put together from four parts, as by `physics.half_turns.unfolded`; entries more than `window` nats
+    below the best are left out. Keys are t * M + rotation.
 
     Args:
-        cross: [B, T, M]; norm: [B, M]; prior: [B, T]; uniform: [B] in [0, 1) for the systematic draws.
+        cross: [4, B, T, m]; norm: [2, B, m]; prior: [B, T]; uniform: [B] in [0, 1) for the systematic draws.
         picks: int64 [B, S], filled with S draws from the posterior.
         best_key, best_score: [B, K], the K best entries; log_evidence: [B], log sum exp of all kept entries.
     """
-    B, T, M = cross.shape
+    _, B, T, m = cross.shape
+    M = 4 * m
     blocks = (M + BLOCK - 1) // BLOCK
-    tops, sums = np.empty((T, blocks), np.float32), np.empty((T, blocks), np.float64)
-    values = np.empty((T, M), np.float32)
+    tops, sums = np.empty(T, np.float32), np.empty((T, blocks), np.float64)
+    values, lowest = np.empty((T, M), np.float32), np.float32(-window)
     for b in range(thread * B // threads, (thread + 1) * B // threads):
-        top = _block_maxima(cross[b], norm[b], prior[b], tops)
-        floor = top - np.float32(window)
+        top = np.float32(-np.inf)
+        for i in range(T):
+            row = _unfold(
+                cross[0, b, i], cross[1, b, i], cross[2, b, i], cross[3, b, i], norm[0, b], norm[1, b], values[i]
+            )
+            tops[i] = row + prior[b, i]
+            top = max(top, tops[i])
+        floor = top + lowest
         best_score[b, :] = -np.inf
         best_key[b, :] = -1
         total = 0.0
         for i in range(T):
+            if tops[i] <= floor:
+                sums[i] = 0.0
+                continue
+            if tops[i] > best_score[b, -1]:
+                least = max(floor, best_score[b, -1])
+                for r in range(M):
+                    s = values[i, r] + prior[b, i]
+                    if s > least:
+                        _push(best_key[b], best_score[b], i * M + r, s)
+                        least = max(floor, best_score[b, -1])
             for block in range(blocks):
-                sums[i, block] = 0.0
-                if tops[i, block] <= floor:
-                    continue
-                first, end = block * BLOCK, min(M, (block + 1) * BLOCK)
-                if tops[i, block] > best_score[b, -1]:
-                    for m in range(first, end):
-                        s = cross[b, i, m] + norm[b, m] + prior[b, i]
-                        if s > floor:
-                            _push(best_key[b], best_score[b], i * M + m, s)
-                offset = prior[b, i] - top
-                part = np.float32(0)
-                for m in range(first, end):
-                    d = cross[b, i, m] + norm[b, m] + offset
-                    e = _exp(d) if d > np.float32(-window) else np.float32(0)
-                    values[i, m] = e
-                    part += e
-                sums[i, block] = part
-                total += part
+                sums[i, block] = _mass(values[i, block * BLOCK : (block + 1) * BLOCK], prior[b, i] - top, lowest)
+                total += sums[i, block]
         log_evidence[b] = top + math.log(total)
-        _draw_from_blocks(values, sums, start=uniform[b], total=total, picks=picks[b], last=best_key[b, 0])
+        _draw_from_blocks(values, sums, start=uniform[b], total=total, picks=picks[b])
 
 
 @threaded

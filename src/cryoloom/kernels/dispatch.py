@@ -231,15 +231,18 @@ def residual_power(
 
 
 def grid_posterior(
-    cross: Float[Tensor, "B T M"],
-    norm: Float[Tensor, "B M"],
+    cross: Float[Tensor, "4 B T m"],
+    norm: Float[Tensor, "2 B m"],
     prior: Float[Tensor, "B T"],
     uniform: Float[Tensor, " B"],
     draws: int,
     best: int,
     window: float = 15.0,
 ) -> GridPosterior:
-    """Turn scores cross + norm + prior into draws, best entries and log evidence; see `GridPosterior`."""
+    """Turn scores cross + norm + prior over T shifts and M = 4 m rotations into draws, best entries and log evidence.
+
+    Cross and norm are combined as by `unfolded` and `in_groups` of `physics.half_turns`; see `GridPosterior`.
+    """
     if cross.is_cuda:
         from cryoloom.kernels import gpu
 
@@ -248,7 +251,7 @@ def grid_posterior(
         )
     from cryoloom.kernels import cpu_posterior
 
-    found = GridPosterior.empty(len(cross), draws, best)
+    found = GridPosterior.empty(len(prior), draws, best)
     cpu_posterior.grid_posterior(
         cross.numpy(),
         norm.numpy(),

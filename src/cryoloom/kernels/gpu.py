@@ -17,12 +17,14 @@ from torch import Tensor
 from cryoloom.kernels.half_grid import GUARD
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.half_turns import in_groups, unfolded
 
 BUDGET_BYTES = 2**30  # largest size of the temporaries of a chunk
 BLOCK = 1024  # entries per block: a draw chooses first a block, then an entry in it
 
-# temporaries of one pose at one frequency, bytes: measured on the CPU 135, 287, 303, 142; of one entry of a grid 12.3
-SLICE_BYTES, INSERT_BYTES, NORMAL_BYTES, RESIDUAL_BYTES, ENTRY_BYTES = 140, 320, 340, 160, 14
+# temporaries of one pose at one frequency, bytes: measured on the CPU 135, 287, 303, 142; of one entry of a grid 12.3,
+# and 8 while its score is put together
+SLICE_BYTES, INSERT_BYTES, NORMAL_BYTES, RESIDUAL_BYTES, ENTRY_BYTES = 140, 320, 340, 160, 22
 
 
 def _budget(device: torch.device) -> int:
@@ -314,8 +316,8 @@ def residual_power(
 
 
 def grid_posterior(
-    cross: Float[Tensor, "B T M"],
-    norm: Float[Tensor, "B M"],
+    cross: Float[Tensor, "4 B T m"],
+    norm: Float[Tensor, "2 B m"],
     prior: Float[Tensor, "B T"],
     uniform: Float[Tensor, " B"],
     draws: int,
@@ -326,7 +328,8 @@ def grid_posterior(
 
     Draws invert the cumulative distribution in float64, first over blocks of entries, then within the chosen block.
     """
-    B, T, M = cross.shape
+    _, B, T, m = cross.shape
+    M = 4 * m
     n, device = T * M, cross.device
     blocks, top_k = -(-n // BLOCK), min(best, n)
     picks = torch.empty(B, draws, dtype=torch.int64, device=device)
@@ -338,7 +341,7 @@ def grid_posterior(
         size = rows.stop - rows.start
         mass = cross.new_full((size, blocks * BLOCK), -math.inf)
         score = mass[:, :n].view(size, T, M)
-        torch.add(cross[rows], norm[rows, None], out=score)
+        torch.add(unfolded(cross[:, rows]), in_groups(norm[:, rows])[:, None], out=score)
         score += prior[rows, :, None]
         high, key = mass.topk(top_k)
         top = high[:, :1]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.poses.frames import Frame, common_frames
@@ -27,7 +28,7 @@ from cryoloom.maps.mask import radius_grid
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import ResidualPower
-from cryoloom.physics.rotations import random_rotations
+from cryoloom.physics.rotations import exponential, random_rotations
 from cryoloom.recipes.methods.search import UNSEEN, Schedule
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
@@ -45,6 +46,7 @@ LEAST_SHARE = 0.005
 # first images, at random rotations, shows the envelope already: on five molecules, maps that took shape gained 26 % and
 # more over it, others 9 % and less
 SHAPED = 0.15
+SOME_TURN = torch.tensor([0.3, 0.5, 0.2])  # rotation vector about no axis of any group, radian
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,10 @@ class RandomStarts:
         grid = cached_rotation_grid(nside)
         turn = random_rotations(1, generator)[0].float()
         R = turn @ grid.R
-        return RotationGrid(nside, (R if self.free else R[in_asymmetric_unit(R, self.group)]).contiguous())
+        if not self.free:
+            groups = R.view(4, -1, 3, 3)
+            R = groups[:, in_asymmetric_unit(groups, self.group)].reshape(-1, 3, 3)
+        return RotationGrid(nside, R.contiguous())
 
     def level_done(self, start: RandomStart) -> bool:
         """Whether the level has had its steps, and held-out images have not gained for a while."""
@@ -291,10 +296,14 @@ def _null_log_likelihood(images: Images) -> Tensor:
     return -0.5 * (h * images.observed.abs().square() / s2).sum(1) - 0.5 * (h * s2.log()).sum(1)
 
 
-def in_asymmetric_unit(R: Tensor, group: Tensor) -> Tensor:
-    """Whether a rotation turns least of its symmetry mates g R, bool [M]; one of each set of mates does."""
-    traces = torch.einsum("gij,mji->mg", group, R)
-    return traces[:, 0] >= traces.amax(1) - 1e-6  # the identity comes first
+def in_asymmetric_unit(R: Float[Tensor, "H m 3 3"], group: Tensor) -> Tensor:
+    """Whether one of H rotations is nearest to a fixed one of them and all their symmetry mates g R, bool [m].
+
+    The H rotations are one rotation times each half turn; of each set of mates of such groups one is chosen. The fixed
+    rotation is not the identity: half turns of the group and of the image would lead equally near.
+    """
+    traces = torch.einsum("ji,gjk,hmki->mhg", exponential(SOME_TURN).to(R), group, R)
+    return traces[..., 0].amax(1) >= traces.amax((1, 2)) - 1e-6  # the identity comes first
 
 
 def frames_on_axes() -> list[Frame]:

@@ -16,7 +16,10 @@ from cryoloom.physics.rotations import from_euler, grid_spacing_degrees, rotatio
 
 @dataclass(frozen=True, slots=True)
 class RotationGrid:
-    """HEALPix views x in-plane angles: R [M, 3, 3] float32, views slowest, M = 72 nside^3."""
+    """Rotations in four groups: R [M, 3, 3] float32 are M / 4 rotations, then these times each half turn.
+
+    Half turns are those of `physics.half_turns`, whose slices are known from one another.
+    """
 
     nside: int
     R: Tensor
@@ -29,8 +32,29 @@ class RotationGrid:
 
 @lru_cache(maxsize=4)
 def cached_rotation_grid(nside: int) -> RotationGrid:
-    """Rotation grid of HEALPix `nside`: 20 degrees for 3, 15 for 4, 7.5 for 8."""
-    return RotationGrid(nside, rotation_grid(nside).float())
+    """HEALPix views of `nside` x in-plane angles, M = 72 nside^3: 20 degrees for 3, 15 for 4, 7.5 for 8."""
+    return RotationGrid(nside, rotation_grid(nside)[_in_groups(nside)].float().contiguous())
+
+
+def _in_groups(nside: int) -> np.ndarray:
+    """Indices [M] of `rotation_grid` in the order of `RotationGrid`.
+
+    A half turn about z adds 180 degrees to the in-plane angle; one about x turns it round and leads to the opposite
+    view.
+    """
+    views = from_euler(torch.cat([view_grid(nside), torch.zeros(12 * nside**2, 1, dtype=torch.float64)], 1))[:, :, 2]
+    opposite = np.asarray(KDTree(views.numpy()).query(-views.numpy())[1])
+    n = 6 * nside
+    first = np.flatnonzero(opposite > np.arange(len(opposite)))
+    view, angle = np.repeat(first, n // 2), np.tile(np.arange(n // 2), len(first))
+    behind = opposite[view] * n
+    groups = (
+        view * n + angle,
+        view * n + angle + n // 2,
+        behind + -angle % n,
+        behind + -(angle + n // 2) % n,
+    )
+    return np.concatenate(groups)
 
 
 @lru_cache(maxsize=4)
@@ -60,7 +84,10 @@ def children(coarse: int, fine: int) -> Int32[np.ndarray, "M n"]:
     table = np.full((len(rows) * n_coarse, width), -1, np.int32)
     for view, r in enumerate(rows):
         table[view * n_coarse : (view + 1) * n_coarse, : r.shape[1]] = r
-    return table
+    # from the order by views to that of the grids
+    place = np.full(len(fine_views) * n_fine + 1, -1, np.int32)
+    place[_in_groups(fine)] = np.arange(len(place) - 1)
+    return place[table[_in_groups(coarse)]]
 
 
 def shift_grid(step_angstrom: float, reach_angstrom: float) -> Float[Tensor, "T 2"]:

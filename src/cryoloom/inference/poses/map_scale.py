@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid
-from cryoloom.inference.poses.search import FIRST_SIGMA, Reference, scores, shift_prior, slice_reference
+from cryoloom.inference.poses.search import FIRST_SIGMA, Reference, Scores, shift_prior, slice_reference, weighted
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.kernels.images import Images
 from cryoloom.maps.band import Band
@@ -107,7 +107,7 @@ class _Comparison:
             images,
             reference,
             shifts,
-            prior - prior.logsumexp(0) - math.log(len(reference.slices)),
+            prior - prior.logsumexp(0) - math.log(len(reference.grid.R)),
             power=shell_means(seen.mean(0), images.disc),
             signal=shell_means(drawn.mean(0), images.disc),
         )
@@ -157,10 +157,10 @@ class _Comparison:
         disc = self.images.disc
         variance = self.images.variance * spread_shells(noise, disc)
         images = replace(self.images, variance=variance)
-        parts = []
+        parts, scores = [], Scores(self.reference, self.shifts)
         for start in range(0, len(rows), CHUNK):
             part = torch.from_numpy(rows[start : start + CHUNK]).to(images.group.device)
-            cross, norm = scores(images, self.reference, self.shifts, part)
+            cross, norm = scores.whole(*weighted(images, part))
             parts.append(torch.stack([self._log_mean(s * cross, s * s * norm) for s in scales]))
         return torch.cat(parts, 1).double().cpu()
 
