@@ -424,17 +424,36 @@ def agreed(recipe: RefineRecipe, state: RefineState, shell: float = 15.0) -> Ref
 def test_doubts_are_settled_by_the_map_of_all_images_once_the_half_sets_agree(misplaced):
     recipe, state, _ = misplaced
     state = replace(state, shell=15.0)
-    assert recipe._joins(agreed(recipe, state), 0.5)
-    assert recipe._joins(replace(agreed(recipe, state), joined=1), refine.JUMPED)
-    for other, jumped in (
-        (replace(agreed(recipe, state), settled=False), 0.5),
-        (agreed(recipe, state, shell=refine.TIGHT * recipe.first_radius - 0.1), 0.5),
-        (replace(agreed(recipe, state), searches=None), 0.5),  # given poses
-        (replace(agreed(recipe, state), joined=1), 0.5 * refine.JUMPED),
-        (replace(agreed(recipe, state), joined=refine.MOST_JOINED), 0.5),
-        (replace(state, settled=True), 0.5),  # no image in doubt
+    assert recipe._joins(agreed(recipe, state), True)
+    assert recipe._joins(replace(agreed(recipe, state), joined=1), True)
+    assert not recipe._joins(agreed(recipe, state), False)
+    for other in (
+        agreed(recipe, state, shell=refine.TIGHT * recipe.first_radius - 0.1),
+        replace(agreed(recipe, state), searches=None),  # given poses
+        replace(agreed(recipe, state), joined=refine.MOST_JOINED),
+        state,  # no image in doubt
     ):
-        assert not recipe._joins(other, jumped)
+        assert not recipe._joins(other, True)
+
+
+def test_the_map_of_all_images_is_used_while_it_makes_poses_certain(misplaced):
+    recipe, state, _ = misplaced
+    doubtful = replace(agreed(recipe, state), joined=1)
+    assert recipe._decides_more(doubtful, state, refine.JUMPED)
+    assert not recipe._decides_more(doubtful, state, 0.5 * refine.JUMPED)
+    assert not recipe._decides_more(doubtful, doubtful, refine.JUMPED)
+    # the first time new candidates come in
+    assert recipe._decides_more(replace(state, joined=0), doubtful, refine.JUMPED)
+
+
+def test_refinement_has_not_settled_where_the_map_of_all_images_was_used_up(misplaced, monkeypatch):
+    recipe, state, _ = misplaced
+    monkeypatch.setattr(RefineRecipe, "_decides_more", lambda *_: True)
+    state = replace(agreed(recipe, state), iteration=9, score=0.5 * state.power)
+    last = replace(state, joint=(rebox(state.references[0], 22),), joined=refine.MOST_JOINED - 1)
+    after, _ = recipe.step(last)
+    assert not after.settled
+    assert recipe.finished(after)
 
 
 def test_refinement_that_moves_again_is_no_longer_settled(misplaced):

@@ -70,9 +70,10 @@ SEARCHED_SHARES = (1.0, 0.6, 0.2)  # shares of the images that usual first, seco
 # no farther than an iteration before: in shells of the start's radius, and in shells gained
 STALLED_AFTER, HARDLY_BEYOND, NO_GAIN = 3, 1.15, 0.5
 MEASURED = 300  # images by which the errors that come from the map are measured
-# iterations with the map of all images go on while this share of the images changes its mode, at most so often: on real
-# apoferritin the correlation with the model rises from 0.43 to 0.49, 0.55 and 0.58 after one, three and six of them
-JUMPED, MOST_JOINED = 0.02, 4
+# iterations with the map of all images go on while this share of the images changes its mode and the share of certain
+# poses rises by so much, at most so often. On real apoferritin the correlation with the model rises from 0.43 to 0.49
+# and 0.55 after one and three of them, and is 0.57 after twelve, where 6 % of the images still change their mode
+JUMPED, SURER, MOST_JOINED = 0.02, 0.02, 12
 ALL_SEARCHED = 2  # number of first searches to which MANY_DOUBTFUL applies; later, certain poses are correct
 
 A = TypeVar("A", Statistics, ResidualPower)
@@ -272,7 +273,7 @@ class RefineRecipe:
         s = self.settings
         if state.joint:  # the map of all images was made to be used
             return False
-        ended = state.settled or state.stalled
+        ended = state.settled or state.stalled or state.joined == MOST_JOINED
         return state.iteration - state.joined >= s.most_iterations or (ended and state.iteration >= s.least_iterations)
 
     def end_early(self, state: RefineState) -> RefineState:
@@ -411,31 +412,44 @@ class RefineRecipe:
             fsc=fsc,
             shell=shell,
             searches=0 if before.searches is None else before.searches + (searched > 0),
-            settled=bool(before.joint) or settled,
+            settled=settled,
             stalled=before.iteration + 1 >= STALLED_AFTER
             and searched >= MANY_DOUBTFUL
             and gained < NO_GAIN
             and shell < HARDLY_BEYOND * self.first_radius,
         )
-        if self._joins(following, jumped):
+        going_on = settled
+        if before.joint:
+            going_on = self._decides_more(before, following, jumped)
+            following = replace(following, settled=not going_on or following.joined < MOST_JOINED)
+        if self._joins(following, going_on):
             both, ssnr = halves[0] + halves[1], ssnr_of_sum(fsc)
             sums = [both - part for part in folded] or [both]
             following = replace(following, joint=tuple(solve(x, ssnr, radii.insertion) * mask for x in sums))
         said = (("searched", searched), *moves_said)
         return following, self._info(following, compared.resolution_angstrom, said, uncertain)
 
-    def _joins(self, state: RefineState, jumped: float) -> bool:
-        """Whether doubtful images are compared with the map of all images next.
+    def _decides_more(self, before: RefineState, after: RefineState, jumped: float) -> bool:
+        """Whether the map of all images still makes poses certain."""
+        # at first new candidates make them less certain
+        surer = before.joined == 0 or self._certain(after) - self._certain(before) >= SURER
+        return jumped >= JUMPED and surer
+
+    def _joins(self, state: RefineState, going_on: bool) -> bool:
+        """Whether doubtful images are compared with the map of all images next; `going_on`: if that may be of use.
 
         Not before the half sets agree on their own beyond their common start: after that their agreement proves less.
         """
-        able = self.settings.climb_steps > 0 and state.searches is not None and state.settled
-        more = state.joined == 0 or (state.joined < MOST_JOINED and jumped >= JUMPED)
-        if not (able and more and state.shell >= TIGHT * self.first_radius):
+        able = self.settings.climb_steps > 0 and state.searches is not None and state.joined < MOST_JOINED
+        if not (going_on and able and state.shell >= TIGHT * self.first_radius):
             return False
         unsure = self._unsure(state)
         # mates of a symmetry that was not stated are all right, and the map of all images tells none from another
         return float(unsure.float().mean()) >= FEW_DOUBTFUL and self._shared_doubt(state, unsure) is None
+
+    def _certain(self, state: RefineState) -> float:
+        """Share of the images whose pose is certain."""
+        return float((state.mode_weight(self.group) > CERTAIN_WEIGHT).float().mean())
 
     def _shared_doubt(self, state: RefineState, unsure: Tensor) -> SharedDoubt | None:
         """The rotation by which images are in doubt; None without one, or with a stated symmetry."""
@@ -451,7 +465,7 @@ class RefineRecipe:
             ("radius", float(state.radius)),
             ("shell", state.shell),
             *said,
-            ("certain", float((state.mode_weight(self.group) > CERTAIN_WEIGHT).float().mean())),
+            ("certain", self._certain(state)),
             ("angular_error_degrees", uncertain),
             ("shift_sigma_angstrom", state.sigma_angstrom),
             ("score", float(state.score.mean())),

@@ -207,7 +207,7 @@ class RefineSettings:
     """Refinement steps of every candidate in an iteration; with 0, given poses are weighted but not moved."""
 
     most_iterations: int = 15
-    """Maximum number of iterations; those with the map of all images, at most four, are not counted."""
+    """Maximum number of iterations; those with the map of all images are not counted."""
 
     least_iterations: int = 3
     """Minimum number of iterations."""
