@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.inference.poses.grids import cached_rotation_grid, children, shift_grid, shift_step_angstrom
+from cryoloom.inference.poses.grids import (
+    cached_rotation_grid,
+    children,
+    in_asymmetric_unit,
+    shift_grid,
+    shift_step_angstrom,
+)
+from cryoloom.inference.poses.search import MARGIN
 from cryoloom.physics.half_turns import HALF_TURNS
-from cryoloom.physics.rotations import geodesic_degrees, random_rotations, rotation_grid
+from cryoloom.physics.rotations import geodesic_degrees, random_rotations, rotation_grid, symmetry_group
 
 PAIRS = [(1, 2), (2, 4), (4, 8), (3, 8)]
 
@@ -71,6 +78,30 @@ def test_the_grid_is_as_fine_as_it_says(generator):
     grid, truth = cached_rotation_grid(4), random_rotations(200, generator).float()
     nearest = grid.R[torch.einsum("mij,bij->bm", grid.R, truth).argmax(1)]
     assert geodesic_degrees(nearest, truth).max() < 0.85 * grid.spacing_degrees
+
+
+@pytest.mark.parametrize("symmetry", ["C7", "T", "O", "I", "D3"])
+def test_an_asymmetric_unit_holds_one_of_all_mates(symmetry, generator):
+    group, R = symmetry_group(symmetry).float(), random_rotations(300, generator).float()
+    mates = torch.einsum("gij,mjk->gmik", group, R).reshape(-1, 3, 3)
+    turned = (mates @ HALF_TURNS[:, None]).reshape(-1, 3, 3)
+    inside = in_asymmetric_unit(turned, group).reshape(len(group), len(R))
+    assert (inside.sum(0) == 1).all()
+
+
+@pytest.mark.parametrize("symmetry", ["C2", "C7", "D7", "T", "O", "I"])
+def test_a_mate_of_every_pose_is_found_below_an_asymmetric_unit(symmetry, generator):
+    """The nearest fine rotation of one of its mates is a child of a coarse rotation inside."""
+    group, R = symmetry_group(symmetry).float(), random_rotations(200, generator).float()
+    coarse, fine = cached_rotation_grid(4), cached_rotation_grid(8)
+    inside = in_asymmetric_unit(coarse.R, group, MARGIN * coarse.spacing_degrees).repeat(4)
+    found = torch.zeros(len(fine.R), dtype=torch.bool)
+    below = children(4, 8)[inside.numpy()]
+    found[torch.from_numpy(below[below >= 0]).long()] = True
+    nearest = torch.stack([torch.einsum("mij,bij->bm", fine.R, g @ R).argmax(1) for g in group])
+    assert found[nearest].any(0).all()
+    # no more than the unit and its margin
+    assert inside.float().mean() < 4 / len(group)
 
 
 def test_shift_grid_is_the_lattice_within_reach():

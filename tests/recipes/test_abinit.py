@@ -12,16 +12,15 @@ import torch
 from cryoloom.inference.poses.frames import Frame
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.io import DensityMap
-from cryoloom.physics.half_turns import HALF_TURNS
 from cryoloom.physics.phantom import GaussianCloud
-from cryoloom.physics.rotations import random_rotations, symmetry_group
+from cryoloom.physics.rotations import random_rotations
 from cryoloom.recipes.abinit import (
     AbInitRecipe,
     AbInitSettings,
     AbInitState,
 )
 from cryoloom.recipes.methods.search import UNSEEN
-from cryoloom.recipes.random_starts import centre_of_mass, in_asymmetric_unit, map_likeness, without_radial_mean
+from cryoloom.recipes.random_starts import centre_of_mass, map_likeness, without_radial_mean
 from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
 from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states
@@ -285,15 +284,6 @@ def test_a_polyhedral_symmetry_is_in_the_map_from_the_first_step(scene):
     assert (end.index, len(end.done)) == (1, 2)
     start = end.done[0]
     assert recipe.fine.likeness(start, start) == pytest.approx(1.0, abs=1e-3)
-
-
-@pytest.mark.parametrize("symmetry", ["T", "O", "I", "D3"])
-def test_an_asymmetric_unit_holds_one_of_all_mates(symmetry, generator):
-    group, R = symmetry_group(symmetry).float(), random_rotations(500, generator).float()
-    mates = torch.einsum("gij,mjk->mgik", group, R)
-    turned = mates.reshape(-1, 3, 3) @ HALF_TURNS.to(mates)[:, None]
-    inside = in_asymmetric_unit(turned, group).reshape(len(R), len(group))
-    assert (inside.sum(1) == 1).all()
 
 
 def test_axes_of_other_groups_are_left_to_be_found(scene):

@@ -123,9 +123,9 @@ def search(
     radius = level if low_pass is None else images.field_of_view / low_pass
     fitted = fit_to_images(images, volume, radius, _warn)
     radius = Band.of_box(fitted.shape[-1]).radius
-    references = references_of(images, fitted, _SETTINGS.coarse_level, radius)
-    sigma = FIRST_SIGMA * images.field_of_view
     group = symmetry_group(symmetry).float()
+    references = references_of(images, fitted, _SETTINGS.coarse_level, radius, group)
+    sigma = FIRST_SIGMA * images.field_of_view
     parts = []
     for rows in _batches(images, "search", quiet):
         found = search_images(images, images.images(rows, radius, images.noise), references, sigma)

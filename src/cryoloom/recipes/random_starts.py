@@ -6,11 +6,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.inference.poses.frames import Frame, common_frames
-from cryoloom.inference.poses.grids import RotationGrid, cached_rotation_grid, shift_grid, shift_step_angstrom
+from cryoloom.inference.poses.grids import (
+    RotationGrid,
+    cached_rotation_grid,
+    in_asymmetric_unit,
+    shift_grid,
+    shift_step_angstrom,
+)
 from cryoloom.inference.poses.search import FIRST_SIGMA, Reference, match, shift_prior, slice_reference
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import volume_to_half
@@ -28,7 +33,7 @@ from cryoloom.maps.mask import radius_grid
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import ResidualPower
-from cryoloom.physics.rotations import exponential, random_rotations
+from cryoloom.physics.rotations import random_rotations
 from cryoloom.recipes.methods.search import UNSEEN, Schedule
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
@@ -46,7 +51,6 @@ LEAST_SHARE = 0.005
 # first images, at random rotations, shows the envelope already: on five molecules, maps that took shape gained 26 % and
 # more over it, others 9 % and less
 SHAPED = 0.15
-SOME_TURN = torch.tensor([0.3, 0.5, 0.2])  # rotation vector about no axis of any group, radian
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ class RandomStarts:
         R = turn @ grid.R
         if not self.free:
             groups = R.view(4, -1, 3, 3)
-            R = groups[:, in_asymmetric_unit(groups, self.group)].reshape(-1, 3, 3)
+            R = groups[:, in_asymmetric_unit(R, self.group)].reshape(-1, 3, 3)
         return RotationGrid(nside, R.contiguous())
 
     def level_done(self, start: RandomStart) -> bool:
@@ -294,16 +298,6 @@ def _null_log_likelihood(images: Images) -> Tensor:
     the noise spectrum."""
     h, s2 = images.disc.weight, images.variance[images.group]
     return -0.5 * (h * images.observed.abs().square() / s2).sum(1) - 0.5 * (h * s2.log()).sum(1)
-
-
-def in_asymmetric_unit(R: Float[Tensor, "H m 3 3"], group: Tensor) -> Tensor:
-    """Whether one of H rotations is nearest to a fixed one of them and all their symmetry mates g R, bool [m].
-
-    The H rotations are one rotation times each half turn; of each set of mates of such groups one is chosen. The fixed
-    rotation is not the identity: half turns of the group and of the image would lead equally near.
-    """
-    traces = torch.einsum("ji,gjk,hmki->mhg", exponential(SOME_TURN).to(R), group, R)
-    return traces[..., 0].amax(1) >= traces.amax((1, 2)) - 1e-6  # the identity comes first
 
 
 def frames_on_axes() -> list[Frame]:

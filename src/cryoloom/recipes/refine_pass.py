@@ -107,7 +107,7 @@ class RefinePass:
         joint = None if images.joint is None else self._grid(images.joint)
         references = None  # frees the slices of the pass before first
         if images.doubtful.any():
-            references = references_of(self.feed, deciding, self.settings.coarse_level, radii.search)
+            references = references_of(self.feed, deciding, self.settings.coarse_level, radii.search, self.group)
         statistics, residuals, parts = None, None, []
         batches = zip(in_batches(images.rows, BATCH), in_batches(images.doubtful, BATCH), strict=True)
         for number, (rows, doubtful) in enumerate(batches):

@@ -23,12 +23,21 @@ ENTRIES = 24  # best points of the fine grid among which candidates are chosen
 References = tuple[Reference, Reference]
 
 
-def references_of(feed: ImageFeed, volume: Float[Tensor, "m m m"], coarse_level: float, radius: int) -> References:
-    """Slices of a map on the coarse grid, up to the radius of `coarse_level`, and on the fine grid, up to `radius`."""
+def references_of(
+    feed: ImageFeed,
+    volume: Float[Tensor, "m m m"],
+    coarse_level: float,
+    radius: int,
+    group: Float[Tensor, "G 3 3"] | None = None,
+) -> References:
+    """Slices of a map on the coarse grid, up to the radius of `coarse_level`, and on the fine grid, up to `radius`.
+
+    Poses are searched in an asymmetric unit of the map's symmetry: its mates would fill the lists of best entries.
+    """
     coarse = min(radius, feed.radius_of(coarse_level))
     grids = ((coarse, COARSE_NSIDE), (radius, FINE_NSIDE))
     one, two = (
-        slice_reference(volume_to_half(rebox(volume, Band(r).box)), cached_rotation_grid(nside), feed.prefix(r))
+        slice_reference(volume_to_half(rebox(volume, Band(r).box)), cached_rotation_grid(nside), feed.prefix(r), group)
         for r, nside in grids
     )
     return one, two

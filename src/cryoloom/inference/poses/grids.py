@@ -7,11 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int32
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from cryoloom.physics.rotations import from_euler, grid_spacing_degrees, rotation_grid, view_grid
+from cryoloom.physics.rotations import exponential, from_euler, grid_spacing_degrees, rotation_grid, view_grid
+
+SOME_TURN = torch.tensor([0.3, 0.5, 0.2])  # rotation vector about no axis of any group, radian
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,22 @@ def _in_groups(nside: int) -> np.ndarray:
         behind + -(angle + n // 2) % n,
     )
     return np.concatenate(groups)
+
+
+def in_asymmetric_unit(
+    R: Float[Tensor, "M 3 3"], group: Float[Tensor, "G 3 3"], margin_degrees: float = 0.0
+) -> Bool[Tensor, " m"]:
+    """Which of the first quarter of a grid's rotations, with their half turns, make up an asymmetric unit, m = M / 4.
+
+    A rotation and its half turns are inside if one of them is nearer to a fixed rotation than all of their symmetry
+    mates g R, or farther by the margin at most. The fixed rotation is not the identity: half turns of the group and of
+    the image would lead equally near.
+    """
+    fixed = exponential(SOME_TURN).to(R)
+    traces = torch.einsum("ji,gjk,hmki->mhg", fixed, group.to(R), R.view(4, -1, 3, 3))
+    degrees = torch.rad2deg(torch.acos((0.5 * (traces - 1)).clamp(-1, 1)))
+    # the identity comes first
+    return degrees[..., 0].amin(1) <= degrees.amin((1, 2)) + margin_degrees + 1e-3
 
 
 @lru_cache(maxsize=4)
