@@ -21,6 +21,7 @@ from cryoloom.inference.poses.global_search import (
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels.images import GridPosterior
+from cryoloom.maps.align import apply_rigid
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees, geodesic_degrees_modulo, symmetry_group
 from recipes.scene import BOX, PIXEL_SIZE, Scene, two_states
@@ -35,9 +36,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return Scene(tmp_path_factory.mktemp("two"), two_states(), COUNT)
 
 
-def found_in(scene: Scene, volume: torch.Tensor, rows: np.ndarray | None = None) -> GridPosterior:
+def found_in(
+    scene: Scene, volume: torch.Tensor, rows: np.ndarray | None = None, group: torch.Tensor | None = None
+) -> GridPosterior:
     rows = np.arange(COUNT) if rows is None else rows
-    references = references_of(scene.feed, volume, COARSE_LEVEL, RADIUS)
+    references = references_of(scene.feed, volume, COARSE_LEVEL, RADIUS, group)
     return search(scene.feed, scene.feed.images(rows, RADIUS, scene.noise), references, SIGMA)
 
 
@@ -146,3 +149,14 @@ def test_images_do_not_depend_on_their_neighbours(scene, found):
     assert alone.best.shape == (3, ENTRIES)
     assert torch.equal(alone.best[:, 0], found[0].best[rows, 0])
     torch.testing.assert_close(alone.best_score[:, 0], found[0].best_score[rows, 0], rtol=1e-4, atol=1e-2)
+
+
+def test_an_asymmetric_unit_leaves_more_candidates_and_the_best_one(scene):
+    """In a map with a sevenfold axis, whose mates would take the places of others."""
+    group = symmetry_group("C7").float()
+    volume = torch.stack([apply_rigid(scene.mean, g) for g in group]).mean(0)
+    whole, unit = (candidates(scene, [found_in(scene, volume, group=g)], count=6, group=group) for g in (None, group))
+    places = [(poses.log_weight > -torch.inf).sum(1).float().mean() for poses in (whole, unit)]
+    assert places[1] > 1.2 * places[0]
+    near = geodesic_degrees_modulo(whole.R[:, 0], unit.R[:, 0], group) < APART * SPACING
+    assert near.float().mean() > 0.8  # measured: 0.88; the grid's points are not symmetric

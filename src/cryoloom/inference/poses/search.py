@@ -210,9 +210,9 @@ def match_fine(
     """Posterior over the fine grid, evaluated only around the rotations that survive a match on the coarse grid.
 
     A coarse rotation survives if its best score lies within `window` nats of the best of the image; at most `cap` of
-    them do, of an asymmetric unit fewer by its size. The window is wide because the coarse grid, not the noise, loses noisy particles: at half a grid step the
-    score of the true pose falls by many nats. Measured against the true map (70S, SNR 0.05, r 8 then 13): a window of
-    12 loses no particle that the whole fine grid would place.
+    them do, of an asymmetric unit fewer by its size. The window is wide because the coarse grid, not the noise, loses
+    noisy particles: at half a grid step the score of the true pose falls by many nats. Measured against the true map
+    (70S, SNR 0.05, r 8 then 13): a window of 12 loses no particle that the whole fine grid would place.
     """
     if images.observed.is_cuda:  # on a GPU the whole fine grid takes less time than pruning
         return match(
