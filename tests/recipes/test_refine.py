@@ -456,6 +456,15 @@ def test_refinement_has_not_settled_where_the_map_of_all_images_was_used_up(misp
     assert recipe.finished(after)
 
 
+def test_shells_are_searched_at_the_highest_level_from_the_first(scene: Scene):
+    """At low resolution a polyhedral particle tells no poses apart."""
+    levels = (3.0, 4.0, 6.0)
+    free, shell = (recipe_of(scene, symmetry=name, fine_levels=levels) for name in ("D2", "O"))
+    for recipe, expected in ((free, levels[0]), (shell, levels[-1])):
+        state = replace(recipe.init(), radius=9)
+        assert recipe._search_radius(state) == scene.feed.radius_of(expected)
+
+
 def test_refinement_that_moves_again_is_no_longer_settled(misplaced):
     """Before the least number of iterations; only with the map of all images does it stay settled."""
     recipe, state, _ = misplaced

@@ -98,6 +98,11 @@ def symmetry_group(symmetry: str) -> Float[Tensor, "G 3 3"]:
     return group[order]
 
 
+def is_polyhedral(symmetry: str) -> bool:
+    """Whether a point group is T, O or I: its particles are spheres or shells at low resolution."""
+    return symmetry.strip().upper() in ("T", "O", "I")
+
+
 def geodesic_degrees_modulo(
     a: Float[Tensor, "*b 3 3"], b: Float[Tensor, "*#b 3 3"], group: Float[Tensor, "G 3 3"]
 ) -> Float[Tensor, "*b"]:

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.selection import most_informative
-from cryoloom.physics.rotations import symmetry_group
+from cryoloom.physics.rotations import is_polyhedral, symmetry_group
 from cryoloom.recipes.methods.search import AbInitSettings
 from cryoloom.recipes.random_starts import RandomStart, RandomStarts
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator
 
 USUAL_STARTS = 2
-POLYHEDRAL = "TOI"
 FINER = (
     "These starts disagree: the next ones begin at {:.0f} angstrom, in smaller batches and with more steps (at most "
     "{} each)."
@@ -80,7 +79,7 @@ class AbInitRecipe:
         self.feed, self.settings, self.seed = feed, settings, seed
         self.preview = preview
         group = symmetry_group(symmetry)
-        self.imposed = symmetry[0] in POLYHEDRAL
+        self.imposed = is_polyhedral(symmetry)
         if not self.imposed:
             group = group[:1]
         order = numpy_generator(seed, self.name, "images").permutation(len(feed))[: settings.considered]

@@ -47,7 +47,7 @@ from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.noise import ResidualPower
-from cryoloom.physics.rotations import symmetry_group
+from cryoloom.physics.rotations import is_polyhedral, symmetry_group
 from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.recipes.refine_pass import DOUBT_NATS, PassImages, PassResult, Radii, RefinePass, shift_doubt
 from cryoloom.runs.progress import StepInfo
@@ -225,7 +225,7 @@ class RefineRecipe:
         """Refine all images of `feed` from a start's maps; given poses are refined first, without a search."""
         self.feed, self.settings, self.seed = feed, settings, seed
         self.start = start
-        self.group = symmetry_group(symmetry).float()
+        self.group, self.polyhedral = symmetry_group(symmetry).float(), is_polyhedral(symmetry)
         self.symmetric = SymmetricSums.of(self.group)
         self.spread = start.poses is None if start.spread is None else start.spread
         self.limit = (feed.box - 1) // 2
@@ -473,9 +473,13 @@ class RefineRecipe:
         return StepInfo(self.name, state.iteration, resolution, metrics)
 
     def _search_radius(self, state: RefineState) -> int:
-        """Radius of the next global search: as far as the maps can be trusted."""
+        """Radius of the next global search: as far as the maps can be trusted.
+
+        Where the particle is a shell at low resolution, low levels tell no poses apart.
+        """
         levels = self.settings.fine_levels
-        level = self.feed.radius_of(levels[min(state.searches or 0, len(levels) - 1)])
+        done = len(levels) if self.polyhedral else state.searches or 0
+        level = self.feed.radius_of(levels[min(done, len(levels) - 1)])
         trusted = state.radius if state.iteration == 0 else max(5, int(crossing(state.fsc, 0.3)))
         return min(level, trusted)
 
