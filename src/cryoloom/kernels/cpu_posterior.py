@@ -208,28 +208,68 @@ def _children_of(kept, children, seen, mark, rotation):
 
 
 @njit(**FAST)
-def _draw_poses(scores, rotation, shifts, M, start, picks, last):
-    """Turn scores [n, U] into masses in place and draw from them systematically; returns the log evidence."""
+def _draw_poses(scores, sums, rotation, shifts, M, start, picks):
+    """Turn scores [n, U] into masses in place and draw from them systematically; returns the log evidence.
+
+    sums [n]: filled with the masses of the rotations. Draws are as by `_draw_from_blocks`.
+    """
     top = np.float32(-np.inf)
     for a in range(scores.shape[0]):
-        for u in range(scores.shape[1]):
-            top = max(top, scores[a, u])
+        row = scores[a]
+        for u in range(row.shape[0]):
+            top = max(top, row[u])
     total = 0.0
     for a in range(scores.shape[0]):
-        for u in range(scores.shape[1]):
-            d = scores[a, u] - top
-            e = math.exp(d) if d > np.float32(-20) else 0.0
-            scores[a, u] = e
-            total += e
-    taken, running, D = 0, 0.0, picks.shape[0]
+        sums[a] = _mass(scores[a], -top, np.float32(-20))
+        total += sums[a]
+    taken, running, last, D = 0, 0.0, 0, picks.shape[0]
     for a in range(scores.shape[0]):
-        for u in range(scores.shape[1]):
-            running += scores[a, u]
-            while taken < D and (taken + start) / D * total < running:
-                picks[taken] = shifts[u] * M + rotation[a]
+        end = running + sums[a]
+        if taken < D and (taken + start) / D * total < end:
+            inside = running
+            for u in range(scores.shape[1]):
+                if scores[a, u] > 0:
+                    inside += scores[a, u]
+                    last = shifts[u] * M + rotation[a]
+                while taken < D and (taken + start) / D * total < inside:
+                    picks[taken] = last
+                    taken += 1
+            while taken < D and (taken + start) / D * total < end:
+                picks[taken] = last
                 taken += 1
+        running = end
     picks[taken:] = last
     return top + math.log(total)
+
+
+@njit(**FAST)
+def _products(S, first, second, X, out, other):
+    """Inner products of the rows `first` and `second` of S [M, Q] with those of X [U, Q], to out and other [U].
+
+    Two by four at once, so that what is loaded is used more than once.
+    """
+    U, Q = X.shape
+    for u in range(0, U - U % 4, 4):
+        a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
+        for q in range(Q):
+            s, t = S[first, q], S[second, q]
+            x0, x1, x2, x3 = X[u, q], X[u + 1, q], X[u + 2, q], X[u + 3, q]
+            a0 += s * x0
+            a1 += s * x1
+            a2 += s * x2
+            a3 += s * x3
+            b0 += t * x0
+            b1 += t * x1
+            b2 += t * x2
+            b3 += t * x3
+        out[u], out[u + 1], out[u + 2], out[u + 3] = a0, a1, a2, a3
+        other[u], other[u + 1], other[u + 2], other[u + 3] = b0, b1, b2, b3
+    for u in range(U - U % 4, U):
+        a = b = np.float32(0)
+        for q in range(Q):
+            a += S[first, q] * X[u, q]
+            b += S[second, q] * X[u, q]
+        out[u], other[u] = a, b
 
 
 @threaded
@@ -263,11 +303,18 @@ def child_posterior(
     M, P = S2.shape
     limit = min(M, kept.shape[1] * children.shape[1])
     seen = np.full(M, -1, np.int64)
-    rotation = np.empty(limit, np.int64)
-    scores = np.empty((limit, T), np.float32)
+    rotation = np.empty(limit + 1, np.int64)
+    scores, sums = np.empty((limit + 1, T), np.float32), np.empty(limit + 1, np.float64)
+    moved = np.empty((T, Q), np.float32)
     for b in range(thread * B // threads, (thread + 1) * B // threads):
         shifts = np.nonzero(allowed[b])[0]
         n, U = _children_of(kept[b, : count[b]], children, seen, b, rotation), shifts.shape[0]
+        for u in range(U):
+            moved[u] = X[b, shifts[u]]
+        offset = prior[shifts]
+        rotation[n] = rotation[n - 1]  # an odd one is taken twice
+        for a in range(0, n, 2):
+            _products(S, rotation[a], rotation[a + 1], moved[:U], scores[a, :U], scores[a + 1, :U])
         best_score[b, :] = -np.inf
         best_key[b, :] = -1
         for a in range(n):
@@ -275,17 +322,14 @@ def child_posterior(
             half = np.float32(0)
             for p in range(P):
                 half += power[b, p] * S2[m, p]
-            high, where = np.float32(-np.inf), 0
+            high = np.float32(-np.inf)
             for u in range(U):
-                i = shifts[u]
-                dot = np.float32(0)
-                for q in range(Q):
-                    dot += X[b, i, q] * S[m, q]
-                s = dot - np.float32(0.5) * half + prior[i]
+                s = scores[a, u] - np.float32(0.5) * half + offset[u]
                 scores[a, u] = s
-                if s > high:
-                    high, where = s, i
-            _push(best_key[b], best_score[b], where * M + m, high)
-        log_evidence[b] = _draw_poses(
-            scores[:n, :U], rotation, shifts, M=M, start=uniform[b], picks=picks[b], last=best_key[b, 0]
-        )
+                high = max(high, s)
+            if high > best_score[b, -1]:
+                u = 0
+                while scores[a, u] < high:
+                    u += 1
+                _push(best_key[b], best_score[b], shifts[u] * M + m, high)
+        log_evidence[b] = _draw_poses(scores[:n, :U], sums, rotation, shifts, M=M, start=uniform[b], picks=picks[b])
