@@ -279,11 +279,15 @@ def test_a_polyhedral_symmetry_is_in_the_map_from_the_first_step(scene):
     quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     turned = apply_rigid(volume, quarter, torch.zeros(3))
     assert float((turned - volume).norm() / volume.norm()) < 0.02  # interpolated
-    states, _ = carried_out(recipe)
+    states, said = carried_out(recipe)
     end = states[-1]
     assert (end.index, len(end.done)) == (1, 2)
     start = end.done[0]
     assert recipe.fine.likeness(start, start) == pytest.approx(1.0, abs=1e-3)
+    # the second start began with the counterpart of the first
+    after = next(s.current for s, i in zip(states[1:], said, strict=True) if i.metrics[0] == ("start", 1.0))
+    assert after is not None
+    assert torch.equal(after.second.num, recipe.fine.counterpart(start).second.num)  # the first step is in the other
 
 
 def test_axes_of_other_groups_are_left_to_be_found(scene):

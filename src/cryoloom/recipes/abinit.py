@@ -119,7 +119,7 @@ class AbInitRecipe:
     def step(self, state: AbInitState) -> tuple[AbInitState, StepInfo]:
         """Process one batch of one start; at the end of a level, advance."""
         starts = self.starts(state)
-        start = state.current if state.current is not None else starts.new(state.index)
+        start = state.current if state.current is not None else self._new(state)
         radius, level = starts.radius(start.level), start.level
         start, fsc, evidence = starts.em_step(start, state.step + 1)
         if self.preview is not None and self._worth_a_look(state, start):
@@ -151,6 +151,12 @@ class AbInitRecipe:
             message=message,
         )
         return following, info
+
+    def _new(self, state: AbInitState) -> RandomStart:
+        """The next start: a random one; of a shell, every other one is the counterpart of the start before."""
+        if self.imposed and state.index % 2 == 1:
+            return self.fine.counterpart(state.done[-1])
+        return self.starts(state).new(state.index)
 
     def _worth_a_look(self, state: AbInitState, start: RandomStart) -> bool:
         """Whether the map was just evaluated, is no longer shapeless, and is likelier than those of earlier starts."""

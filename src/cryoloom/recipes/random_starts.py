@@ -25,6 +25,7 @@ from cryoloom.maps.backprojection import (
     Statistics,
     accumulate,
     moved,
+    negated_about_spheres,
     running_map,
 )
 from cryoloom.maps.band import Band
@@ -129,6 +130,24 @@ class RandomStarts:
             second=first,
             noise=noise,
             sigma_angstrom=sigma,
+            level=0,
+            steps=0,
+            evidence=(),
+            strengths=(),
+            held_poses=torch.zeros(0, 3, 3),
+        )
+
+    def counterpart(self, start: RandomStart) -> RandomStart:
+        """A start from the map of another one in which what differs from the mean over each sphere is negated.
+
+        Of a shell, images at wrong poses can make a map whose density is low where it is high in truth: a stable one,
+        to which most random starts may lead.
+        """
+        side = Band(self.radius(0)).side
+        return replace(
+            start,
+            first=negated_about_spheres(start.first).resized(side),
+            second=negated_about_spheres(start.second).resized(side),
             level=0,
             steps=0,
             evidence=(),
