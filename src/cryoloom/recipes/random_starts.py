@@ -141,17 +141,13 @@ class RandomStarts:
         """A start from the map of another one in which what differs from the mean over each sphere is negated.
 
         Of a shell, images at wrong poses can make a map whose density is low where it is high in truth: a stable one,
-        to which most random starts may lead.
+        to which most random starts may lead. The counterpart has its shape, and begins at the last scouting level.
         """
-        side = Band(self.radius(0)).side
+        last = self.marched(start, len(self.schedule.levels) - 1)
         return replace(
-            start,
-            first=negated_about_spheres(start.first).resized(side),
-            second=negated_about_spheres(start.second).resized(side),
-            level=0,
-            steps=0,
-            evidence=(),
-            strengths=(),
+            last,
+            first=negated_about_spheres(last.first),
+            second=negated_about_spheres(last.second),
             held_poses=torch.zeros(0, 3, 3),
         )
 
