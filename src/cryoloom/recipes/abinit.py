@@ -210,6 +210,8 @@ class AbInitRecipe:
     def _most_starts(self, state: AbInitState) -> int:
         """Number of starts that follow the current schedule, at most."""
         s = self.settings
+        if self.imposed:  # counterparts, which are short, are not counted
+            return 2 * s.restarts - 1
         if state.fine:
             return s.restarts - state.coarse
         # where two are alike in part, one of them is on its way, and a third one is likely to agree with the other
