@@ -293,6 +293,8 @@ def test_a_polyhedral_symmetry_is_in_the_map_from_the_first_step(scene):
 def test_axes_of_other_groups_are_left_to_be_found(scene):
     recipe = AbInitRecipe(scene.feed, SMALL, 1, symmetry="C3")
     assert not recipe.imposed
+    # maps on which a symmetry is imposed must be more alike to agree
+    assert recipe.agreement < AbInitRecipe(scene.feed, SMALL, 1, symmetry="O").agreement
     assert recipe.coarse.free
     assert not recipe.init().fine
 

@@ -80,6 +80,7 @@ class AbInitRecipe:
         self.preview = preview
         group = symmetry_group(symmetry)
         self.imposed = is_polyhedral(symmetry)
+        self.agreement = max(settings.agreement, settings.polyhedral_agreement if self.imposed else 0.0)
         if not self.imposed:
             group = group[:1]
         order = numpy_generator(seed, self.name, "images").permutation(len(feed))[: settings.considered]
@@ -173,7 +174,7 @@ class AbInitRecipe:
         starts = self.starts(state)
         if state.chosen is not None or not (starts.scouted(start) and state.done) or not starts.checked(start):
             return False
-        return starts.likeness(start, state.done[int(np.argmax(state.scores))]) >= self.settings.agreement
+        return starts.likeness(start, state.done[int(np.argmax(state.scores))]) >= self.agreement
 
     def _compared(self, state: AbInitState) -> AbInitState:
         """The current start among those that have reached the end of scouting, compared with them."""
@@ -191,7 +192,7 @@ class AbInitRecipe:
         if len(done) > 1:
             text += f", similarity to the most similar earlier map {float(likeness[-1].max()):.2f}"
         best = int(np.argmax(scores))
-        if len(done) > 1 and float(likeness[best].max()) >= self.settings.agreement:
+        if len(done) > 1 and float(likeness[best].max()) >= self.agreement:
             # a correct map is best improved by refinement
             return replace(state, current=done[best], chosen=best, complete=True), text
         newest = state.current
