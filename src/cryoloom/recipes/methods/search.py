@@ -160,8 +160,8 @@ class AbInitSettings:
     """Correlation of two aligned maps, weighted by shells, above which two starts agree."""
 
     polyhedral_agreement: float = 0.9
-    """The same where a polyhedral symmetry is imposed, by which maps are alike: of real apoferritin, pairs at 0.75 to 0.8
-    correlated with the model by 0.10 to 0.12, pairs above 0.9 by 0.18 to 0.21."""
+    """The same where a polyhedral symmetry is imposed, by which maps are alike: of real apoferritin, pairs at 0.75 to
+    0.8 correlated with the model by 0.10 to 0.12, pairs above 0.9 by 0.18 to 0.22."""
 
     def coarse(self) -> Schedule:
         """Frequency marching from low resolution."""
