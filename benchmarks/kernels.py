@@ -267,7 +267,7 @@ def matching(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
     spent = timed(fine_match, 6)
     Q = len(fine.disc.weight)
     flop = gemm + pairs * 4.0 * Q
-    exhaustive = 2.0 * B * len(shifts[1]) * len(fine.grid.R) * 2 * Q
+    exhaustive = 1.0 * B * len(shifts[1]) * len(fine.grid.R) * Q
     streamed += 4.0 * len(fine.grid.R) * 3 * Q
     poses = len(fine.grid.R) * len(shifts[1])
     note = f"{pairs / B:.0f} of {poses} fine poses an image; {exhaustive / flop:.0f} times less work than all"
