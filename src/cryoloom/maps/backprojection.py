@@ -12,7 +12,7 @@ from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import half_to_volume, resize_half, shell_of
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.fsc import fourier_shell_correlation
-from cryoloom.maps.mask import soft_sphere
+from cryoloom.maps.mask import radial_mean, soft_sphere
 from cryoloom.physics.slicing import PADDING
 
 # prior weight of empty voxels and of shells beyond the measured ones, relative to the mean weight
@@ -131,16 +131,8 @@ def negated_about_spheres(statistics: Statistics) -> Statistics:
 
     The means are those of the map's transform over the shells of its padded grid, linear between them.
     """
-    distance = shell_of(statistics.side, device=statistics.num.device).reshape(-1) * PADDING
-    inner = distance.long()
-    share = (distance - inner).double()
-    count = int(inner.max()) + 2
-    num, den = torch.zeros(2, count, dtype=torch.float64, device=distance.device)
-    for shell, weight in ((inner, 1 - share), (inner + 1, share)):
-        num.index_add_(0, shell, statistics.num.real.reshape(-1) * weight)
-        den.index_add_(0, shell, statistics.den.reshape(-1) * weight)
-    mean = num / den.clamp(min=1e-9 * float(den.max()))
-    radial = (mean[inner] * (1 - share) + mean[inner + 1] * share).float().view_as(statistics.den)
+    radius = shell_of(statistics.side, device=statistics.num.device).double() * PADDING
+    radial = radial_mean(radius, statistics.num.real.double(), statistics.den.double()).float()
     return Statistics(2 * statistics.den * radial - statistics.num, statistics.den)
 
 

@@ -25,6 +25,23 @@ def radius_grid(
     return (axis[:, None, None] + axis[:, None] + axis).sqrt()
 
 
+def radial_mean(radius: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over each sphere, linear between whole radii, at every point.
+
+    Args:
+        radius, values, weight: of each point, all of one shape; the sums are `values` times their shares of the two
+            nearest spheres, over `weight` times the same.
+    """
+    inner = radius.reshape(-1).long()
+    share = radius.reshape(-1) - inner
+    total, count = torch.zeros(2, int(inner.max()) + 2, dtype=values.dtype, device=values.device)
+    for sphere, part in ((inner, 1 - share), (inner + 1, share)):
+        total.index_add_(0, sphere, values.reshape(-1) * part)
+        count.index_add_(0, sphere, weight.reshape(-1) * part)
+    mean = total / count.clamp(min=1e-6 * float(weight.max()))
+    return (mean[inner] * (1 - share) + mean[inner + 1] * share).view_as(values)
+
+
 def cosine_edge(distance: Tensor, width: float) -> Tensor:
     """1 where distance <= 0, falling as a raised cosine to 0 at `width`."""
     if width <= 0:

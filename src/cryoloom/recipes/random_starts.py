@@ -30,7 +30,7 @@ from cryoloom.maps.backprojection import (
 )
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation
-from cryoloom.maps.mask import radius_grid
+from cryoloom.maps.mask import radial_mean, radius_grid
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import ResidualPower
@@ -327,16 +327,8 @@ def frames_on_axes() -> list[Frame]:
 
 def without_radial_mean(volume: Tensor) -> Tensor:
     """The volume less its mean over each sphere about the centre, which is linear between whole radii, [D, D, D]."""
-    radius = radius_grid(volume.shape[-1], volume.dtype, volume.device).reshape(-1)
-    inner = radius.long()
-    share = radius - inner
-    rings = int(inner.max()) + 2
-    total, count = torch.zeros(2, rings, dtype=volume.dtype, device=volume.device)
-    for ring, weight in ((inner, 1 - share), (inner + 1, share)):
-        total.index_add_(0, ring, volume.reshape(-1) * weight)
-        count.index_add_(0, ring, weight)
-    mean = total / count.clamp(min=1e-6)
-    return volume - (mean[inner] * (1 - share) + mean[inner + 1] * share).view_as(volume)
+    radius = radius_grid(volume.shape[-1], volume.dtype, volume.device)
+    return volume - radial_mean(radius, volume, torch.ones_like(volume))
 
 
 def map_likeness(a: Tensor, b: Tensor, frame: Frame, last: int) -> float:
