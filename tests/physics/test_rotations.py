@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from cryoloom.physics.rotations import (
+    axis_order,
     exponential,
     from_euler,
+    generated_group,
     geodesic_degrees,
     geodesic_degrees_modulo,
     grid_spacing_degrees,
+    group_name,
     nearest_rotation,
     random_rotations,
     rotation_grid,
@@ -191,3 +194,29 @@ def test_angles_modulo_a_group_do_not_see_its_mates(generator):
     turned = R @ exponential(torch.tensor([[0.0, 0.1, 0.0]], dtype=torch.float64))
     expected = torch.full((20,), math.degrees(0.1), dtype=torch.float64)
     torch.testing.assert_close(geodesic_degrees_modulo(group[1] @ turned, R, group), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["C2", "C7", "D2", "D7", "T", "O", "I"])
+def test_two_rotations_generate_a_group_that_is_named_in_any_frame(name, generator):
+    frame = random_rotations(1, generator)[0]
+    group = frame @ symmetry_group(name) @ frame.T
+    error = exponential(torch.full((3,), math.radians(0.2), dtype=torch.float64))
+    # rotations that generate it, one of them measured with an error
+    found = generated_group(torch.stack([group[1] @ error, *group[2:]]) if name in "TOI" else group[1:])
+    assert found is not None
+    assert len(found) == len(group)
+    assert group_name(found) == name
+    for g in found:
+        assert min(float(geodesic_degrees(g, h)) for h in group) < 2
+
+
+def test_rotations_that_close_on_no_point_group_are_told(generator):
+    assert generated_group(random_rotations(2, generator)) is None
+    assert group_name(torch.eye(3)[None]) == "C1"
+
+
+@pytest.mark.parametrize(
+    ("degrees", "order"), [(180.3, 2), (120.0, 3), (154.2, 7), (30.4, 12), (40.0, 9), (100.0, None)]
+)
+def test_orders_of_axes(degrees, order):
+    assert axis_order(degrees) == order

@@ -158,7 +158,7 @@ def _write(result: Conformations, consensus: Reconstruction, folder: Path, seed:
             write_durably(file.path(folder), npy_bytes(values.float().numpy()))
         write_durably(layout.CONFORMATIONS.path(folder), to_bytes(result.found.volume))
     # class numbers of the input file are replaced: without classes, all images belong to class 1
-    found = replace(image_results(consensus.refined), class_number=np.ones(len(feed), np.int64))
+    found = replace(image_results(consensus.refined, consensus.group), class_number=np.ones(len(feed), np.int64))
     if result.classes is not None:
         found = replace(
             found,

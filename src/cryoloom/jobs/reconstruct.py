@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from cryoloom.files.durable import write_durably
 from cryoloom.inference.poses.credible import angular_error_degrees, shift_error_angstrom
@@ -20,6 +21,7 @@ from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.map_files import write_first_map, write_maps
 from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.jobs.structures import Structures, structures, structures_plan
+from cryoloom.jobs.unstated_symmetry import UnstatedSymmetry, unstated_symmetry
 from cryoloom.jobs.verdict import Evidence, Verdict, judge
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
@@ -45,12 +47,16 @@ MAPS_COST = 7e-6
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Result of the main job: its start, the refined images, the final maps and the verdict."""
+    """Result of the main job: its start, the refined images, the final maps and the verdict.
+
+    `group`: rotations [G, 3, 3] up to which poses are right: of the symmetry that was stated, or that the map has.
+    """
 
     start: PoseStart
     refined: RefineResult
     maps: FinalMaps
     verdict: Verdict
+    group: Tensor
 
 
 def run(
@@ -110,14 +116,16 @@ def conclude(
     feed, folder = refined.posed.feed, folder_of(session)
     with session.timing("maps"):
         maps = final_maps(refined, settings.symmetry, settings.seed)
-        verdict = judge(evidence(refined, maps, start, settings, tested))
+        own = unstated_symmetry(refined, maps, settings.seed)
+        group = symmetry_group(settings.symmetry).float() if own is None else own.group
+        verdict = judge(evidence(refined, maps, start, settings, group, tested, own))
         write_maps(folder, maps, feed.pixel_size, settings.flip)
         write_particles(
             layout.PARTICLES.path(folder),
             feed.source.particles,
-            image_results(refined, settings.symmetry, settings.flip),
+            image_results(refined, group, settings.flip),
         )
-    return Reconstruction(start, refined, maps, verdict)
+    return Reconstruction(start, refined, maps, verdict, group)
 
 
 def weighed_only(settings: RefineSettings) -> RefineSettings:
@@ -161,11 +169,17 @@ def evidence(
     maps: FinalMaps,
     start: PoseStart,
     settings: ReconstructSettings,
+    group: Tensor,
     tested: Structures | None = None,
+    own: UnstatedSymmetry | None = None,
 ) -> Evidence:
-    """The evidence from which the verdict is drawn."""
+    """The evidence from which the verdict is drawn.
+
+    Args:
+        group: rotations [G, 3, 3] up to which poses are right.
+        own: a symmetry of the map that was not stated.
+    """
     gold, agreement = maps.gold, start.agreement
-    group = symmetry_group(settings.symmetry).float()
     cones = maps.directional
     directions = [(*d.tolist(), float(r)) for d, r in zip(cones.directions, cones.resolution_angstrom, strict=True)]
     resolutions = [r for *_, r in directions if np.isfinite(r)]
@@ -206,16 +220,20 @@ def evidence(
         doubtful=None if refined.doubt is None else refined.doubt[1],
         doubt_degrees=None if refined.doubt is None else refined.doubt[0].degrees,
         doubt_axis=None if refined.doubt is None else refined.doubt[0].axis,
+        unstated_symmetry=None if own is None else own.name,
     )
 
 
-def image_results(refined: RefineResult, symmetry: str = "C1", flip: bool = False) -> ImageResults:
-    """What refinement found for each image: pose, its share of the posterior, half set, likelihood, uncertainty."""
+def image_results(refined: RefineResult, group: Tensor, flip: bool = False) -> ImageResults:
+    """What refinement found for each image: pose, its share of the posterior, half set, likelihood, uncertainty.
+
+    Args:
+        group: rotations [G, 3, 3] up to which poses are right.
+    """
     poses = refined.posed.poses
     R = poses.R[:, 0].double()
     if flip:
         R = R @ HALF_TURN.double()
-    group = symmetry_group(symmetry).float()
     weight, covariance = refined.mode_weight(group), refined.full_covariance
     return ImageResults(
         R=R.numpy(),

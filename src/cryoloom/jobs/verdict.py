@@ -30,13 +30,18 @@ FindingName = Literal[
 LIKENESS = 0.75
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
 BEYOND_AT_NYQUIST = 1.4  # times it, where the halves agree up to the Nyquist frequency
+ALIKE = 0.9  # similarity of independent starts' maps from which on the common map is proved by itself, and
+BEYOND_ALIKE = 1.25  # agreement must go less far beyond it: signal may end there
 CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure
+DOUBTFUL = 0.9  # share of certain particles below which a smaller gain means so too: the others fit no pose well
 COVERED = 0.5  # of the sampling compensation factor
 ISOTROPIC = 0.5  # of the conical FSC area ratio
 MISSING = 0.02  # share of the directions of Fourier space that no view samples: views are uneven
-MUCH_MISSING = 0.1  # the map cannot be trusted: with all views within 20 degrees (0.27), a wrong map looks consistent
+# the map cannot be trusted: with all (0.27) or nine tenths of the views (0.096) within 20 degrees, a wrong map looks
+# consistent
+MUCH_MISSING = 0.05
 FEW = 500
 
 
@@ -84,7 +89,9 @@ class Evidence:
         unmodelled: effects that the particle file states and the image model does not have.
         joined: number of iterations in which images in doubt chose between their poses on the map of all images.
         doubtful: share of the particles in doubt between poses, where many of them are so by one rotation, of
-            doubt_degrees about doubt_axis (x, y, z): a symmetry that was not stated; None where they are not.
+            doubt_degrees about doubt_axis (x, y, z), as of a symmetry that was not stated; None where they are not.
+        unstated_symmetry: point group that the half maps have although it was not stated; poses are then certain up to
+            it. None where they have none, or one was stated.
     """
 
     particles: int
@@ -121,6 +128,7 @@ class Evidence:
     doubtful: float | None = None
     doubt_degrees: float | None = None
     doubt_axis: tuple[float, float, float] | None = None
+    unstated_symmetry: str | None = None
 
     @property
     def starts_agree(self) -> bool:
@@ -136,8 +144,18 @@ class Evidence:
     def halves_agree(self) -> bool:
         """Whether the half maps agree beyond what they shared at their start."""
         times = BEYOND_AT_NYQUIST if self.shell >= self.nyquist_shell - 2 else BEYOND
+        if self.likeness is not None and self.likeness >= ALIKE:
+            times = BEYOND_ALIKE
         beyond = self.shell >= times * self.common_shell
         return self.resolution_angstrom is not None and beyond
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the map is a mean of structures that differ much."""
+        if not self.components or self.component_gain is None:
+            return False
+        unsure = self.certain is not None and self.certain < DOUBTFUL
+        return unsure or self.component_gain > MIXED * self.mean_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +248,7 @@ def _one_structure(e: Evidence) -> Finding | None:
         return None
     if e.components == 0:
         return Finding("one structure", True, 0.0)
-    return Finding("one structure", False if e.component_gain > MIXED * e.mean_score else None, e.component_gain)
+    return Finding("one structure", False if e.mixed else None, e.component_gain)
 
 
 def _settled(e: Evidence) -> Finding:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cryoloom.inference.conformations.evidence import ConformationEvidence
-from cryoloom.jobs.verdict import MISSING, MIXED, MUCH_MISSING, Evidence, Finding, FindingName, Outcome, Verdict
+from cryoloom.jobs.verdict import MISSING, MUCH_MISSING, Evidence, Finding, FindingName, Outcome, Verdict
+from cryoloom.physics.rotations import axis_order
 
 WORDS: dict[Outcome, str] = {
     "converged": "Converged",
@@ -134,26 +135,27 @@ def _halves(e: Evidence) -> str:
 def _poses(e: Evidence) -> str:
     if e.certain is None:
         return "Not applicable: the given poses were not compared with others."
-    modulo = "" if e.symmetry == "C1" else f" and up to {e.symmetry}"
+    group = e.unstated_symmetry or e.symmetry
+    modulo = "" if group == "C1" else f" and up to {group}"
     said = (
         f"For {_percent(e.certain)} of the particles, a single pose, within its uncertainty{modulo}, holds at least "
         "90 % of the posterior probability."
     )
+    if e.unstated_symmetry is not None:
+        return (
+            f"{said} The half maps have {e.unstated_symmetry} symmetry, which was not stated: state it (--symmetry "
+            f"{e.unstated_symmetry}) for a finer map from the same images."
+        )
     if e.doubtful is None or e.doubt_axis is None:
         return said
     assert e.doubt_degrees is not None
     axis = ", ".join(f"{x:.2f}" for x in e.doubt_axis)
-    order = _order(e.doubt_degrees)
+    order = axis_order(e.doubt_degrees)
     as_in = "" if order is None else f", as in C{order}"
     return (
         f"{said} For {_percent(e.doubtful)}, another pose is possible; many of these are {e.doubt_degrees:.0f} degrees "
         f"apart about the axis ({axis}){as_in}: if the particle has that symmetry, state it (--symmetry)."
     )
-
-
-def _order(degrees: float) -> int | None:
-    """Lowest order, up to 12, of an axis of symmetry that has a rotation; None if none is within a degree."""
-    return next((n for n in range(2, 13) if any(abs(degrees - 360 * k / n) < 1 for k in range(1, n))), None)
 
 
 def _fit(e: Evidence) -> str:
@@ -171,8 +173,7 @@ def _one_structure(e: Evidence) -> str:
         f"{_counted(e.components, 'component')} around the map {'makes' if e.components == 1 else 'make'} held-out "
         f"images {e.component_gain:.2f} nats more likely: the images show more than one structure"
     )
-    assert e.component_gain is not None
-    if e.component_gain > MIXED * e.mean_score:
+    if e.mixed:
         return f"{said}, and the map is a mean of different molecules or of a large motion (see cryoloom hetero)."
     return f"{said}, which differ little (see cryoloom hetero)."
 

@@ -117,6 +117,29 @@ def align_maps(
     return Alignment(move, t[0].double() * pixel_size, hand, correlation, fine)
 
 
+def refine_alignment(
+    moving: Float[Tensor, "D D D"],
+    fixed: Float[Tensor, "D D D"],
+    pixel_size: float,
+    R: Float[Tensor, "3 3"],
+    radius: int = FINE_RADIUS,
+) -> Alignment:
+    """The alignment near a rotation that is known to a few degrees; the shift is found, from none, as well.
+
+    Steps as in `align_maps`: on shells 1 .. 8, then up to `radius` with weights from the FSC of the two maps.
+    """
+    box = moving.shape[-1]
+    coarse, fine = (min(r, (box - 1) // 2 - 1) for r in (COARSE_RADIUS, radius))
+    sampler, target = FourierSampler.create(moving, fine), fft3(fixed.float())
+    R, t = R[None].to(target.real), torch.zeros(1, 3, device=target.device)
+    R, t, _ = _refine(_Match.create(sampler, target, coarse, box), R, t, False, steps=8)
+    full = _Match.create(sampler, target, fine, box)
+    for _ in range(2):
+        R, t, _ = _refine(full.weighted_by_fsc(R, t, False), R, t, False, steps=4)
+    correlation = float(full.plain().score(*full.model(R, t, False))[0])
+    return Alignment(nearest_rotation(R[0].double()), t[0].double() * pixel_size, False, correlation, fine)
+
+
 @dataclass(frozen=True, slots=True)
 class _Match:
     """Coefficients Y of the fixed map at half-sphere frequencies q, their weights, and the map to be aligned."""

@@ -103,6 +103,42 @@ def is_polyhedral(symmetry: str) -> bool:
     return symmetry.strip().upper() in ("T", "O", "I")
 
 
+def axis_order(degrees: float, within: float = 1.0, most: int = 12) -> int | None:
+    """Lowest order n of an axis, 2 to `most`, that has a rotation, by a multiple of 360 / n; None if none is near."""
+    return next((n for n in range(2, most + 1) if any(abs(degrees - 360 * k / n) < within for k in range(1, n))), None)
+
+
+def generated_group(
+    rotations: Float[Tensor, "n 3 3"], most: int = 60, same_degrees: float = 5.0
+) -> Float[Tensor, "G 3 3"] | None:
+    """The point group that rotations generate, identity first; None if it has more than `most` elements.
+
+    Measured rotations close only nearly: products that are a few degrees apart are one element.
+    """
+    found = [torch.eye(3).to(rotations)]
+    new = found
+    while new:
+        products = [r @ g for g in new for r in rotations]
+        new = []
+        for product in products:
+            if float(geodesic_degrees(product.expand(len(found), 3, 3), torch.stack(found)).min()) > same_degrees:
+                found.append(product)
+                new.append(product)
+                if len(found) > most:
+                    return None
+    return torch.stack(found)
+
+
+def group_name(group: Float[Tensor, "G 3 3"]) -> str:
+    """Name of a point group of rotations about any axes, as `symmetry_group` takes it."""
+    if len(group) == 1:
+        return "C1"
+    least = float(geodesic_degrees(group[0].expand_as(group[1:]), group[1:]).min())
+    order = round(360 / least)
+    polyhedral = {(12, 3): "T", (24, 4): "O", (60, 5): "I"}
+    return polyhedral.get((len(group), order)) or (f"C{order}" if len(group) == order else f"D{len(group) // 2}")
+
+
 def geodesic_degrees_modulo(
     a: Float[Tensor, "*b 3 3"], b: Float[Tensor, "*#b 3 3"], group: Float[Tensor, "G 3 3"]
 ) -> Float[Tensor, "*b"]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cryoloom.inference.poses.modes import WIDEST_MODE_DEGREES
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.physics.rotations import geodesic_degrees
+from cryoloom.physics.rotations import geodesic_degrees, geodesic_degrees_modulo
 
 ALIKE_DEGREES = 10.0  # rotations within this angle of each other are one
 MOST = 500  # images looked at
@@ -41,7 +41,10 @@ class SharedDoubt:
 
 
 def shared_doubt(
-    poses: PosePosterior, doubtful: Bool[Tensor, " N"], generator: np.random.Generator
+    poses: PosePosterior,
+    doubtful: Bool[Tensor, " N"],
+    generator: np.random.Generator,
+    group: Float[Tensor, "G 3 3"] | None = None,
 ) -> SharedDoubt | None:
     """The rotation shared by at least a tenth of the images in doubt, and not by chance; None without one.
 
@@ -49,11 +52,13 @@ def shared_doubt(
         poses: candidates, the best one first.
         doubtful: images of which another mode than the best has some of the posterior.
         generator: chooses the images that are looked at.
+        group: symmetry of the particle that is known already; C1 if left out.
     """
     rows = np.flatnonzero(doubtful.numpy())
     rows = torch.from_numpy(rows if len(rows) <= MOST else np.sort(generator.choice(rows, MOST, replace=False)))
     R, weight = poses.R[rows].double(), poses.log_weight[rows]
-    apart = geodesic_degrees(R[:, :1].expand_as(R), R) > WIDEST_MODE_DEGREES
+    known = torch.eye(3, dtype=R.dtype)[None] if group is None else group
+    apart = geodesic_degrees_modulo(R[:, :1].expand_as(R), R, known) > WIDEST_MODE_DEGREES
     weight = torch.where(apart, weight, -torch.inf)
     best, other = weight.max(1)
     there = best > -torch.inf
