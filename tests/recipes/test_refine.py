@@ -13,7 +13,7 @@ import torch
 
 from cryoloom.inference.poses.folds import FOLDS
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.inference.poses.start import PoseStart
+from cryoloom.inference.poses.start import PoseStart, StartAgreement
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.backprojection import accumulate
 from cryoloom.particles.feed import ImageFeed
@@ -413,6 +413,20 @@ def test_folds_are_kept_once_there_are_maps_without_them(scene: Scene, monkeypat
     assert len(state.without) == 2 * FOLDS
 
 
+@pytest.mark.parametrize(("likeness", "nats", "times"), [
+    (0.95, 10.0, refine.TIGHT_PROVED),
+    (0.85, 60.0, refine.TIGHT),  # a wrong map may gain as much
+    (None, 60.0, refine.TIGHT),  # a single start
+    ("given", 60.0, refine.TIGHT_PROVED),
+    ("given", 14.0, refine.TIGHT),  # the gain of noise
+])  # fmt: skip
+def test_half_maps_must_agree_less_far_beyond_a_start_that_is_proved(scene: Scene, likeness, nats: float, times: float):
+    recipe = recipe_of(scene)
+    agreement = None if likeness == "given" else StartAgreement(2, 2, likeness, 20.0)
+    recipe.start = replace(recipe.start, agreement=agreement)
+    assert recipe._beyond_start(torch.full((4,), nats)) == times * recipe.first_radius
+
+
 def agreed(recipe: RefineRecipe, state: RefineState, shell: float = 15.0) -> RefineState:
     """A state after an iteration that settled refinement, with two likely candidates for every fourth image."""
     R, weight = state.poses.R.clone(), state.poses.log_weight.clone()
@@ -428,7 +442,7 @@ def test_doubts_are_settled_by_the_map_of_all_images_once_the_half_sets_agree(mi
     assert recipe._joins(replace(agreed(recipe, state), joined=1), True)
     assert not recipe._joins(agreed(recipe, state), False)
     for other in (
-        agreed(recipe, state, shell=refine.TIGHT * recipe.first_radius - 0.1),
+        agreed(recipe, state, shell=recipe._beyond_start(state.score) - 0.1),
         replace(agreed(recipe, state), searches=None),  # given poses
         replace(agreed(recipe, state), joined=refine.MOST_JOINED),
         state,  # no image in doubt

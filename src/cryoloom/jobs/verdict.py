@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cryoloom.inference.conformations.evidence import ConformationEvidence
+from cryoloom.inference.poses.start import ALIKE
 from cryoloom.particles.table import UnmodelledEffect
 from cryoloom.recipes.methods.search import UNSEEN
 
@@ -30,8 +31,7 @@ FindingName = Literal[
 LIKENESS = 0.75
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
 BEYOND_AT_NYQUIST = 1.4  # times it, where the halves agree up to the Nyquist frequency
-ALIKE = 0.9  # similarity of independent starts' maps from which on the common map is proved by itself, and
-BEYOND_ALIKE = 1.25  # agreement must go less far beyond it: signal may end there
+BEYOND_ALIKE = 1.25  # times it, where independent starts were nearly the same (`ALIKE`): the signal may end there
 CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure

@@ -57,6 +57,10 @@ from cryoloom.runs.seeds import numpy_generator, torch_generator
 # best score is this many standard deviations below that of a correct pose
 MISFIT = 3.0
 TIGHT = 1.45  # the molecule is masked once the halves agree beyond this multiple of the starting radius (noise: to 1.4)
+TIGHT_PROVED = (
+    1.2  # the same where the start is no map of noise: independent starts led to nearly the same one, or images
+)
+SEEN_NATS = 25.0  # are likelier with a given map by this: the best of a million poses gains 14 nats on noise
 FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
 LOST, GAINED = -1.0, 0.3  # change of the resolved shell within which a map is settled
 STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go, r.m.s.
@@ -235,6 +239,12 @@ class RefineRecipe:
         """Radius of the start's maps, Fourier pixels."""
         return Band.of_box(self.start.maps[0].shape[-1]).radius
 
+    def _beyond_start(self, score: Tensor) -> float:
+        """Shell from which on half maps agree well beyond their common start; `score`: of the images' best poses."""
+        agreement = self.start.agreement
+        proved = float(score.mean()) >= SEEN_NATS if agreement is None else agreement.proved
+        return (TIGHT_PROVED if proved else TIGHT) * self.first_radius
+
     def init(self) -> RefineState:
         """State with the poses of the start, if any; half sets are drawn if the start has none."""
         N, K, given = len(self.feed), self.settings.candidates, self.start.poses
@@ -375,7 +385,7 @@ class RefineRecipe:
         """New references, noise and radius from the sums of the passes."""
         halves, poses = found.statistics, found.poses
         assert halves is not None
-        compared = self._compare(halves, radii.insertion, before.iteration)
+        compared = self._compare(halves, radii.insertion, before.iteration, found.score)
         fsc, mask = compared.fsc, compared.mask
         ssnr, folds = ssnr_of_half(fsc), len(passes) // 2
         one, two = (solve(h, ssnr, radii.insertion) * mask for h in halves)
@@ -441,7 +451,7 @@ class RefineRecipe:
         Not before the half sets agree on their own beyond their common start: after that their agreement proves less.
         """
         able = self.settings.climb_steps > 0 and state.searches is not None and state.joined < MOST_JOINED
-        if not (going_on and able and state.shell >= TIGHT * self.first_radius):
+        if not (going_on and able and state.shell >= self._beyond_start(state.score)):
             return False
         unsure = self._unsure(state)
         # mates of a symmetry that was not stated are all right, and the map of all images tells none from another
@@ -527,7 +537,9 @@ class RefineRecipe:
         unsure = 1 - state.mode_weight(self.group) > math.exp(-DOUBT_NATS)
         return unsure & (state.misfit <= MISFIT)
 
-    def _compare(self, halves: tuple[Statistics, Statistics], insertion: int, iteration: int) -> _Comparison:
+    def _compare(
+        self, halves: tuple[Statistics, Statistics], insertion: int, iteration: int, score: Tensor
+    ) -> _Comparison:
         """Compare the half maps within the mask of the next references.
 
         The mask is the sphere of the particle at first, the molecule's own once the halves agree well beyond their
@@ -539,7 +551,7 @@ class RefineRecipe:
         pixel_size = self.feed.field_of_view / len(one)
         fsc = fourier_shell_correlation(one * mask, two * mask)[: insertion + 1]
         shell = resolved_shell(fsc)
-        if shell >= TIGHT * self.first_radius:
+        if shell >= self._beyond_start(score):
             joint = solve(halves[0] + halves[1], ssnr_of_sum(fsc), insertion) * mask
             diameter = self.feed.source.preprocessing.particle_diameter_angstrom
             mask = mask * automatic_mask(joint, pixel_size, diameter, self.feed.field_of_view / shell)

@@ -10,6 +10,10 @@ from torch import Tensor
 from cryoloom.inference.poses.encoder_file import TrainedEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
 
+# similarity of independent starts' maps from which on they prove each other: on images without a particle, and where
+# the map is wrong, it is rarely above 0.8
+ALIKE = 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class StartAgreement:
@@ -26,6 +30,11 @@ class StartAgreement:
     agreeing: int
     likeness: float | None
     strength: float | None
+
+    @property
+    def proved(self) -> bool:
+        """Whether independent starts led to nearly the same map."""
+        return self.likeness is not None and self.likeness >= ALIKE
 
 
 @dataclass(frozen=True)
