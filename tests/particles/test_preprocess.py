@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from cryoloom.particles.batches import ParticleSource
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.particles.preprocess import Preprocessing, measure, sample_rows
 from cryoloom.physics.fourier import ifft2
+from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.noise import shell_means
 
 from .files import mrc_bytes
@@ -63,6 +65,26 @@ def test_noise_spectrum_within_five_percent(simulation: Simulation, tmp_path: Pa
     star = write(tmp_path, images + signal(simulation, 0.05), simulation.parameters)
     found = measured(open_particles(star))
     assert float((found.noise[0] / truth - 1).abs()[3:].max()) < 0.05
+
+
+@pytest.mark.parametrize(("cutoff", "filtered"), [(0.4, True), (1.0, False)])
+def test_the_noise_of_filtered_images_is_made_white(
+    simulation: Simulation, tmp_path: Path, cutoff: float, filtered: bool
+) -> None:
+    images = noise(COUNT, 0.0, torch.Generator().manual_seed(10))[0] + signal(simulation, 0.05)
+    k = torch.hypot(torch.fft.fftfreq(BOX)[:, None], torch.fft.rfftfreq(BOX)[None]) / 0.5
+    gain = (1 / (1 + (k / cutoff) ** 8)).clamp(min=0.02)
+    low = torch.fft.irfft2(torch.fft.rfft2(images) * gain, s=(BOX, BOX))
+    particles = open_particles(write(tmp_path, low, simulation.parameters))
+    found = measured(particles)
+    assert (found.whitening is not None) == filtered
+    assert any("filtered" in line for line in found.said) == filtered
+    disc = FourierDisc.create(BOX, PIXEL_SIZE)
+    observed = ParticleSource(particles, found, disc, 0).batch(np.arange(COUNT)).observed
+    power = shell_means(observed.abs().square().mean(0), disc)[6:]
+    # what is stated of the noise is so of the images, which hold little signal there
+    assert float((power / found.noise[0, 6 : 6 + len(power)] - 1).abs().max()) < 0.15
+    assert (float(power.max() / power.min()) < 1.3) == filtered
 
 
 @pytest.mark.parametrize("working", [48, 40, 33])
@@ -170,6 +192,7 @@ def test_preprocessing_has_the_agreed_fields() -> None:
     assert [f.name for f in dataclasses.fields(Preprocessing)] == [
         "contrast_sign",
         "noise",
+        "whitening",
         "box",
         "pixel_size",
         "particle_diameter_angstrom",

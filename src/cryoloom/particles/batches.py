@@ -16,6 +16,7 @@ from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.particles.preprocess import Preprocessing, read_normalised
 from cryoloom.physics.ctf import CTFParameters, evaluate_ctf
 from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.noise import spread_shells
 
 # pixels are read and transformed in chunks of this size, so that a large batch needs no second copy of itself
 _CHUNK_BYTES = 8 << 20
@@ -41,9 +42,9 @@ class ParticleBatch:
 class ParticleSource:
     """Reads, normalises and transforms images, and remembers the coefficients while they fit.
 
-    Images have a background of mean 0, slope 0 and s.d. 1 (`Background`), and white particles. Phase flipping is
-    undone, which does not change the noise spectrum; premultiplied images stay premultiplied
-    (`ParticleSet.ctf_premultiplied`).
+    Images have a background of mean 0, slope 0 and s.d. 1 (`Background`), and white particles; the noise of filtered
+    images is made white (`Preprocessing.whitening`). Phase flipping is undone, which does not change the noise
+    spectrum; premultiplied images stay premultiplied (`ParticleSet.ctf_premultiplied`).
 
     The coefficients of an image depend only on its pixels and the preprocessing: the same row gives the same bits in
     any batch, cached or not. Memory is bounded by the cache (`cache_bytes`; 8 P bytes per image; images are kept in
@@ -64,6 +65,8 @@ class ParticleSource:
             particles.box, preprocessing.particle_diameter_angstrom / particles.pixel_size
         )
         self._group = torch.from_numpy(particles.group)
+        white = preprocessing.whitening
+        self._whitening = None if white is None else spread_shells(white, disc)
         room = min(len(particles), max(0, cache_bytes) // (8 * len(disc.index)))
         self._cache = torch.empty(room, len(disc.index), dtype=torch.complex64)
         self._slot = np.full(len(particles), -1, dtype=np.int64)
@@ -102,6 +105,8 @@ class ParticleSource:
     def _coefficients(self, rows: np.ndarray) -> Complex[Tensor, "B P"]:
         images = read_normalised(self.particles, rows, self._background, self.preprocessing.outlier_sigma)
         coefficients = self._reader(images)
+        if self._whitening is not None:
+            coefficients.mul_(self._whitening)
         if self.particles.phase_flipped:
             ctf = evaluate_ctf(self.particles.ctf[torch.from_numpy(rows)], self.disc.k.double())
             coefficients.mul_(torch.where(ctf < 0, -1.0, 1.0))

@@ -25,6 +25,11 @@ SMALLEST_BOX = 16
 # groups with fewer sampled images than this use the common spectrum of all groups
 _ENOUGH_IMAGES = 50
 _CHUNK_BYTES = 16 << 20
+# images whose noise, at some frequency, has less than this share of its largest power were filtered (by a low-pass, a
+# Wiener filter): micrographs, with ice, MTF and Fourier cropping, stay above 0.03
+FILTERED = 0.01
+_FIRST_WHOLE = 4  # shell
+_MOST_GAIN = 1e3  # of amplitudes, where a filter left nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,9 @@ class Preprocessing:
         contrast_sign: +1 where particles are white already, -1 where images are inverted.
         noise: E|n|^2 by shell 0 .. box // 2 of the working box's unnormalised transform of normalised images, one row
             per optics group, [G, S] float32. For CTF-premultiplied images, that of the noise before multiplication.
+        whitening: factors by shell that make the noise of filtered images white, [S] float32; None for others. A map of
+            filtered images has so steep a spectrum that what a mask, or an interpolation, carries from its low
+            frequencies into high ones outweighs their own noise.
         box: working box, pixels; pixel_size: its pixel size, angstrom.
         particle_diameter_angstrom: diameter of the circle outside which images are normalised.
         outlier_sigma: pixels beyond this many background s.d. are clipped.
@@ -43,6 +51,7 @@ class Preprocessing:
 
     contrast_sign: float
     noise: Float[Tensor, "G S"]
+    whitening: Float[Tensor, " S"] | None
     box: int
     pixel_size: float
     particle_diameter_angstrom: float
@@ -77,12 +86,18 @@ def measure(
     if not particles.ctf_premultiplied and not particles.phase_flipped and particles.has_ctf:
         said += _modulation(particles, rows, diameter, outlier_sigma).findings()
     noise = _noise(particles, rows, diameter=diameter, outlier_sigma=outlier_sigma, box=box, said=said)
+    # of premultiplied images, the noise before multiplication is not known where the CTF is small
+    side = particles.box * particles.pixel_size
+    whitening = None if particles.ctf_premultiplied else _whitening(noise.mean(0), side, said)
+    if whitening is not None:
+        noise = noise * whitening.square()
     if box != particles.box:
         size = particles.pixel_size * particles.box / box
         said.append(f"Images of {particles.box} px are Fourier-cropped to {box} px of {size:.3f} angstrom.")
     return Preprocessing(
         contrast_sign=sign,
         noise=noise.float(),
+        whitening=None if whitening is None else whitening.float(),
         box=box,
         pixel_size=particles.pixel_size * particles.box / box,
         particle_diameter_angstrom=diameter,
@@ -253,6 +268,21 @@ def _noise(
     noise = torch.stack([estimator.unmix(total[g] / count[g], int(count[g])) for g in range(groups)])
     noise = noise[:, : box // 2 + 1] * (box / seen_box) ** 4
     return noise / _mean_square_ctf(particles, rows, box) if particles.ctf_premultiplied else noise
+
+
+def _whitening(noise: Float[Tensor, " S"], field_of_view: float, said: list[str]) -> Float[Tensor, " S"] | None:
+    """Factors that make the noise of filtered images white, by shell; None for images that were not filtered."""
+    # of the first shells, normalisation has taken some of the noise
+    power = torch.cat([noise[_FIRST_WHOLE].expand(_FIRST_WHOLE), noise[_FIRST_WHOLE:]])
+    most, (least, shell) = float(power.max()), power.min(0)
+    if float(least) >= FILTERED * most:
+        return None
+    said.append(
+        f"The images were filtered: at {field_of_view / int(shell):.1f} angstrom their noise has"
+        f" {100 * float(least) / most:.2g} % of its largest power. They are whitened, and maps are those of whitened"
+        " images."
+    )
+    return (most / power.clamp(min=most / _MOST_GAIN**2)).sqrt()
 
 
 def _mean_square_ctf(particles: ParticleSet, rows: np.ndarray, box: int) -> Float[Tensor, " S"]:
