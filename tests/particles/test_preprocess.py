@@ -81,9 +81,9 @@ def test_the_noise_of_filtered_images_is_made_white(
     assert any("filtered" in line for line in found.said) == filtered
     disc = FourierDisc.create(BOX, PIXEL_SIZE)
     observed = ParticleSource(particles, found, disc, 0).batch(np.arange(COUNT)).observed
-    power = shell_means(observed.abs().square().mean(0), disc)[6:]
+    power = shell_means(observed.abs().square().mean(0), disc)[12:]
     # what is stated of the noise is so of the images, which hold little signal there
-    assert float((power / found.noise[0, 6 : 6 + len(power)] - 1).abs().max()) < 0.15
+    assert float((power / found.noise[0, 12 : 12 + len(power)] - 1).abs().max()) < 0.15
     assert (float(power.max() / power.min()) < 1.3) == filtered
 
 
