@@ -61,7 +61,7 @@ def point(work: Path, folder: Path, device: str, seed: int) -> dict:
 
 def table(rows: list[dict], where: str) -> str:
     """Markdown."""
-    lines = [f"Whole jobs, {where}.", "", "| " + " | ".join(TITLES) + " |", "|" + " --- |" * len(TITLES)]
+    lines = [f"Whole jobs on {where}.", "", "| " + " | ".join(TITLES) + " |", "|" + " --- |" * len(TITLES)]
     for r in rows:
         cells = [f"{r['images']:,}", r["box"], r["device"], f"{r['wall_s']:.0f}"]
         if "failed" in r:
@@ -88,7 +88,7 @@ def main() -> int:
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     gpu = [torch.cuda.get_device_name()] if "cuda" in a.devices else []
-    where = f"{' and '.join([*gpu, machine()])}, torch {torch.__version__}, commit {commit()}"
+    where = f"{a.model.name}, {' and '.join([*gpu, machine()])}, torch {torch.__version__}, commit {commit()}"
     rows: list[dict] = []
     for size in a.sizes:
         count, box = map(int, size.split("x"))
