@@ -68,8 +68,9 @@ def _mass(scores, offset, floor):
 
 
 @njit(**FAST)
-def _draw_from_blocks(values, sums, start, total, picks):
-    """Systematic draws at quantiles (n + start) / S of the masses `values` [T, M], summed by block in `sums`.
+def _draw_from_blocks(values, sums, width, start, total, picks):
+    """Systematic draws at quantiles (n + start) / S of the masses `values` [T, M], as flat indices; `sums` holds their
+    sums over blocks of `width` entries of a row.
 
     Blocks whose sum is 0 are skipped. A draw beyond a block's entries but within its sum, which is rounded in another
     order, is its last entry that has mass; `total` is the sum of `sums` in their order.
@@ -81,7 +82,7 @@ def _draw_from_blocks(values, sums, start, total, picks):
             end = running + sums[i, block]
             if taken < S and (taken + start) / S * total < end:
                 inside = running
-                for m in range(block * BLOCK, min(M, (block + 1) * BLOCK)):
+                for m in range(block * width, min(M, (block + 1) * width)):
                     if values[i, m] > 0:
                         inside += values[i, m]
                         last = i * M + m
@@ -139,7 +140,7 @@ def grid_posterior(thread, cross, norm, prior, window, uniform, threads, picks, 
                 sums[i, block] = _mass(values[i, block * BLOCK : (block + 1) * BLOCK], prior[b, i] - top, lowest)
                 total += sums[i, block]
         log_evidence[b] = top + math.log(total)
-        _draw_from_blocks(values, sums, start=uniform[b], total=total, picks=picks[b])
+        _draw_from_blocks(values, sums, BLOCK, start=uniform[b], total=total, picks=picks[b])
 
 
 @threaded
@@ -211,7 +212,7 @@ def _children_of(kept, children, seen, mark, rotation):
 def _draw_poses(scores, sums, rotation, shifts, M, start, picks):
     """Turn scores [n, U] into masses in place and draw from them systematically; returns the log evidence.
 
-    sums [n]: filled with the masses of the rotations. Draws are as by `_draw_from_blocks`.
+    sums [n]: filled with the masses of the rotations.
     """
     top = np.float32(-np.inf)
     for a in range(scores.shape[0]):
@@ -222,23 +223,10 @@ def _draw_poses(scores, sums, rotation, shifts, M, start, picks):
     for a in range(scores.shape[0]):
         sums[a] = _mass(scores[a], -top, np.float32(-20))
         total += sums[a]
-    taken, running, last, D = 0, 0.0, 0, picks.shape[0]
-    for a in range(scores.shape[0]):
-        end = running + sums[a]
-        if taken < D and (taken + start) / D * total < end:
-            inside = running
-            for u in range(scores.shape[1]):
-                if scores[a, u] > 0:
-                    inside += scores[a, u]
-                    last = shifts[u] * M + rotation[a]
-                while taken < D and (taken + start) / D * total < inside:
-                    picks[taken] = last
-                    taken += 1
-            while taken < D and (taken + start) / D * total < end:
-                picks[taken] = last
-                taken += 1
-        running = end
-    picks[taken:] = last
+    U = scores.shape[1]
+    _draw_from_blocks(scores, sums.reshape(-1, 1), U, start=start, total=total, picks=picks)
+    for d in range(picks.shape[0]):
+        picks[d] = shifts[picks[d] % U] * M + rotation[picks[d] // U]
     return top + math.log(total)
 
 
