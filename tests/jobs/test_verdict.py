@@ -256,8 +256,8 @@ def test_what_was_found_of_conformations_in_words(found: ConformationEvidence, w
 # right maps whose signal ends soon after the start (plain-77, denoised-12 of the calibration)
 @pytest.mark.parametrize(("likeness", "shell", "outcome"), [
     (0.98, 14.1, "converged"),
-    (0.96, 12.6, "converged"),
-    (0.96, 12.4, "uncertain"),
+    (0.96, 12.1, "converged"),
+    (0.96, 11.9, "uncertain"),
     (0.85, 14.1, "uncertain"),
 ])  # fmt: skip
 def test_starts_that_are_nearly_the_same_prove_the_map_that_the_halves_shared(likeness, shell, outcome):
