@@ -12,7 +12,7 @@ import torch
 from cryoloom.particles.batches import ParticleSource
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet, open_particles
-from cryoloom.particles.preprocess import Preprocessing, measure, sample_rows
+from cryoloom.particles.preprocess import Preprocessing, _whitening, measure, sample_rows
 from cryoloom.physics.fourier import ifft2
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.noise import shell_means
@@ -85,6 +85,20 @@ def test_the_noise_of_filtered_images_is_made_white(
     # the images hold little signal there; measured 0.35 where the filter ends: refinement learns the noise on
     assert float((power / found.noise[0, 12 : 12 + len(power)] - 1).abs().max()) < 0.5
     assert (float(power.max() / power.min()) < 2) == filtered
+
+
+def test_filters_are_found_by_optics_group() -> None:
+    k = torch.arange(33, dtype=torch.float64)
+    low, white = 1e3 / (1 + (k / 12) ** 8), torch.full((33,), 50.0, dtype=torch.float64)
+    high = torch.where(k < 8, 1e-3, 1.0).double()
+    said: list[str] = []
+    found = _whitening(torch.stack([low, white, high]), 200.0, said)
+    assert found is not None
+    assert torch.equal(found[1], torch.ones(33, dtype=torch.float64))
+    whitened = found[[0, 2]].square() * torch.stack([low, high])
+    assert float((whitened.amax(1) / whitened.amin(1)).max()) < 1.1
+    assert "2 optics group(s)" in said[0]
+    assert _whitening(white[None], 200.0, said) is None
 
 
 @pytest.mark.parametrize("working", [48, 40, 33])

@@ -414,13 +414,13 @@ def test_folds_are_kept_once_there_are_maps_without_them(scene: Scene, monkeypat
 
 
 @pytest.mark.parametrize(("likeness", "nats", "times"), [
-    (0.95, 10.0, refine.TIGHT_PROVED),
+    (0.95, 10.0, refine.TIGHT_CONFIRMED),
     (0.85, 60.0, refine.TIGHT),  # a wrong map may gain as much
     (None, 60.0, refine.TIGHT),  # a single start
-    ("given", 60.0, refine.TIGHT_PROVED),
+    ("given", 60.0, refine.TIGHT_CONFIRMED),
     ("given", 14.0, refine.TIGHT),  # the gain of noise
 ])  # fmt: skip
-def test_half_maps_must_agree_less_far_beyond_a_start_that_is_proved(scene: Scene, likeness, nats: float, times: float):
+def test_half_maps_must_agree_less_far_beyond_a_confirmed_start(scene: Scene, likeness, nats: float, times: float):
     recipe = recipe_of(scene)
     agreement = None if likeness == "given" else StartAgreement(2, 2, likeness, 20.0)
     recipe.start = replace(recipe.start, agreement=agreement)

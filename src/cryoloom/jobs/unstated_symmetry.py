@@ -1,8 +1,9 @@
-"""A symmetry that was not stated, found in the poses between which images are in doubt and proved by the half maps.
+"""A symmetry that was not stated, found in the poses between which images are in doubt and confirmed by the half maps.
 
 The poses of a symmetric particle are right up to its symmetry: a run in C1 on which all images are in doubt between
 mates is as good as any. Whether it is a symmetry, or two similar views of a particle that has none, the maps tell: one
-half map, turned, must agree with the other as far as unturned.
+half map, rotated, must agree with the other as well as it does unrotated. A deviation that the images do not show (one
+tenth of one subunit) cannot be told.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.inference.poses.modes import CERTAIN_WEIGHT
 from cryoloom.inference.poses.shared_doubt import SharedDoubt, shared_doubt
 from cryoloom.jobs.final_maps import FinalMaps
-from cryoloom.maps.align import apply_alignment, refine_alignment
-from cryoloom.maps.fsc import gold_standard
+from cryoloom.maps.align import FINE_RADIUS, apply_alignment, refine_alignment
+from cryoloom.maps.fsc import GoldStandard, gold_standard, shell_sums
 from cryoloom.physics.rotations import axis_order, exponential, generated_group, geodesic_degrees, group_name
-from cryoloom.recipes.refine import RefineResult
+from cryoloom.recipes.refine import MISFIT, RefineResult
 from cryoloom.recipes.refine_pass import DOUBT_NATS
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
-AS_FAR = 0.9  # of the shell to which the half maps agree: one of them, turned, must agree with the other
-GENERATORS = 3  # axes that are looked for at most: two generate any point group, one may be a power of another
-NEAR_DEGREES = 4.0  # the half maps' own turn must be that of the poses
+SURE = 0.9  # share of certain poses in C1 from which on no symmetry is looked for
+# FSC of a half map with the other one rotated, as a share of their own: copies of a subunit of which 30 % is missing,
+# or that is distorted by a third of the resolution, have 0.8 and less, true copies 0.97 to 1.03
+AS_WELL = 0.92
+COMPARED = 0.3  # FSC of the half maps down to which shells are compared: below, noise decides
+MOST_AXES = 3  # two generate any point group; one that is found may be a power of another
+NEAR_DEGREES = 4.0  # the rotation that fits the half maps must be that of the poses
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +44,53 @@ class UnstatedSymmetry:
 
 
 def unstated_symmetry(refined: RefineResult, maps: FinalMaps, seed: int) -> UnstatedSymmetry | None:
-    """The symmetry by which images are in doubt and which the half maps have; None without one."""
-    if refined.doubt is None or maps.gold.resolution_angstrom is None:
-        return None
-    turns: list[Tensor] = []
+    """The symmetry by which images are in doubt and which the half maps have; None without one.
+
+    Axes of up to 12-fold symmetry are found, each by its share of the doubts: cyclic and dihedral groups, and T.
+    """
     group: Tensor = torch.eye(3)[None]
+    certain = float((refined.mode_weight(group) > CERTAIN_WEIGHT).float().mean())
+    if refined.doubt is None or maps.gold.resolution_angstrom is None or certain >= SURE:
+        return None
+    rotations: list[Tensor] = []
     doubt: SharedDoubt | None = refined.doubt[0]
-    while doubt is not None and len(turns) < GENERATORS:
-        turn = _turn_of_maps(maps, doubt, seed)
-        larger = None if turn is None else generated_group(torch.stack([*turns, turn]))
-        if turn is None or larger is None or len(larger) == len(group):
+    while doubt is not None and len(rotations) < MOST_AXES:
+        found = _rotation_of_maps(maps, doubt, seed)
+        larger = None if found is None else generated_group(torch.stack([*rotations, found]))
+        if found is None or larger is None or len(larger) == len(group):
             break
-        turns, group = [*turns, turn], larger.float()
-        unsure = 1 - refined.mode_weight(group) > math.exp(-DOUBT_NATS)
-        generator = numpy_generator(seed, "unstated symmetry", len(turns))
+        rotations, group = [*rotations, found], larger.float()
+        unsure = (1 - refined.mode_weight(group) > math.exp(-DOUBT_NATS)) & (refined.misfit <= MISFIT)
+        generator = numpy_generator(seed, "unstated symmetry", len(rotations))
         doubt = shared_doubt(refined.posed.poses, unsure, generator, group)
-    return UnstatedSymmetry(group_name(group), group) if turns else None
+    return UnstatedSymmetry(group_name(group), group) if rotations else None
 
 
-def _turn_of_maps(maps: FinalMaps, doubt: SharedDoubt, seed: int) -> Tensor | None:
+def _rotation_of_maps(maps: FinalMaps, doubt: SharedDoubt, seed: int) -> Tensor | None:
     """The rotation of a symmetry near that of the poses, float64 [3, 3], if the half maps have it."""
-    radians = torch.tensor(doubt.axis, dtype=torch.float64) * math.radians(doubt.degrees)
+    wanted = exponential(torch.tensor(doubt.axis, dtype=torch.float64) * math.radians(doubt.degrees))
     gold, mask, pixel = maps.gold, maps.mask, maps.gold.pixel_size
     one, two = (h * mask for h in maps.halves)
-    found = refine_alignment(two, one, pixel, exponential(radians), math.ceil(gold.shell))
-    if float(geodesic_degrees(found.R, exponential(radians))) > NEAR_DEGREES:
+    # to twice the usual radius at most: the memory of the sampler grows with its cube
+    found = refine_alignment(two, one, pixel, wanted, min(math.ceil(gold.shell), 2 * FINE_RADIUS))
+    if float(geodesic_degrees(found.R, wanted)) > NEAR_DEGREES:
         return None
-    turned = apply_alignment(maps.halves[1], found, pixel)
+    rotated = apply_alignment(maps.halves[1], found, pixel)
     generator = torch_generator(seed, "unstated symmetry", "random phases")
-    if gold_standard(maps.halves[0], turned, mask, pixel, generator).shell < AS_FAR * gold.shell:
+    if agreement(gold_standard(maps.halves[0], rotated, mask, pixel, generator), gold) < AS_WELL:
         return None
     return _exact(found.R)
+
+
+def agreement(rotated: GoldStandard, gold: GoldStandard) -> float:
+    """FSC of one half map with the other one rotated, as a share of that unrotated: mean over the voxels of all shells
+    in which the half maps agree by `COMPARED`; 0 without such shells."""
+    box = 2 * (len(gold.corrected) - 1)
+    count = shell_sums(torch.ones(box, box, box // 2 + 1), box)[: len(gold.corrected)]
+    used = (gold.corrected >= COMPARED) & (torch.arange(len(count)) > 0)
+    if not used.any():
+        return 0.0
+    return float((count * rotated.corrected)[used].sum() / (count * gold.corrected)[used].sum())
 
 
 def _exact(R: Tensor) -> Tensor | None:

@@ -35,7 +35,7 @@ BEYOND_ALIKE = 1.2  # times it, where independent starts were nearly the same (`
 CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure
-DOUBTFUL = 0.9  # share of certain particles below which half of that means so too: the others fit no pose well
+MIXED_CERTAIN = 0.9  # share of certain poses below which half of MIXED is enough: images of others have no sure pose
 COVERED = 0.5  # of the sampling compensation factor
 ISOTROPIC = 0.5  # of the conical FSC area ratio
 MISSING = 0.02  # share of the directions of Fourier space that no view samples: views are uneven
@@ -154,7 +154,7 @@ class Evidence:
         """Whether the map is a mean of structures that differ much."""
         if not self.components or self.component_gain is None:
             return False
-        unsure = self.certain is not None and self.certain < DOUBTFUL
+        unsure = self.certain is not None and self.certain < MIXED_CERTAIN
         return self.component_gain > (0.5 if unsure else 1.0) * MIXED * self.mean_score
 
 

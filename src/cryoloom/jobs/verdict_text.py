@@ -143,8 +143,8 @@ def _poses(e: Evidence) -> str:
     )
     if e.unstated_symmetry is not None:
         return (
-            f"{said} The half maps have {e.unstated_symmetry} symmetry, which was not stated: state it (--symmetry "
-            f"{e.unstated_symmetry}) for a finer map from the same images."
+            f"{said} The half maps cannot be told from {e.unstated_symmetry} symmetric ones, and no symmetry was "
+            f"stated: if the particle has it, --symmetry {e.unstated_symmetry} gives a finer map from the same images."
         )
     if e.doubtful is None or e.doubt_axis is None:
         return said

@@ -106,7 +106,7 @@ class ParticleSource:
         images = read_normalised(self.particles, rows, self._background, self.preprocessing.outlier_sigma)
         coefficients = self._reader(images)
         if self._whitening is not None:
-            coefficients.mul_(self._whitening)
+            coefficients.mul_(self._whitening[self._group[torch.from_numpy(rows)]])
         if self.particles.phase_flipped:
             ctf = evaluate_ctf(self.particles.ctf[torch.from_numpy(rows)], self.disc.k.double())
             coefficients.mul_(torch.where(ctf < 0, -1.0, 1.0))

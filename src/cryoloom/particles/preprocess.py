@@ -28,7 +28,7 @@ _CHUNK_BYTES = 16 << 20
 # images whose noise, at some frequency, has less than this share of its largest power were filtered (by a low-pass, a
 # Wiener filter): micrographs, with ice, MTF and Fourier cropping, stay above 0.03
 FILTERED = 0.01
-_FIRST_WHOLE = 4  # shell
+_FIRST_WHOLE = 4  # first shell of whose noise normalisation takes none
 _MOST_GAIN = 1e3  # of amplitudes, where a filter left nothing
 
 
@@ -40,9 +40,9 @@ class Preprocessing:
         contrast_sign: +1 where particles are white already, -1 where images are inverted.
         noise: E|n|^2 by shell 0 .. box // 2 of the working box's unnormalised transform of normalised images, one row
             per optics group, [G, S] float32. For CTF-premultiplied images, that of the noise before multiplication.
-        whitening: factors by shell that make the noise of filtered images white, [S] float32; None for others. A map of
-            filtered images has so steep a spectrum that what a mask, or an interpolation, carries from its low
-            frequencies into high ones outweighs their own noise.
+        whitening: factors by optics group and shell that make the noise of filtered images white, [G, S] float32; None
+            where no group was filtered. A map of filtered images has so steep a spectrum that what a mask, or an
+            interpolation, carries from its low frequencies into high ones outweighs their own noise.
         box: working box, pixels; pixel_size: its pixel size, angstrom.
         particle_diameter_angstrom: diameter of the circle outside which images are normalised.
         outlier_sigma: pixels beyond this many background s.d. are clipped.
@@ -51,7 +51,7 @@ class Preprocessing:
 
     contrast_sign: float
     noise: Float[Tensor, "G S"]
-    whitening: Float[Tensor, " S"] | None
+    whitening: Float[Tensor, "G S"] | None
     box: int
     pixel_size: float
     particle_diameter_angstrom: float
@@ -88,7 +88,7 @@ def measure(
     noise = _noise(particles, rows, diameter=diameter, outlier_sigma=outlier_sigma, box=box, said=said)
     # of premultiplied images, the noise before multiplication is not known where the CTF is small
     side = particles.box * particles.pixel_size
-    whitening = None if particles.ctf_premultiplied else _whitening(noise.mean(0), side, said)
+    whitening = None if particles.ctf_premultiplied else _whitening(noise, side, said)
     if whitening is not None:
         noise = noise * whitening.square()
     if box != particles.box:
@@ -270,19 +270,23 @@ def _noise(
     return noise / _mean_square_ctf(particles, rows, box) if particles.ctf_premultiplied else noise
 
 
-def _whitening(noise: Float[Tensor, " S"], field_of_view: float, said: list[str]) -> Float[Tensor, " S"] | None:
-    """Factors that make the noise of filtered images white, by shell; None for images that were not filtered."""
+def _whitening(noise: Float[Tensor, "G S"], field_of_view: float, said: list[str]) -> Float[Tensor, "G S"] | None:
+    """Factors that make the noise of filtered images white, 1 in groups that were not filtered; None if none was."""
     # of the first shells, normalisation has taken some of the noise
-    power = torch.cat([noise[_FIRST_WHOLE].expand(_FIRST_WHOLE), noise[_FIRST_WHOLE:]])
-    most, (least, shell) = float(power.max()), power.min(0)
-    if float(least) >= FILTERED * most:
+    power = torch.cat([noise[:, _FIRST_WHOLE : _FIRST_WHOLE + 1].expand(-1, _FIRST_WHOLE), noise[:, _FIRST_WHOLE:]], 1)
+    most, (least, shell) = power.amax(1), power.min(1)
+    filtered = least < FILTERED * most
+    if not filtered.any():
         return None
+    worst = int((least / most).argmin())
+    who = "The images" if bool(filtered.all()) else f"The images of {int(filtered.sum())} optics group(s)"
     said.append(
-        f"The images were filtered: at {field_of_view / int(shell):.1f} angstrom their noise has"
-        f" {100 * float(least) / most:.2g} % of its largest power. They are whitened, and maps are those of whitened"
-        " images."
+        f"{who} were filtered: at {field_of_view / max(int(shell[worst]), _FIRST_WHOLE):.1f} angstrom their noise has"
+        f" {100 * float(least[worst] / most[worst]):.2g} % of its largest power. They are whitened, and maps are those"
+        " of whitened images."
     )
-    return (most / power.clamp(min=most / _MOST_GAIN**2)).sqrt()
+    factors = (most[:, None] / power.clamp(min=most[:, None] / _MOST_GAIN**2)).sqrt()
+    return torch.where(filtered[:, None], factors, 1.0)
 
 
 def _mean_square_ctf(particles: ParticleSet, rows: np.ndarray, box: int) -> Float[Tensor, " S"]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.poses.folds import FOLDS, folds_of
+from cryoloom.inference.poses.folds import FOLDS, folds_of, own_noise_gain
 from cryoloom.inference.poses.map_noise import MapNoise, map_noise
 from cryoloom.inference.poses.modes import CERTAIN_WEIGHT, WIDEST_MODE_DEGREES, mode_weight, smallest_turns
 from cryoloom.inference.poses.moves import to_go
@@ -57,10 +57,10 @@ from cryoloom.runs.seeds import numpy_generator, torch_generator
 # best score is this many standard deviations below that of a correct pose
 MISFIT = 3.0
 TIGHT = 1.45  # the molecule is masked once the halves agree beyond this multiple of the starting radius (noise: to 1.4)
-TIGHT_PROVED = (
-    1.2  # the same where the start is no map of noise: independent starts led to nearly the same one, or images
-)
-SEEN_NATS = 25.0  # are likelier with a given map by this: the best of a million poses gains 14 nats on noise
+# the same for a start that is no map of noise: independent starts led to nearly the same one, or images are likelier
+# with a given map by `SEEN_NATS` and what they gain from their own noise (best of a million poses on noise: 14 nats)
+TIGHT_CONFIRMED = 1.2
+SEEN_NATS = 25.0
 FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
 LOST, GAINED = -1.0, 0.3  # change of the resolved shell within which a map is settled
 STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go, r.m.s.
@@ -241,9 +241,13 @@ class RefineRecipe:
 
     def _beyond_start(self, score: Tensor) -> float:
         """Shell from which on half maps agree well beyond their common start; `score`: of the images' best poses."""
-        agreement = self.start.agreement
-        proved = float(score.mean()) >= SEEN_NATS if agreement is None else agreement.proved
-        return (TIGHT_PROVED if proved else TIGHT) * self.first_radius
+        agreement, given = self.start.agreement, self.start.encoder is None
+        if agreement is not None:
+            confirmed = agreement.reproduced
+        else:
+            own = own_noise_gain(len(self.feed) // 2, len(self.group), self.first_radius)
+            confirmed = given and float(score.mean()) >= SEEN_NATS + own
+        return (TIGHT_CONFIRMED if confirmed else TIGHT) * self.first_radius
 
     def init(self) -> RefineState:
         """State with the poses of the start, if any; half sets are drawn if the start has none."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from cryoloom.inference.poses.encoder_file import TrainedEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
 
-# similarity of independent starts' maps from which on they prove each other: on images without a particle, and where
+# similarity of independent starts' maps from which on they confirm each other: on images without a particle, and where
 # the map is wrong, it is rarely above 0.8
 ALIKE = 0.9
 
@@ -32,7 +32,7 @@ class StartAgreement:
     strength: float | None
 
     @property
-    def proved(self) -> bool:
+    def reproduced(self) -> bool:
         """Whether independent starts led to nearly the same map."""
         return self.likeness is not None and self.likeness >= ALIKE
 
