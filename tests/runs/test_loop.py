@@ -68,13 +68,13 @@ def metrics(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in ("wall_s", "cpu_s")} for line in lines]
 
 
-def assert_same_run(folder: Path, reference: Path) -> None:
+def assert_same_run(folder: Path, reference: Path, *, cleared: bool = True) -> None:
     with np.load(folder / "state.npz") as a, np.load(reference / "state.npz") as b:
         assert a["position"].tobytes() == b["position"].tobytes()
         assert a["trace"].tobytes() == b["trace"].tobytes()
     assert metrics(folder) == metrics(reference)
     assert read_record(folder).status == "finished"
-    assert not (folder / "checkpoints").exists()
+    assert not cleared or not (folder / "checkpoints").exists()
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +107,11 @@ def test_killed_at_random_moments(tmp_path: Path):
         if process.returncode == 0:
             break
     assert kills >= 2
+    # the last kill may fall between the end of the run and the removal of its checkpoints
+    killed_at_the_end = read_record(folder).status == "finished" and process.returncode != 0
     if read_record(folder).status != "finished":
         resume(folder, settings)
-    assert_same_run(folder, tmp_path / "reference")
+    assert_same_run(folder, tmp_path / "reference", cleared=not killed_at_the_end)
 
 
 @pytest.mark.parametrize("kind", ["write", "replace"])
