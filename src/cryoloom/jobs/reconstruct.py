@@ -12,7 +12,7 @@ from cryoloom.files.durable import write_durably
 from cryoloom.inference.poses.credible import angular_error_degrees, shift_error_angstrom
 from cryoloom.inference.poses.encoder_file import to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
-from cryoloom.inference.poses.modes import CERTAIN_WEIGHT
+from cryoloom.inference.poses.modes import certain_share
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.chimerax import write_chimerax_script
 from cryoloom.jobs.final_maps import FITTING_MISFIT, FinalMaps, final_maps
@@ -196,7 +196,7 @@ def evidence(
         resolution_half_angstrom=gold.resolution_half_angstrom,
         common_shell=0 if given_poses else Band.of_box(start.maps[0].shape[-1]).radius,
         nyquist_shell=refined.posed.feed.box // 2,
-        certain=float((refined.mode_weight(group) > CERTAIN_WEIGHT).float().mean()) if refined.searched else None,
+        certain=certain_share(refined.mode_weight(group)) if refined.searched else None,
         fitting=float((refined.misfit < FITTING_MISFIT).float().mean()),
         mean_score=float(refined.score.mean()),
         expected_score=float(refined.power.mean() / 2),

@@ -16,19 +16,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoloom.inference.poses.modes import CERTAIN_WEIGHT
+from cryoloom.inference.poses.modes import certain_share
 from cryoloom.inference.poses.shared_doubt import SharedDoubt, shared_doubt
 from cryoloom.jobs.final_maps import FinalMaps
 from cryoloom.maps.align import FINE_RADIUS, apply_alignment, refine_alignment
-from cryoloom.maps.fsc import GoldStandard, gold_standard, shell_sums
+from cryoloom.maps.fsc import GoldStandard, gold_standard, shell_counts
 from cryoloom.physics.rotations import axis_order, exponential, generated_group, geodesic_degrees, group_name
 from cryoloom.recipes.refine import MISFIT, RefineResult
-from cryoloom.recipes.refine_pass import DOUBT_NATS
+from cryoloom.recipes.refine_pass import in_doubt
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
 SURE = 0.9  # share of certain poses in C1 from which on no symmetry is looked for
 # FSC of a half map with the other one rotated, as a share of their own: copies of a subunit of which 30 % is missing,
-# or that is distorted by a third of the resolution, have 0.8 and less, true copies 0.97 to 1.03
+# or that is distorted by a third of the resolution, have 0.8 and less, true copies 0.98 to 1.04
 AS_WELL = 0.92
 COMPARED = 0.3  # FSC of the half maps down to which shells are compared: below, noise decides
 MOST_AXES = 3  # two generate any point group; one that is found may be a power of another
@@ -49,7 +49,7 @@ def unstated_symmetry(refined: RefineResult, maps: FinalMaps, seed: int) -> Unst
     Axes of up to 12-fold symmetry are found, each by its share of the doubts: cyclic and dihedral groups, and T.
     """
     group: Tensor = torch.eye(3)[None]
-    certain = float((refined.mode_weight(group) > CERTAIN_WEIGHT).float().mean())
+    certain = certain_share(refined.mode_weight(group))
     if refined.doubt is None or maps.gold.resolution_angstrom is None or certain >= SURE:
         return None
     rotations: list[Tensor] = []
@@ -60,7 +60,7 @@ def unstated_symmetry(refined: RefineResult, maps: FinalMaps, seed: int) -> Unst
         if found is None or larger is None or len(larger) == len(group):
             break
         rotations, group = [*rotations, found], larger.float()
-        unsure = (1 - refined.mode_weight(group) > math.exp(-DOUBT_NATS)) & (refined.misfit <= MISFIT)
+        unsure = in_doubt(refined.mode_weight(group)) & (refined.misfit <= MISFIT)
         generator = numpy_generator(seed, "unstated symmetry", len(rotations))
         doubt = shared_doubt(refined.posed.poses, unsure, generator, group)
     return UnstatedSymmetry(group_name(group), group) if rotations else None
@@ -86,7 +86,7 @@ def agreement(rotated: GoldStandard, gold: GoldStandard) -> float:
     """FSC of one half map with the other one rotated, as a share of that unrotated: mean over the voxels of all shells
     in which the half maps agree by `COMPARED`; 0 without such shells."""
     box = 2 * (len(gold.corrected) - 1)
-    count = shell_sums(torch.ones(box, box, box // 2 + 1), box)[: len(gold.corrected)]
+    count = shell_counts(box, gold.corrected.device)
     used = (gold.corrected >= COMPARED) & (torch.arange(len(count)) > 0)
     if not used.any():
         return 0.0

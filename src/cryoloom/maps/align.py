@@ -108,13 +108,10 @@ def align_maps(
     polished = []
     full = _Match.create(sampler, target, fine, box)
     for _, hand, R, t in found[:4]:
-        for _ in range(2):
-            R, t, _ = _refine(full.weighted_by_fsc(R, t, hand), R, t, hand, steps=4)
+        R, t = _polished(full, R, t, hand)
         polished.append((full.information(R, t, hand), hand, R, t))
     _, hand, R, t = max(polished, key=lambda f: f[0])
-    correlation = float(full.plain().score(*full.model(R, t, hand))[0])
-    move = nearest_rotation(R[0].double())
-    return Alignment(move, t[0].double() * pixel_size, hand, correlation, fine)
+    return _aligned(full, R, t, hand, pixel_size, fine)
 
 
 def refine_alignment(
@@ -134,10 +131,8 @@ def refine_alignment(
     R, t = R[None].to(target.real), torch.zeros(1, 3, device=target.device)
     R, t, _ = _refine(_Match.create(sampler, target, coarse, box), R, t, False, steps=8)
     full = _Match.create(sampler, target, fine, box)
-    for _ in range(2):
-        R, t, _ = _refine(full.weighted_by_fsc(R, t, False), R, t, False, steps=4)
-    correlation = float(full.plain().score(*full.model(R, t, False))[0])
-    return Alignment(nearest_rotation(R[0].double()), t[0].double() * pixel_size, False, correlation, fine)
+    R, t = _polished(full, R, t, False)
+    return _aligned(full, R, t, False, pixel_size, fine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +265,18 @@ def _refine(match: _Match, R: Tensor, t: Tensor, hand: bool, steps: int) -> tupl
         score = torch.where(better, new_score, score)
         damping = torch.where(better, damping / 5, damping * 10)
     return R, t, score
+
+
+def _polished(match: _Match, R: Tensor, t: Tensor, hand: bool) -> tuple[Tensor, Tensor]:
+    """A candidate refined with weights from the FSC of the two maps, which are renewed once."""
+    for _ in range(2):
+        R, t, _ = _refine(match.weighted_by_fsc(R, t, hand), R, t, hand, steps=4)
+    return R, t
+
+
+def _aligned(match: _Match, R: Tensor, t: Tensor, hand: bool, pixel_size: float, radius: int) -> Alignment:
+    correlation = float(match.plain().score(*match.model(R, t, hand))[0])
+    return Alignment(nearest_rotation(R[0].double()), t[0].double() * pixel_size, hand, correlation, radius)
 
 
 def _jacobian(match: _Match, R: Tensor, t: Tensor, hand: bool) -> tuple[Tensor, Tensor]:

@@ -107,6 +107,11 @@ def shell_sums(values: Float[Tensor, "D D H"], box: int) -> Float[Tensor, " S"]:
     return total[: box // 2 + 1]
 
 
+def shell_counts(box: int, device: torch.device) -> Float[Tensor, " S"]:
+    """Number of voxels of each shell, float64."""
+    return shell_sums(torch.ones(box, box, box // 2 + 1, device=device), box)
+
+
 def _correlate(fa: Tensor, fb: Tensor, box: int) -> Tensor:
     cross = shell_sums((fa * fb.conj()).real, box)
     power = shell_sums(fa.abs().square(), box) * shell_sums(fb.abs().square(), box)
@@ -264,7 +269,7 @@ def _significance(fsc: Tensor, shell: float, box: int, share: float) -> float:
     last = int(shell)
     if last < 1:
         return 0.0
-    count = shell_sums(torch.ones(box, box, box // 2 + 1, device=fsc.device), box)[1 : last + 1] * share
+    count = shell_counts(box, fsc.device)[1 : last + 1] * share
     return float((count * fsc[1 : last + 1]).sum() / count.sum().sqrt())
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoloom.maps.fsc import crossing, half_space, shell_sums
+from cryoloom.maps.fsc import crossing, half_space, shell_counts, shell_sums
 
 # Guinier plots are straight only at resolutions finer than 10 angstrom: at coarser ones the molecule's shape dominates
 LOW_RESOLUTION_ANGSTROM = 10.0
@@ -42,7 +42,7 @@ def radial_amplitude(volume: Float[Tensor, "D D D"]) -> Float[Tensor, " S"]:
     """Root mean square amplitude of the unnormalised transform by shell, S = D // 2 + 1, float64."""
     box = volume.shape[-1]
     ft = torch.fft.rfftn(volume)
-    count = shell_sums(torch.ones_like(ft.real), box)
+    count = shell_counts(box, ft.device)
     return (shell_sums(ft.abs().square(), box) / count).sqrt()
 
 

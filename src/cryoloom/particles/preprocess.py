@@ -26,7 +26,7 @@ SMALLEST_BOX = 16
 _ENOUGH_IMAGES = 50
 _CHUNK_BYTES = 16 << 20
 # images whose noise, at some frequency, has less than this share of its largest power were filtered (by a low-pass, a
-# Wiener filter): micrographs, with ice, MTF and Fourier cropping, stay above 0.03
+# Wiener filter): real apoferritin has 0.09
 FILTERED = 0.01
 _FIRST_WHOLE = 4  # first shell of whose noise normalisation takes none
 _MOST_GAIN = 1e3  # of amplitudes, where a filter left nothing

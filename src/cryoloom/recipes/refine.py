@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cryoloom.inference.poses.folds import FOLDS, folds_of, own_noise_gain
 from cryoloom.inference.poses.map_noise import MapNoise, map_noise
-from cryoloom.inference.poses.modes import CERTAIN_WEIGHT, WIDEST_MODE_DEGREES, mode_weight, smallest_turns
+from cryoloom.inference.poses.modes import WIDEST_MODE_DEGREES, certain_share, mode_weight, smallest_turns
 from cryoloom.inference.poses.moves import to_go
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
@@ -49,7 +49,7 @@ from cryoloom.physics.fourier import rebox
 from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import is_polyhedral, symmetry_group
 from cryoloom.recipes.methods.search import RefineSettings
-from cryoloom.recipes.refine_pass import DOUBT_NATS, PassImages, PassResult, Radii, RefinePass, shift_doubt
+from cryoloom.recipes.refine_pass import PassImages, PassResult, Radii, RefinePass, in_doubt, shift_doubt
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
@@ -463,7 +463,7 @@ class RefineRecipe:
 
     def _certain(self, state: RefineState) -> float:
         """Share of the images whose pose is certain."""
-        return float((state.mode_weight(self.group) > CERTAIN_WEIGHT).float().mean())
+        return certain_share(state.mode_weight(self.group))
 
     def _shared_doubt(self, state: RefineState, unsure: Tensor) -> SharedDoubt | None:
         """The rotation by which images are in doubt; None without one, or with a stated symmetry."""
@@ -517,7 +517,7 @@ class RefineRecipe:
             return np.ones(N, bool)
         if state.joint:
             return self._undecided(state)
-        doubt = 1 - state.mode_weight(self.group) > math.exp(-DOUBT_NATS)
+        doubt = in_doubt(state.mode_weight(self.group))
         if state.searches < len(self.settings.fine_levels):
             # what fits nowhere after as many searches is no particle, and another does not help it
             doubt |= state.misfit > MISFIT
@@ -538,8 +538,7 @@ class RefineRecipe:
 
     def _unsure(self, state: RefineState) -> Tensor:
         """Images of which another mode than the best may be right, bool [N]."""
-        unsure = 1 - state.mode_weight(self.group) > math.exp(-DOUBT_NATS)
-        return unsure & (state.misfit <= MISFIT)
+        return in_doubt(state.mode_weight(self.group)) & (state.misfit <= MISFIT)
 
     def _compare(
         self, halves: tuple[Statistics, Statistics], insertion: int, iteration: int, score: Tensor

@@ -7,10 +7,12 @@ followed the noise of a common map would carry it into both half maps, and their
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cryoloom.inference.poses.global_search import References, candidates_of, references_of, search
@@ -211,6 +213,11 @@ class RefinePass:
         return refine_poses(
             grid, images.prefix(radius), start, sigma, steps, group=self.group, keep_weights=keep_weights
         )
+
+
+def in_doubt(mode_weight: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
+    """Images of which another mode than the best one counts."""
+    return 1 - mode_weight > math.exp(-DOUBT_NATS)
 
 
 def shift_doubt(poses: PosePosterior) -> float:

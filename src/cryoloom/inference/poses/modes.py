@@ -41,6 +41,11 @@ def mode_weight(
     return torch.where(same, poses.log_weight.exp(), 0.0).sum(1).clamp(max=1.0)
 
 
+def certain_share(mode_weight: Float[Tensor, " N"]) -> float:
+    """Share of the images whose pose is certain."""
+    return float((mode_weight > CERTAIN_WEIGHT).float().mean())
+
+
 def turns_from_best(R: Float[Tensor, "N K 3 3"], group: Tensor) -> Float[Tensor, "N K 3"]:
     """Smallest rotation vector, over the symmetry mates, from the first candidate to each, in the image's frame."""
     return smallest_turns(R[:, :1], R, group)
