@@ -36,7 +36,7 @@ def test_refinement_from_poses(posed: Path, small_set: Path, tmp_path: Path, cap
     assert err.count("\n") == 1
     assert (result.folder / "report.html").is_file()
     assert result.verdict is not None
-    assert "rests on the half sets of the given poses" in str(result.verdict)
+    assert "only if the given poses were refined in these half sets" in str(result.verdict)
     assert repr(result).startswith(f"FinishedRun('{tmp_path}/run': refine, ")
     assert result.map.data.shape == (32, 32, 32)
     assert len(result.poses) == len(result.particles) == 100
@@ -110,6 +110,12 @@ def test_a_folder_with_a_run_is_not_overwritten(posed: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_a_symmetry_that_the_method_cannot_impose_is_refused_before_anything_is_computed(posed: Path, tmp_path: Path):
+    with pytest.raises(cl.BadInput, match="--poses amortized can't impose a symmetry .C3."):
+        cl.reconstruct(posed, tmp_path / "run", poses="amortized", symmetry="C3")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_whole_job(tmp_path: Path):
     made = cl.simulate(output=tmp_path / "set", count=1500, snr=0.2, box=48, pixel_size=5.3)
     result = cl.reconstruct(made.folder / "particles.star", tmp_path / "run", threads=1, device="cpu", quiet=True)

@@ -318,7 +318,7 @@ def test_resume_refuses_what_it_can_not_resume(tmp_path: Path):
     assert (result.exit_code, "no run.json" in result.stderr) == (2, True)
     make_run(tmp_path / "odd", "simulate")
     result = CliRunner().invoke(build_app(), ["resume", str(tmp_path / "odd")])
-    assert (result.exit_code, "'simulate' can not be resumed" in result.stderr) == (2, True)
+    assert (result.exit_code, "'simulate' cannot be resumed" in result.stderr) == (2, True)
     make_run(tmp_path / "done", "reconstruct", finish=True)
     result = CliRunner().invoke(build_app(), ["resume", str(tmp_path / "done")])
     assert (result.exit_code, "nothing to resume" in result.stderr) == (0, True)
@@ -335,3 +335,10 @@ def make_run(folder: Path, command: str, finish: bool = False) -> None:
     ) as run_folder:
         if finish:
             run_folder.finish({})
+
+
+def test_a_low_pass_is_refused_where_it_would_do_nothing(tmp_path: Path):
+    command = ["refine", "p.star", "-o", str(tmp_path / "run"), "--from"]
+    result = CliRunner().invoke(build_app(), [*command, "poses", "--low-pass", "20"])
+    assert (result.exit_code, "--low-pass" in result.stderr) == (2, True)
+    assert CliRunner().invoke(build_app(), [*command, "map.mrc", "--low-pass", "0"]).exit_code == 2

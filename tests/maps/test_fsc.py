@@ -180,6 +180,23 @@ def test_a_low_pass_is_not_taken_for_resolution(molecule: Maker, soft: bool, gen
     assert float((64 * 1.8 / local[mask > 0.9]).max()) < (25 if soft else 20)
 
 
+@pytest.mark.parametrize("weakened", [0.3, 0.03])
+def test_low_shells_that_a_filter_weakened_are_no_end(
+    molecule: Maker, weakened: float, generator: torch.Generator
+) -> None:
+    """The mask brings power back into them: of the particle, whose surroundings a high-pass filter makes negative."""
+    truth = molecule("adk").data
+    gain = torch.where(shell_of(64) < 1.5, weakened, 1.0)
+    halves = [torch.fft.irfftn(torch.fft.rfftn(h) * gain, s=(64,) * 3) for h in noisy_halves(truth, 14.0, generator)]
+    whole = gold_standard(
+        *noisy_halves(truth, 14.0, torch.Generator().manual_seed(5)), sphere(64, 12.0), 1.8, generator
+    )
+    g = gold_standard(halves[0], halves[1], sphere(64, 12.0), 1.8, generator)
+    assert g.corrected[1] > 0.9
+    assert g.shell == pytest.approx(whole.shell, abs=1.0)
+    assert directional_fsc(halves[0], halves[1], sphere(64, 12.0), g, torch.eye(3)).shell.min() > 8
+
+
 def test_empty_mask_and_odd_shapes_are_refused(generator: torch.Generator) -> None:
     a = torch.randn(8, 8, 8, generator=generator)
     with pytest.raises(ValueError, match="empty"):

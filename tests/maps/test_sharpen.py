@@ -87,3 +87,13 @@ def test_the_fsc_weighs_and_cuts(molecule: Maker) -> None:
     sharp = radial_amplitude(sharpen(truth.data, 100.0, fsc, 1.8)) / radial_amplitude(truth.data)
     gain = float(sharp[20] / ratio[20])
     assert gain == pytest.approx(math.exp(25 * (20 / (64 * 1.8)) ** 2), rel=0.02)
+
+
+def test_a_shell_in_which_the_halves_agree_less_is_left_out_of_the_fit(molecule: Maker) -> None:
+    volume = blurred(molecule("adk").data, 90.0, 1.8)
+    expected = guinier_b_factor(volume, PERFECT, 1.8).b_factor_angstrom2
+    for dip in (0.0, 0.01):
+        fsc = PERFECT.clone()
+        fsc[20] = dip
+        found = guinier_b_factor(volume, fsc, 1.8)
+        assert found.b_factor_angstrom2 == pytest.approx(expected, rel=0.05), found.reason

@@ -11,7 +11,7 @@ from cryoloom.maps.align import apply_rigid
 from cryoloom.maps.fsc import crossing, fourier_shell_correlation
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.maps.mask import soft_sphere
-from cryoloom.maps.symmetry import SymmetryAxes, find_axes, impose
+from cryoloom.maps.symmetry import SymmetryAxes, find_axes, impose, score_on_axes
 from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import geodesic_degrees, random_rotations, symmetry_group
 from maps.half_maps import noisy_halves
@@ -75,6 +75,18 @@ def test_finds_axes_and_centre(molecule: Maker, name: str, noise: float | None, 
         assert crossing(curves[1], 0.5) > crossing(curves[0], 0.5) + 1
     else:
         assert fourier_shell_correlation(averaged, on_axes)[1:-1].min() > 0.99
+
+
+@pytest.mark.parametrize(("name", "other"), [("I", "I2"), ("I2", "I1"), ("O", "I"), ("D7", "C5"), ("C3", "C2")])
+def test_a_map_on_its_axes_is_told_from_one_that_is_not(molecule: Maker, name: str, other: str) -> None:
+    polyhedron = name in ("I", "I2", "O")
+    volume = (polyhedral(name) if polyhedron else molecule(name.lower())).data
+    assert score_on_axes(volume, name, 12) > 0.95
+    assert score_on_axes(volume, other, 12) < 0.4
+    if polyhedron:
+        return
+    turned = apply_rigid(volume, random_rotations(1, torch.Generator().manual_seed(1))[0], torch.zeros(3), 1.0)
+    assert score_on_axes(turned, name, 12) < 0.4
 
 
 def test_real_groel_lies_on_its_axes(shared_data: object, molecule: Maker) -> None:

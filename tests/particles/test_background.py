@@ -78,6 +78,15 @@ def test_a_hot_pixel_on_a_slope_is_clipped_and_does_not_set_the_scale(images: Te
     assert (found - expected)[:, others].abs().mean() < 0.05
 
 
+def test_a_masked_image_with_a_hot_pixel_is_named_by_its_own_place(images: Tensor, background: Background) -> None:
+    images[1, 0, 0] = 1e4
+    images[3] = torch.where(background.mask > 0, 0.3, images[3])
+    images[3, 0, 0] = 1e4  # the only value around the particle that differs
+    with pytest.raises(Unusable) as caught:
+        background.normalise(images, 8.0)
+    np.testing.assert_array_equal(caught.value.places, [3])
+
+
 def test_images_without_contrast_are_named(images: Tensor, background: Background) -> None:
     images[2] = 5.0
     images[4, 0, 0] = float("nan")

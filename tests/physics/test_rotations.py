@@ -142,7 +142,7 @@ def test_grid_covers_rotations_evenly(nside, generator):
     assert nearest.max() < spacing
 
 
-ORDERS = {"C1": 1, "C2": 2, "C7": 7, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24, "I": 60, " c4 ": 4}
+ORDERS = {"C1": 1, "C2": 2, "C7": 7, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24, "I": 60, "I2": 60, " c4 ": 4}
 
 
 @pytest.mark.parametrize(("name", "order"), ORDERS.items())
@@ -176,6 +176,18 @@ def test_symmetry_groups_are_groups(name, order):
 def test_symmetry_axes(name, axis, degrees):
     distances = (symmetry_group(name) - turn(axis, degrees)).flatten(1).norm(dim=1)
     assert distances.min() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [("I", (0.850651, 0, -0.525731)), ("I1", (0.850651, 0, -0.525731)), ("I2", (0.525731, 0, 0.850651))],
+)
+def test_icosahedral_settings_are_those_of_relion(name, axis):
+    """Fivefold axes as `relion_refine --print_symmetry_ops --sym I1` and I2 have them; its I is I2."""
+    fifth = exponential(torch.tensor(axis, dtype=torch.float64) * math.radians(72))
+    assert (symmetry_group(name) - fifth).flatten(1).norm(dim=1).min() < 1e-5
+    other = symmetry_group("I1" if name == "I2" else "I2")
+    assert (other - fifth).flatten(1).norm(dim=1).min() > 0.1
 
 
 @pytest.mark.parametrize("name", ["", "C", "C0", "X3", "I5", "C-2", "D2d", "TT"])

@@ -254,6 +254,17 @@ def test_starts_that_may_not_be_fine_are_carried_to_the_final_level(scene):
     assert dict(said[-1].metrics)["level"] == len(SMALL.levels)
 
 
+@pytest.mark.parametrize("alike", [1.1, -1.0])
+def test_no_start_is_made_that_none_could_be_compared_with(scene, alike):
+    """A single fine start after coarse ones would be at another resolution than all others."""
+    recipe = recipe_of(scene, restarts=3, coarse_starts=2, alike_in_part=alike, agreement=1.1)
+    states, _ = carried_out(recipe)
+    result = recipe.result(states[-1])
+    assert not any(s.fine for s in states)
+    assert result.starts == 3
+    assert result.likeness is not None
+
+
 @pytest.mark.parametrize("sigma", [4.0, 8.0])
 def test_a_map_without_density_has_no_evidence(scene, sigma):
     """However wide the grid of shifts: evidence is a mean over the prior, not a sum over the poses tried."""

@@ -109,7 +109,7 @@ def test_settings_of_another_kind_are_refused(run: Path):
 
 
 def test_settings_that_json_can_not_hold_are_refused_before_anything_is_written(tmp_path: Path):
-    with pytest.raises(ValueError, match="inf can not be stored"):
+    with pytest.raises(ValueError, match="inf cannot be stored"):
         create(tmp_path / "run", Settings(diameter_angstrom=float("inf")))
     assert list((tmp_path / "run").iterdir()) == []
 

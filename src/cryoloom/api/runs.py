@@ -13,9 +13,11 @@ from cryoloom.jobs.inputs import open_input, prepare
 from cryoloom.jobs.reconstruct import run
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.verdict_text import lines
+from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.particles.preprocess import Preprocessing
 from cryoloom.physics.rotations import symmetry_group
+from cryoloom.recipes.methods.registry import pose_method
 from cryoloom.report.page import write_report
 from cryoloom.runs import layout
 from cryoloom.runs.folder import RunFolder, check_output_folder, read_record, read_settings
@@ -56,7 +58,7 @@ def start_run(
     chosen: Literal["cpu", "cuda"] = "cuda" if found.type == "cuda" else "cpu"
     settings = replace(settings, device=chosen, methods=settings.methods.of(settings.tables))
     if isinstance(settings, ReconstructSettings):
-        symmetry_group(settings.symmetry)
+        _check_symmetry(settings)
     particles = open_input(settings.input)
     preprocessing = prepare(particles, settings)
     _check_memory(settings, particles)
@@ -123,10 +125,20 @@ def _work(
             failures = write_report(folder.path)
         for failure in failures:
             session.say(f"a part of the report could not be drawn: {failure}", warning=True)
-        for line in lines(verdict):
-            session.say(line)
+        for line in lines(verdict):  # a result that is not right is worth a warning
+            session.say(line, warning=verdict.outcome != "converged")
     session.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
     return folder.path
+
+
+def _check_symmetry(settings: ReconstructSettings) -> None:
+    """Refuse what is no point group, and one that the pose method can't impose."""
+    imposed = len(symmetry_group(settings.symmetry)) > 1
+    if imposed and settings.job != "refine" and not pose_method(settings.poses).on_axes:
+        raise BadInput(
+            f"--poses {settings.poses} can't impose a symmetry ({settings.symmetry}): its map lies in any orientation\n"
+            "  what to do: run it in C1, or find the poses with another method"
+        )
 
 
 def _check_memory(settings: Settings, particles: ParticleSet) -> None:

@@ -39,7 +39,12 @@ Seed = Annotated[
         "--seed", min=0, help="Random seed; the same seed and number of threads give the same result on a CPU."
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Show warnings and errors only; a verdict other than converged counts as a warning."
+    ),
+]
 
 DataDir = Annotated[
     Path | None,
@@ -67,10 +72,16 @@ BFactorSign = Annotated[
 NoCTF = Annotated[bool, typer.Option("--no-ctf", help="Treat the images as free of a CTF.")]
 OnBad = Annotated[
     Literal["error", "drop"],
-    typer.Option(help="What to do with images that hold NaN or infinities, or have no contrast."),
+    typer.Option(
+        help="Images with NaN or infinite pixels, or the same value in all of them; error: refuse the file; drop: "
+        "leave them out, also of the particles.star that is written."
+    ),
 ]
 OnDuplicates = Annotated[
-    Literal["error", "keep", "drop"], typer.Option(help="What to do with rows that name the same image.")
+    Literal["error", "keep", "drop"],
+    typer.Option(
+        help="Rows that name the same image; error: refuse the file; keep: use all of them; drop: use the first one."
+    ),
 ]
 
 Particles = Annotated[Path, typer.Argument(metavar="PARTICLES.star", help="RELION STAR file.", show_default=False)]
@@ -78,13 +89,20 @@ Output = Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Fol
 Diameter = Annotated[
     float | None,
     typer.Option(
-        "--particle-diameter", min=1, help="Longest extent of the particle, angstrom.", show_default="estimated"
+        "--particle-diameter",
+        min=1,
+        help="Longest extent of the particle, angstrom: sets the spherical mask and the resolution at which ab initio "
+        "begins.",
+        show_default="estimated",
     ),
 ]
 Box = Annotated[
     int | None,
     typer.Option(
-        min=16, help="Working box, pixels; images are Fourier-cropped to it.", show_default="that of the images"
+        min=16,
+        help="Working box, pixels. Images are Fourier-cropped to it: faster, but the maps have this box too, and its "
+        "Nyquist frequency limits their resolution.",
+        show_default="that of the images",
     ),
 ]
 Preset = Annotated[

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 Symmetry = Annotated[
     str,
     typer.Option(
-        help="Point group: C1, Cn, Dn, T, O or I. Its axes are found on the map of ab initio; where poses or a map are "
-        "given, they must be on the standard axes."
+        help="Point group: C1, Cn, Dn, T, O, I (axes as RELION's I1) or I2 (RELION's I). The axes of Cn and Dn are "
+        "found on the map of ab initio, T, O and I are imposed from the start; given poses and maps must be on the "
+        "standard axes."
     ),
 ]
 Flip = Annotated[bool, typer.Option("--flip", help="Give the other hand: maps and poses are mirrored.")]
@@ -86,14 +87,17 @@ def refine(
         typer.Option(
             "--from",
             metavar="poses|MAP.mrc",
-            help="What refinement starts from: the word poses for those in the particle file, or a map.",
+            help="poses: refine those of the particle file locally, without a search, in its half sets; MAP.mrc: "
+            "search all orientations with this map, low-pass filtered.",
             show_default=False,
         ),
     ],
     low_pass: Annotated[
         float | None,
         typer.Option(
-            help="Resolution to which a given map is low-pass filtered, angstrom.",
+            min=1,
+            help="Resolution to which a given map is low-pass filtered before the first search, angstrom; with --from "
+            "MAP.mrc only.",
             show_default="particle diameter / 7.5",
         ),
     ] = None,
@@ -101,6 +105,8 @@ def refine(
     options: RunOptions,
 ) -> None:
     """Refine from given poses or a given map, with the half sets kept apart, to a gold-standard map and a verdict."""
+    if start == "poses" and low_pass is not None:
+        raise typer.BadParameter("it is for a given map; --from poses uses none", param_hint="--low-pass")
     settings = options.settings("refine", particles)
     given = start if start == "poses" else os.path.abspath(start)
     start_run(replace(settings, start=given, low_pass_angstrom=low_pass), output, options)

@@ -9,7 +9,7 @@ from typing import Annotated, Protocol, cast
 import typer
 
 from cryoloom.cli.errors import tell
-from cryoloom.cli.options import Quiet, Threads
+from cryoloom.cli.options import Quiet
 
 # command as written in run.json -> module with its continue_run
 CONTINUATIONS = {name: "cryoloom.cli.runs" for name in ("reconstruct", "abinit", "refine", "hetero")}
@@ -30,12 +30,24 @@ def register(app: typer.Typer) -> None:
 
 def resume(
     run: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN", show_default=False)],
-    threads: Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            "-j",
+            min=1,
+            help="Number of threads; with another number than before, results are equal up to rounding only.",
+            show_default="that of the run",
+            metavar="N",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Continue an interrupted run with the settings that it began with.
 
-    The result is the one that the run would have had without the interruption.
+    After a crash, a power cut or SIGTERM the result is the one that the run would have had without the interruption.
+
+    A stage that Ctrl-C ended early stays as it is.
     """
     from cryoloom.runs.folder import BadRunFolder, read_record
 
@@ -45,5 +57,5 @@ def resume(
         return
     module = CONTINUATIONS.get(record.command)
     if module is None:
-        raise BadRunFolder(f"{run / 'run.json'}: command {record.command!r} can not be resumed by this version")
+        raise BadRunFolder(f"{run / 'run.json'}: command {record.command!r} cannot be resumed by this version")
     cast(ContinueRun, importlib.import_module(module).continue_run)(run, threads=threads, quiet=quiet)

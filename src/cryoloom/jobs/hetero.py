@@ -143,6 +143,7 @@ def reposed(refined: RefineResult, found: Refined) -> RefineResult:
         score=found.score,
         power=found.power,
         statistics=None,
+        doubt=None,  # that of other poses
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from cryoloom.inference.conformations.evidence import ConformationEvidence
 from cryoloom.inference.poses.start import ALIKE
 from cryoloom.particles.table import UnmodelledEffect
+from cryoloom.physics.rotations import is_polyhedral
 from cryoloom.recipes.methods.search import UNSEEN
 
 Outcome = Literal["converged", "uncertain", "failed", "noise"]
@@ -32,6 +33,10 @@ LIKENESS = 0.75
 BEYOND = 1.5  # times the common radius: on pure noise, mask and search carry agreement to 1.4 times
 BEYOND_AT_NYQUIST = 1.4  # times it, where the halves agree up to the Nyquist frequency
 BEYOND_ALIKE = 1.2  # times it, where independent starts were nearly the same (`ALIKE`): the signal may end there
+# starts that disagree decide nothing where the half maps agree beyond this multiple of the common radius and so many
+# poses are certain: refinement went far on its own. Wrong maps of starts that disagree: up to 1.9 times it, and 0.96 of
+# the poses; a 70S ribosome in coloured noise, of whose starts one in five is right: 3.2 times it, and 0.999
+PROVED, PROVED_CERTAIN = 2.5, 0.99
 CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, holds nine tenths of the posterior
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure
@@ -42,6 +47,7 @@ MISSING = 0.02  # share of the directions of Fourier space that no view samples:
 # the map cannot be trusted: with all (0.27) or nine tenths of the views (0.096) within 20 degrees, a wrong map looks
 # consistent
 MUCH_MISSING = 0.05
+SYMMETRIC = 0.5  # correlation of a map with its copies under the symmetry that is imposed
 FEW = 500
 
 
@@ -61,7 +67,8 @@ class Evidence:
     Attributes:
         particles: number used.
         starts, agreeing: random starts of ab initio, and those that gave the same map; None if the run did not begin
-            with random starts. likeness: similarity of the most similar maps, 1 for identical ones. strength: by how
+            with random starts. likeness: similarity of the most similar maps, 1 for identical ones, None if the one
+            that was used could be compared with no other. strength: by how
             much the best start's map makes images that it was not made of likelier than no particle does, nats per
             image; None if it was not measured.
         shell, resolution_angstrom: where the gold-standard FSC falls below 0.143, None if the half maps do not
@@ -133,7 +140,16 @@ class Evidence:
     @property
     def starts_agree(self) -> bool:
         """Whether independent random starts gave the same map."""
-        return self.likeness is not None and self.likeness >= LIKENESS
+        # where a polyhedral symmetry is imposed, all maps are somewhat alike
+        needed = ALIKE if is_polyhedral(self.symmetry) else LIKENESS
+        return self.likeness is not None and self.likeness >= needed
+
+    @property
+    def proved(self) -> bool:
+        """Whether refinement itself shows that its start was right: much finer than it, with certain poses."""
+        certain = self.certain is not None and self.certain >= PROVED_CERTAIN
+        finer = self.resolution_angstrom is not None and self.shell >= PROVED * self.common_shell
+        return self.common_shell > 0 and finer and certain and not self.mixed and self.missing_share < MISSING
 
     @property
     def seen(self) -> bool:
@@ -189,9 +205,9 @@ def judge(e: Evidence) -> Verdict:
     findings = [f for f in (check(e) for check in checks) if f]
     failed = {f.name for f in findings if f.passed is False}
     outcome: Outcome
-    if e.resolution_angstrom is None or ("half maps" in failed and not e.seen):
+    if "half maps" in failed and (not e.seen or (e.resolution_angstrom is None and e.strength is None)):
         outcome = "noise"
-    elif len(failed & {"half maps", "starts", "poses", "fit"}) > 1:
+    elif e.resolution_angstrom is None or len(failed & {"half maps", "starts", "poses", "fit"}) > 1:
         outcome = "failed"
     elif failed - {"views"} or e.missing_share >= MUCH_MISSING:
         outcome = "uncertain"
@@ -203,8 +219,8 @@ def judge(e: Evidence) -> Verdict:
     if e.unmodelled:
         findings.append(Finding("image model", None, None))
     if e.symmetry_score is not None:
-        findings.append(Finding("symmetry", e.symmetry_score >= 0.5, e.symmetry_score))
-        if e.symmetry_score < 0.5 and outcome == "converged":
+        findings.append(Finding("symmetry", e.symmetry_score >= SYMMETRIC, e.symmetry_score))
+        if e.symmetry_score < SYMMETRIC and outcome == "converged":
             outcome = "uncertain"
     stated = outcome in ("converged", "uncertain")
     return Verdict(
@@ -226,9 +242,11 @@ def with_conformations(verdict: Verdict, found: ConformationEvidence) -> Verdict
 def _starts(e: Evidence) -> Finding:
     if not e.seen:
         return Finding("starts", False, e.strength)
-    if e.starts is None or e.likeness is None:
+    if e.starts is None:
         return Finding("starts", None, None)
-    return Finding("starts", e.starts_agree, e.likeness)
+    if e.likeness is None:
+        return Finding("starts", False if e.starts > 1 else None, None)
+    return Finding("starts", True if e.starts_agree else None if e.proved else False, e.likeness)
 
 
 def _halves(e: Evidence) -> Finding:

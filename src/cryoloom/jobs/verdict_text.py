@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cryoloom.inference.conformations.evidence import ConformationEvidence
-from cryoloom.jobs.verdict import MISSING, MUCH_MISSING, Evidence, Finding, FindingName, Outcome, Verdict
-from cryoloom.physics.rotations import axis_order
+from cryoloom.jobs.verdict import MISSING, MUCH_MISSING, SYMMETRIC, Evidence, Finding, FindingName, Outcome, Verdict
+from cryoloom.physics.rotations import axis_order, is_polyhedral
 
 WORDS: dict[Outcome, str] = {
     "converged": "Converged",
@@ -104,15 +104,26 @@ def _starts(e: Evidence) -> str:
         return "Not applicable: no random starts were made."
     if not e.seen:
         return (
-            "No random start gave a map that makes other images likelier than no particle does "
-            f"({e.strength:.2f} nats per image)."
+            "No random start explains held-out images better than noise alone does (log-likelihood gain "
+            f"{e.strength:.2f} nats per image)."
+        )
+    if e.likeness is None and e.starts > 1:
+        return (
+            f"{e.starts} random starts were made, but the last one could be compared with no other (more --restarts)."
         )
     if e.likeness is None:
         return "Only one random start was made, so its map can't be compared with another (--restarts 2 or more)."
+    # where a polyhedral symmetry is imposed, every other start begins with a map made from that of the start before
+    starts = "random starts and their counterparts" if is_polyhedral(e.symmetry) else "independent random starts"
     if e.starts_agree:
-        same = f"{e.agreeing} of {e.starts} independent random starts gave the same map"
-        return f"{same} (similarity {e.likeness:.2f} of 1)."
-    return f"{e.starts} independent random starts gave different maps (highest similarity {e.likeness:.2f} of 1)."
+        return f"{e.agreeing} of {e.starts} {starts} gave the same map (similarity {e.likeness:.2f} of 1)."
+    said = f"{e.starts} {starts} gave different maps (highest similarity {e.likeness:.2f} of 1)"
+    if e.proved:
+        return (
+            f"{said}, but refinement of the best one does not depend on that: nearly all poses are certain, and the "
+            f"half maps agree to {e.shell / e.common_shell:.1f} times the resolution of their common start."
+        )
+    return f"{said}."
 
 
 def _halves(e: Evidence) -> str:
@@ -122,19 +133,19 @@ def _halves(e: Evidence) -> str:
     if not e.halves_agree:
         return f"{said}, hardly beyond the starting map that both half sets shared (up to shell {e.common_shell})."
     if not e.common_shell:
-        return f"{said}; that the half maps are independent rests on the half sets of the given poses."
+        return f"{said}; the half maps are independent only if the given poses were refined in these half sets."
     shared = f"{said}; the half sets shared a starting map up to shell {e.common_shell}"
     if e.joined:
         return (
-            f"{shared}; later, images in doubt chose between their poses on the map of all images, and each pose was "
-            "refined on the map of its own half."
+            f"{shared}; later, ambiguous images were assigned to one of their candidate poses with the map of all "
+            "images, and each pose was refined against its own half map."
         )
     return f"{shared} only."
 
 
 def _poses(e: Evidence) -> str:
     if e.certain is None:
-        return "Not applicable: the given poses were not compared with others."
+        return f"Not applicable: the poses were not compared with others.{_own_symmetry(e)}"
     group = e.unstated_symmetry or e.symmetry
     modulo = "" if group == "C1" else f" and up to {group}"
     said = (
@@ -142,10 +153,7 @@ def _poses(e: Evidence) -> str:
         "90 % of the posterior probability."
     )
     if e.unstated_symmetry is not None:
-        return (
-            f"{said} The half maps cannot be told from {e.unstated_symmetry} symmetric ones, and no symmetry was "
-            f"stated: if the particle has it, --symmetry {e.unstated_symmetry} gives a finer map from the same images."
-        )
+        return said + _own_symmetry(e)
     if e.doubtful is None or e.doubt_axis is None:
         return said
     assert e.doubt_degrees is not None
@@ -158,24 +166,36 @@ def _poses(e: Evidence) -> str:
     )
 
 
+def _own_symmetry(e: Evidence) -> str:
+    if e.unstated_symmetry is None:
+        return ""
+    return (
+        f" The half maps are consistent with {e.unstated_symmetry} symmetry, and none was stated: if the particle has "
+        f"it, --symmetry {e.unstated_symmetry} gives a higher resolution from the same images."
+    )
+
+
 def _fit(e: Evidence) -> str:
     return (
-        f"{_percent(e.fitting)} of the particles fit the map as well as expected for a correct pose. On average, an "
-        f"image is {e.mean_score:.0f} nats more likely with the particle than without ({e.expected_score:.0f} expected "
-        "for correct poses)."
+        f"{_percent(e.fitting)} of the particles fit the map as well as expected for a correct pose. Mean "
+        f"log-likelihood gain over noise alone: {e.mean_score:.0f} nats per image ({e.expected_score:.0f} expected for "
+        "correct poses)."
     )
 
 
 def _one_structure(e: Evidence) -> str:
     if not e.components:
-        return "One structure explains the images: no component around the map makes held-out images more likely."
+        return (
+            "One structure explains the images: no component around the map improves the likelihood of held-out images."
+        )
     said = (
-        f"{_counted(e.components, 'component')} around the map {'makes' if e.components == 1 else 'make'} held-out "
-        f"images {e.component_gain:.2f} nats more likely: the images show more than one structure"
+        f"{_counted(e.components, 'component')} around the map {'improves' if e.components == 1 else 'improve'} the "
+        f"log-likelihood of held-out images by {e.component_gain:.2f} nats per image: the images show more than one "
+        "structure"
     )
     if e.mixed:
-        return f"{said}, and the map is a mean of different molecules or of a large motion (see cryoloom hetero)."
-    return f"{said}, which differ little (see cryoloom hetero)."
+        return f"{said}, and the map is an average over different molecules or a large motion: run cryoloom hetero."
+    return f"{said}; the structures differ little (see cryoloom hetero)."
 
 
 def _convergence(e: Evidence) -> str:
@@ -189,7 +209,7 @@ def _convergence(e: Evidence) -> str:
 def _views(e: Evidence) -> str:
     said = [f"Sampling compensation factor {e.coverage:.2f} (1: uniform views)."]
     if e.cfar is not None:
-        said.append(f"cFAR {e.cfar:.2f} (conical FSC area ratio; 1: as good in all directions).")
+        said.append(f"cFAR {e.cfar:.2f} (conical FSC area ratio; 1: isotropic).")
     if e.worst_direction_angstrom is not None and e.best_direction_angstrom is not None:
         said.append(
             f"Resolution by direction: {e.best_direction_angstrom:.1f} to {_angstrom(e.worst_direction_angstrom)}."
@@ -199,10 +219,11 @@ def _views(e: Evidence) -> str:
     if e.missing_share >= MISSING:
         axis = ", ".join(f"{x:.2f}" for x in e.missing_axis)
         said.append(
-            f"No view samples {_percent(e.missing_share)} of all directions in Fourier space, around the axis ({axis})."
+            f"{_percent(e.missing_share)} of the directions in Fourier space are not sampled by any view, around the "
+            f"axis ({axis}) of the map."
         )
     if e.missing_share >= MUCH_MISSING:
-        said.append("With so few views, a wrong map can agree with its images and with itself.")
+        said.append("With so few views, a wrong map can pass the other checks.")
     return " ".join(said)
 
 
@@ -223,7 +244,7 @@ def _sharpening(e: Evidence) -> str:
 def _symmetry(e: Evidence) -> str:
     said = f"Before {e.symmetry} was imposed, the correlation of the map with its symmetry-related copies was "
     said += f"{e.symmetry_score:.2f}"
-    low = e.symmetry_score is not None and e.symmetry_score < 0.5
+    low = e.symmetry_score is not None and e.symmetry_score < SYMMETRIC
     return said + (": the particle may not have this symmetry." if low else ".")
 
 

@@ -126,7 +126,7 @@ def refine_alignment(
     Steps as in `align_maps`: on shells 1 .. 8, then up to `radius` with weights from the FSC of the two maps.
     """
     box = moving.shape[-1]
-    coarse, fine = (min(r, (box - 1) // 2 - 1) for r in (COARSE_RADIUS, radius))
+    coarse, fine = (min(r, (box - 1) // 2 - 1) for r in (min(COARSE_RADIUS, radius), radius))
     sampler, target = FourierSampler.create(moving, fine), fft3(fixed.float())
     R, t = R[None].to(target.real), torch.zeros(1, 3, device=target.device)
     R, t, _ = _refine(_Match.create(sampler, target, coarse, box), R, t, False, steps=8)

@@ -183,18 +183,28 @@ def phase_randomise(volume: Float[Tensor, "D D D"], shell: float, generator: tor
 def leaked_shells(
     half1: Float[Tensor, "D D D"], half2: Float[Tensor, "D D D"], mask: Float[Tensor, "D D D"]
 ) -> Bool[Tensor, " S"]:
-    """Shells in which masking more than triples the power of a half map: their content leaked in from other shells.
+    """Shells, beyond those in which the half maps agree without it, in which a mask more than triples their power.
 
-    A mask within [0, 1] can't amplify a shell's own content. Without this check low-passed half maps would seem to
-    agree up to Nyquist: the edge of the mask carries the low frequencies that they share into the empty shells.
+    A mask within [0, 1] can't amplify a shell's own content: it leaked in from other shells. Without this check
+    low-passed half maps would seem to agree up to Nyquist: the edge of the mask carries the low frequencies that they
+    share into the empty shells. Where a high-pass filter has weakened low shells, what the mask brings there is signal.
     """
     box = half1.shape[-1]
     found = torch.zeros(box // 2 + 1, dtype=torch.bool, device=half1.device)
     for half in (half1, half2):
         before, after = (shell_sums(torch.fft.rfftn(v).abs().square(), box) for v in (half, half * mask))
         found |= after > LEAK * before
-    found[0] = False
+    found[: _randomised_from(fourier_shell_correlation(half1, half2))] = False
     return found
+
+
+def _randomised_from(unmasked: Float[Tensor, " S"]) -> int:
+    """Shell beyond the last one in which unmasked halves agree well: from there on the mask's share is measured.
+
+    A weak shell before it (a high-pass filter, a zero that all CTFs share) is no end.
+    """
+    agree = torch.nonzero(unmasked[1:] >= RANDOMISE_BELOW).flatten()
+    return int(agree[-1]) + 2 if len(agree) else 1
 
 
 def gold_standard(
@@ -230,8 +240,7 @@ def gold_standard(
     share = float(power.mean() ** 2 / power.square().mean())
     unmasked = fourier_shell_correlation(half1, half2)
     masked = fourier_shell_correlation(half1 * mask, half2 * mask)
-    below = torch.nonzero(unmasked[1:] < RANDOMISE_BELOW).flatten().tolist()
-    start = below[0] + 1 if below else len(unmasked)
+    start = _randomised_from(unmasked)
     randomised = masked
     if start < len(unmasked):
         draws = [[phase_randomise(h, start, generator) * mask for h in (half1, half2)] for _ in range(RANDOM_DRAWS)]

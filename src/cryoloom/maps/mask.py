@@ -42,6 +42,12 @@ def radial_mean(radius: Tensor, values: Tensor, weight: Tensor) -> Tensor:
     return (mean[inner] * (1 - share) + mean[inner + 1] * share).view_as(values)
 
 
+def without_radial_mean(volume: Tensor) -> Tensor:
+    """The volume less its mean over each sphere about the centre, which is linear between whole radii, [D, D, D]."""
+    radius = radius_grid(volume.shape[-1], volume.dtype, volume.device)
+    return volume - radial_mean(radius, volume, torch.ones_like(volume))
+
+
 def cosine_edge(distance: Tensor, width: float) -> Tensor:
     """1 where distance <= 0, falling as a raised cosine to 0 at `width`."""
     if width <= 0:

@@ -83,11 +83,14 @@ def guinier_b_factor(
             f"beyond {low_resolution_angstrom:g} angstrom (shell {first}); the resolution is {resolution}, shell {last}"
         )
         return GuinierFit(None, reason, (first, last), 0.0)
-    rows = slice(first, last + 1)
-    amplitude = (radial_amplitude(volume) * fsc_weight(fsc).to(volume.device))[rows]
-    if float(amplitude.min()) <= 0:
-        return GuinierFit(None, "a shell of the map is empty: no B-factor was estimated", (first, last), 0.0)
-    k2 = (torch.arange(first, last + 1, device=volume.device, dtype=torch.float64) / side) ** 2
+    amplitude = radial_amplitude(volume) * fsc_weight(fsc).to(volume.device)
+    shells = torch.arange(first, last + 1)
+    # a single shell in which the halves agree less, which is no crossing, would be an outlier of the logarithm
+    shells = shells[(fsc[shells] >= _THRESHOLD) & (amplitude[shells] > 0).to(fsc.device)].to(volume.device)
+    if len(shells) < FEWEST_SHELLS:
+        reason = f"only {len(shells)} shells between {first} and {last} hold signal; {FEWEST_SHELLS} are needed"
+        return GuinierFit(None, reason, (first, last), 0.0)
+    amplitude, k2 = amplitude[shells], (shells.to(torch.float64) / side) ** 2
     x, y = k2 - k2.mean(), amplitude.log() - amplitude.log().mean()
     slope = float((x * y).sum() / (x * x).sum())
     correlation = float((x * y).sum() / ((x * x).sum() * (y * y).sum()).sqrt().clamp(min=1e-30))

@@ -1,6 +1,6 @@
 """Point-group symmetry of a map: finding its axes and centre, and imposing it.
 
-The axes of a group are those of `physics.rotations.symmetry_group`: Cn along z, Dn with a twofold along x, T, O, I.
+The axes of a group are those of `physics.rotations.symmetry_group`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.maps.align import apply_rigid
-from cryoloom.maps.mask import PEAK_SHARE, low_pass, radius_grid
+from cryoloom.maps.mask import PEAK_SHARE, low_pass, radius_grid, without_radial_mean
 from cryoloom.maps.resample import FourierSampler, SplineVolume, half_sphere, voxel_points
 from cryoloom.physics.fourier import resize_real
 from cryoloom.physics.rotations import exponential, from_euler, nearest_rotation, symmetry_group, view_grid
@@ -69,6 +69,22 @@ def find_axes(
         pixel_size=pixel_size,
         scored=_axis_scores(low, _highest(group)[0]),
     )
+
+
+def score_on_axes(volume: Float[Tensor, "D D D"], symmetry: str, radius: int) -> float:
+    """Mean correlation of a map with its copies under a group about the standard axes through D // 2.
+
+    As `SymmetryAxes.score`, with the radial means left out: there, any map agrees with its copies.
+
+    Raises:
+        ValueError: as `find_axes`.
+    """
+    group = symmetry_group(symmetry)
+    if len(group) == 1:
+        raise ValueError(f"symmetry {symmetry!r} has no copies; expected Cn with n > 1, Dn, T, O or I")
+    problem = _Problem.create(without_radial_mean(volume.float()), radius)
+    elements = group.to(problem.q)
+    return _score(_copies(problem, elements, torch.eye(3).to(problem.q), -problem.offset), problem.weight)
 
 
 def impose(volume: Float[Tensor, "D D D"], symmetry: str) -> Float[Tensor, "D D D"]:

@@ -77,7 +77,10 @@ class Background:
         if len(wild):
             robust = self._robust(flat[wild])
             fitted = torch.where(robust.abs() > outlier_sigma, 0, robust)
-            out[wild] = self._standardise(robust, fitted)
+            try:
+                out[wild] = self._standardise(robust, fitted)
+            except Unusable as e:
+                raise Unusable(wild.numpy()[e.places]) from None
         out = out.clamp_(-outlier_sigma, outlier_sigma).view_as(images)
         filled = filled_borders(images)
         if filled is not None:

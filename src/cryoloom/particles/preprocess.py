@@ -146,10 +146,12 @@ def read_normalised(
     except Unusable as e:
         bad = rows[e.places]
         raise BadInput.report(
-            f"{len(bad)} image(s) have NaN pixels or a background without contrast.",
+            f"{len(bad)} image(s) have no background by which they could be normalised.",
             file=particles.path,
             where=particles.place(bad),
-            fix="state --on-bad drop to leave such images out",
+            found="the same value in all pixels around the particle, or hardly any that are not filled borders",
+            expected="images with the noise around the particle, not masked",
+            fix="extract them again without a mask, or take these rows out of the file",
         ) from None
 
 
@@ -194,7 +196,7 @@ def _diameter(particles: ParticleSet, given: float | None, appearance: Appearanc
             raise BadInput.report(
                 "The particle diameter does not fit the images.",
                 found=f"{given:g} angstrom",
-                expected=f"{0.05 * side:.0f} to {side:.0f} angstrom, for a box of {side:.0f} angstrom",
+                expected=f"{0.05 * side:.0f} to {1.5 * side:.0f} angstrom, for a box of {side:.0f} angstrom",
                 fix="give it in angstrom; was the pixel size right?",
             )
         if given > WIDEST_CIRCLE * side:
@@ -207,7 +209,7 @@ def _diameter(particles: ParticleSet, given: float | None, appearance: Appearanc
     if size.seen:
         said.append(
             f"Particle diameter: about {size.diameter_angstrom:.0f} angstrom"
-            f" ({size.diameter_angstrom / side:.2f} of the box), on the large side."
+            f" ({size.diameter_angstrom / side:.2f} of the box), a generous estimate (--particle-diameter replaces it)."
         )
     else:
         said.append(
@@ -271,7 +273,10 @@ def _noise(
 
 
 def _whitening(noise: Float[Tensor, "G S"], field_of_view: float, said: list[str]) -> Float[Tensor, "G S"] | None:
-    """Factors that make the noise of filtered images white, 1 in groups that were not filtered; None if none was."""
+    """Factors that make the noise of all groups white, of one level; None if no group was filtered.
+
+    One filtered group is enough: the signals of all groups add up in one map, so what changes them must be common.
+    """
     # of the first shells, normalisation has taken some of the noise
     power = torch.cat([noise[:, _FIRST_WHOLE : _FIRST_WHOLE + 1].expand(-1, _FIRST_WHOLE), noise[:, _FIRST_WHOLE:]], 1)
     most, (least, shell) = power.amax(1), power.min(1)
@@ -285,13 +290,15 @@ def _whitening(noise: Float[Tensor, "G S"], field_of_view: float, said: list[str
         f" {100 * float(least[worst] / most[worst]):.2g} % of its largest power. They are whitened, and maps are those"
         " of whitened images."
     )
-    factors = (most[:, None] / power.clamp(min=most[:, None] / _MOST_GAIN**2)).sqrt()
-    return torch.where(filtered[:, None], factors, 1.0)
+    if not filtered.all():
+        said.append("Images of the other optics groups are whitened too: maps are made of all of them.")
+    return (most.max() / power.clamp(min=most[:, None] / _MOST_GAIN**2)).sqrt()
 
 
 def _mean_square_ctf(particles: ParticleSet, rows: np.ndarray, box: int) -> Float[Tensor, " S"]:
     """Mean of C^2 over the sample by shell of the working box: the factor of the noise due to premultiplication."""
     disc = FourierDisc.create(box, particles.pixel_size * particles.box / box, dtype=torch.float64)
-    square = torch.stack([_ctf(particles.ctf, part, disc).square().mean(0) for part in np.array_split(rows, 10)])
+    parts = np.array_split(rows, min(10, len(rows)))
+    square = torch.stack([_ctf(particles.ctf, part, disc).square().mean(0) for part in parts])
     shells = shell_means(square.mean(0).double(), disc)
     return torch.cat([shells, shells[-1:]])[: box // 2 + 1].clamp(min=1e-3)

@@ -81,26 +81,34 @@ def grid_spacing_degrees(nside: int) -> float:
     return 60.0 / nside
 
 
-def symmetry_group(symmetry: str) -> Float[Tensor, "G 3 3"]:
-    """Rotations of a point group about the standard axes: Cn along z, Dn with a twofold along x, T, O, I.
+_POLYHEDRAL = ("T", "O", "I", "I1", "I2")
 
-    Axes as in scipy's ``Rotation.create_group``. The identity comes first.
+
+def symmetry_group(symmetry: str) -> Float[Tensor, "G 3 3"]:
+    """Rotations of a point group about the standard axes: Cn along z, Dn with a twofold along x, T, O, I, I1, I2.
+
+    Axes as in scipy's ``Rotation.create_group``, and as in RELION but for T, whose twofold axes are along x, y and z
+    here (RELION: a threefold along z), and I, which is RELION's I1 here (RELION: I2, turned by 90 degrees about z). The
+    identity comes first.
 
     Raises:
         ValueError: for a name that is not a point group of rotations.
     """
     name = symmetry.strip().upper()
-    valid = name in ("T", "O", "I") or (name[:1] in ("C", "D") and name[1:].isdigit() and int(name[1:]) > 0)
+    valid = name in _POLYHEDRAL or (name[:1] in ("C", "D") and name[1:].isdigit() and int(name[1:]) > 0)
     if not valid:
-        raise ValueError(f"symmetry {symmetry!r} is not a point group: expected C1, Cn, Dn, T, O or I")
-    group = torch.from_numpy(Rotation.create_group(name).as_matrix())
+        raise ValueError(f"symmetry {symmetry!r} is not a point group: expected C1, Cn, Dn, T, O, I (that is I1) or I2")
+    group = torch.from_numpy(Rotation.create_group(name[:1] if name in _POLYHEDRAL else name).as_matrix())
+    if name == "I2":
+        turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+        group = turn @ group @ turn.T
     order = torch.argsort(-torch.einsum("gii->g", group), stable=True)
     return group[order]
 
 
 def is_polyhedral(symmetry: str) -> bool:
-    """Whether a point group is T, O or I: its particles are spheres or shells at low resolution."""
-    return symmetry.strip().upper() in ("T", "O", "I")
+    """Whether a point group is T, O or I (I1, I2): its particles are spheres or shells at low resolution."""
+    return symmetry.strip().upper() in _POLYHEDRAL
 
 
 def axis_order(degrees: float, within: float = 1.0, most: int = 12) -> int | None:

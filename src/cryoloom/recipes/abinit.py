@@ -199,7 +199,7 @@ class AbInitRecipe:
         assert newest is not None
         if self._hopeful(state, newest) and len(done) < self._most_starts(state):
             return replace(state, index=state.index + 1, current=None), text
-        if not state.fine and self.settings.restarts > len(done):
+        if not state.fine and self.settings.restarts >= len(done) + USUAL_STARTS:  # one alone could not be compared
             resolution = self.feed.field_of_view / self.fine.radius(0)
             return self._finer(state), f"{text}. {FINER.format(resolution, sum(self.fine.schedule.most_steps))}"
         return self._carried_on(replace(state, current=done[best], chosen=best)), text
@@ -217,7 +217,8 @@ class AbInitRecipe:
             return s.restarts - state.coarse
         # where two are alike in part, one of them is on its way, and a third one is likely to agree with the other
         alike = len(state.done) >= s.coarse_starts and float(state.likeness.max()) >= s.alike_in_part
-        return min(s.restarts, s.coarse_starts + alike)
+        coarse = s.coarse_starts + alike
+        return s.restarts if s.restarts < coarse + USUAL_STARTS else coarse
 
     def _finer(self, state: AbInitState) -> AbInitState:
         """The first start of the fine schedule; starts of another radius can't be compared with it."""
@@ -282,7 +283,7 @@ class AbInitRecipe:
             sigma_angstrom=start.sigma_angstrom,
             starts=state.coarse + len(state.done),
             likeness=max(others) if others else None,
-            agreeing=sum(x >= self.settings.agreement for x in others) + 1,
+            agreeing=sum(x >= self.agreement for x in others) + 1,
             strength=start.strength,
         )
 

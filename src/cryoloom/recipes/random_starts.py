@@ -30,7 +30,7 @@ from cryoloom.maps.backprojection import (
 )
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation
-from cryoloom.maps.mask import radial_mean, radius_grid
+from cryoloom.maps.mask import without_radial_mean
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import ResidualPower
@@ -323,12 +323,6 @@ def frames_on_axes() -> list[Frame]:
     quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     none = torch.zeros(0)
     return [Frame(Q, hand, none, 0.0) for Q in (torch.eye(3), quarter) for hand in (False, True)]
-
-
-def without_radial_mean(volume: Tensor) -> Tensor:
-    """The volume less its mean over each sphere about the centre, which is linear between whole radii, [D, D, D]."""
-    radius = radius_grid(volume.shape[-1], volume.dtype, volume.device)
-    return volume - radial_mean(radius, volume, torch.ones_like(volume))
 
 
 def map_likeness(a: Tensor, b: Tensor, frame: Frame, last: int) -> float:

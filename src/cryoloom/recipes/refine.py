@@ -169,7 +169,7 @@ class RefineResult:
             its prediction (see `inference.poses.refine.Refined`).
         statistics: normal equations of both half maps as last summed, None if they must be summed again.
         settled: whether refinement ended because it brought no further improvement.
-        searched: whether other poses than those given, or begun with, were looked for.
+        searched: whether each image had several poses to choose from, by a search or from the start.
         joined: number of iterations in which images chose between their poses on the map of all images.
         doubt: the rotation by which images are in doubt, and share of all images in any doubt; None where no rotation
             is shared, or a symmetry was stated.
@@ -241,6 +241,8 @@ class RefineRecipe:
 
     def _beyond_start(self, score: Tensor) -> float:
         """Shell from which on half maps agree well beyond their common start; `score`: of the images' best poses."""
+        if self.start.half is not None:  # half sets of given poses: they share no start
+            return self.first_radius - 1
         agreement, given = self.start.agreement, self.start.encoder is None
         if agreement is not None:
             confirmed = agreement.reproduced
@@ -301,6 +303,7 @@ class RefineRecipe:
     def result(self, state: RefineState) -> RefineResult:
         """Images with refined poses, and how well they fit."""
         posed = PosedImages(self.feed, state.posterior, state.half, state.noise, state.sigma_angstrom)
+        given = self.start.poses
         return RefineResult(
             posed,
             state.covariance,
@@ -308,7 +311,7 @@ class RefineRecipe:
             power=state.power,
             statistics=state.statistics,
             settled=state.settled,
-            searched=bool(state.searches),
+            searched=bool(state.searches) or (given is not None and given.R.shape[1] > 1),
             joined=state.joined,
             doubt=self._doubt(state),
             map_noise=self._map_noise(state, posed) if self.settings.climb_steps else None,

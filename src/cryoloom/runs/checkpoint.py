@@ -293,7 +293,7 @@ def _to_plain(name: str, array: np.ndarray | torch.Tensor) -> tuple[np.ndarray, 
         tensor = array.detach().resolve_conj().resolve_neg().cpu()
         plain = (tensor.view(torch.int16) if dtype == "bfloat16" else tensor).numpy()
     if dtype not in _STORED:
-        raise ValueError(f"checkpoint array {name!r}: dtype {dtype} can not be stored, expected one of {_STORED}")
+        raise ValueError(f"checkpoint array {name!r}: dtype {dtype} cannot be stored, expected one of {_STORED}")
     if dtype in _VIEWED:
         plain = np.ascontiguousarray(plain).reshape(*plain.shape, 1).view(_VIEWED[dtype])
     plain = plain.astype(plain.dtype.newbyteorder("<"), order="C", copy=False)

@@ -194,7 +194,7 @@ def to_json(value: Any) -> Any:
         ValueError: for a number that is not finite or a type that JSON can't hold.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} can not be stored as JSON: use None or a finite number")
+        raise ValueError(f"{value} cannot be stored as JSON: use None or a finite number")
     if isinstance(value, Enum):
         return to_json(value.value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -209,7 +209,7 @@ def to_json(value: Any) -> Any:
         return [to_json(v) for v in value]
     if isinstance(value, np.generic):
         return to_json(value.item())
-    raise ValueError(f"{type(value).__name__} {value!r} can not be stored as JSON")
+    raise ValueError(f"{type(value).__name__} {value!r} cannot be stored as JSON")
 
 
 def from_json(hint: Any, value: Any, where: str) -> Any:

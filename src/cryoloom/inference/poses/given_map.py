@@ -37,6 +37,15 @@ def fit_to_images(
         BadInput: if no whole number of the map's voxels spans the field of view, or the map is empty or at no scale
             seen in the images.
     """
+    volume = in_field(feed, given, radius, name)
+    return volume * _factor(feed, volume, warn, name)
+
+
+def in_field(feed: ImageFeed, given: DensityMap, radius: float, name: str = "the map") -> Float[Tensor, "m m m"]:
+    """The map in the images' field of view, within the particle's sphere, low-passed to a radius.
+
+    Arguments, shape and errors as for `fit_to_images`; the scale is the map's own.
+    """
     side = feed.field_of_view
     volume = given.data.float()
     box = volume.shape[-1]
@@ -49,8 +58,7 @@ def fit_to_images(
     volume = pad_real(volume, wanted, 3) if wanted != box else volume
     radius = int(max(LEAST_RADIUS, min((feed.box - 1) // 2 - 1, (wanted - 1) // 2 - 1, round(radius))))
     masked = volume * particle_mask(wanted, feed.diameter_px * wanted / feed.box)
-    volume = rebox(masked, Band(radius).box).contiguous().to(feed.device)
-    return volume * _factor(feed, volume, warn, name)
+    return rebox(masked, Band(radius).box).contiguous().to(feed.device)
 
 
 def _factor(feed: ImageFeed, volume: Tensor, warn: Callable[[str], None], name: str) -> float:

@@ -90,4 +90,5 @@ HYBRID = PoseMethod(
     start,
     {**search.SEARCH.settings, "wake_sleep": WakeSleepSettings},
     costs,
+    on_axes=True,
 )

@@ -46,6 +46,7 @@ class PoseMethod:
         start: finds the start of refinement, optionally with poses.
         settings: classes of its settings by table, frozen dataclasses whose fields may be options (`option`).
         costs: expected cost of its stages by name, for the estimate of the time left (`Recipe.expected_costs`).
+        on_axes: whether its map and poses are on the axes of the job's symmetry.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PoseMethod:
     start: Callable[[PoseJob], PoseStart]
     settings: Mapping[str, type[Any]] = field(default_factory=dict)
     costs: Callable[[ImageFeed, MethodSettings], Mapping[str, float]] = lambda feed, settings: {}
+    on_axes: bool = False
 
 
 @dataclass(frozen=True)

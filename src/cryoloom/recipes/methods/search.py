@@ -255,4 +255,5 @@ SEARCH = PoseMethod(
     start,
     {"abinit": AbInitSettings},
     costs,
+    on_axes=True,
 )
