@@ -1,4 +1,4 @@
-"""cryoloom: from a stack of particle images to poses, a gold-standard density map and an honest verdict.
+"""cryoloom: from a stack of particle images to poses, a gold-standard map and a verdict on whether to trust them.
 
     import cryoloom as cl
 

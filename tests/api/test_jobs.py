@@ -111,7 +111,7 @@ def test_a_folder_with_a_run_is_not_overwritten(posed: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_symmetry_that_the_method_cannot_impose_is_refused_before_anything_is_computed(posed: Path, tmp_path: Path):
-    with pytest.raises(cl.BadInput, match="--poses amortized can't impose a symmetry .C3."):
+    with pytest.raises(cl.BadInput, match="--poses amortized can't impose a symmetry"):
         cl.reconstruct(posed, tmp_path / "run", poses="amortized", symmetry="C3")
     assert not (tmp_path / "run").exists()
 

@@ -91,7 +91,7 @@ def describe(error: BaseException) -> Failure:
             True,
         )
     if kind == "BrokenProcessPool":
-        return Failure("a worker process was killed (by the system, for want of memory?)", FAILURE, True)
+        return Failure("a worker process was killed (probably because memory ran out)", FAILURE, True)
     if isinstance(error, OSError) and error.filename is not None:
         return Failure(f"{error.filename}: {error.strerror}", FAILURE, True)
     return Failure(f"unexpected failure: {kind}: {_first_line(text)}", FAILURE, True)

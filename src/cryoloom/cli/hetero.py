@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     found = f"How conformations are found. {choice_help(CONFORMATION_METHODS)}."
     given = (
         "Where poses come from. given: the particle file. With a pose method instead, poses are found on one map "
-        "first, then poses and conformations are found in turns."
+        "first, then poses and conformations are refined alternately."
     )
     choices = {
         "method": choice("--method", CONFORMATION_METHODS, found, "pca"),
@@ -49,7 +49,10 @@ def hetero(
     options: RunningOptions,
     methods: Any,
 ) -> None:
-    """Find conformations: a latent for every image, maps, and a verdict on whether there is any heterogeneity.
+    """Find conformations: latent coordinates for every image, maps, and a verdict on whether there is heterogeneity.
+
+    Of a finished run, particles.star alone is used: state --box and --particle-diameter again. Conformations are sought
+    in C1.
 
     Afterwards, cryoloom analyze RUN makes clusters, trajectories and movies, and cryoloom volume RUN --z ... makes
     single maps.

@@ -67,10 +67,12 @@ class Modulation:
         """Warnings for the user."""
         if self.premultiplied():
             return [
-                "The images seem to be CTF-premultiplied (the noise has the zeros of the CTF), but no column says so."
+                "The images seem to be CTF-premultiplied (the noise has the zeros of the CTF), but no column says so: "
+                "if true, set rlnCtfDataAreCtfPremultiplied to 1 for all rows and run again."
             ]
         if self.flip_score() < -_SURE:
             return [
-                "The images seem to be phase-flipped, but no column says so: add rlnCtfDataArePhaseFlipped 1 if true."
+                "The images seem to be phase-flipped, but no column says so: if true, set "
+                "rlnCtfDataArePhaseFlipped to 1 for all rows and run again."
             ]
         return []

@@ -35,7 +35,12 @@ class AmortizedSettings:
     """Whether an image and its half-turn are both encoded and the better fit counts (cryoAI's symmetrised loss)."""
 
     volume: Literal["fouriernet", "voxel", "real"] = field(
-        default="fouriernet", metadata=option("--volume", help="Representation of the volume that is learnt.")
+        default="fouriernet",
+        metadata=option(
+            "--volume",
+            help="Volume that is learnt; fouriernet: a network in Fourier space; voxel: a grid of Fourier "
+            "coefficients; real: a density grid.",
+        ),
     )
     """Volume: a network in Fourier space, a grid of Fourier coefficients, or densities (transformed at every step)."""
 

@@ -29,7 +29,10 @@ class NetworkSettings:
     """Number of latent coordinates, Z."""
 
     encoder: Literal["mlp", "cnn"] = field(
-        default="mlp", metadata=option("--encoder", help="Network that maps an image to its latent.")
+        default="mlp",
+        metadata=option(
+            "--encoder", help="Network that maps an image to its latent; mlp: fully connected; cnn: convolutional."
+        ),
     )
     """Encoder of images to latents (vae)."""
 
@@ -91,7 +94,7 @@ class NetworkSettings:
         default=False,
         metadata=option(
             "--refine-poses/--keep-poses",
-            help="Learn the poses of the images too, for the latents; particles.star keeps those given.",
+            help="Refine the poses of the images too while the networks are trained; particles.star keeps those given.",
         ),
     )
     """Whether poses are learnt too, image by image, for the sake of the latents; particles.star keeps those given."""
