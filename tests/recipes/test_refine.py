@@ -427,6 +427,12 @@ def test_half_maps_must_agree_less_far_beyond_a_confirmed_start(scene: Scene, li
     assert recipe._beyond_start(torch.full((4,), nats)) == times * recipe.first_radius
 
 
+def test_half_sets_of_given_poses_share_no_start(scene: Scene):
+    """Maps of given poses reach as far as the data allow: half maps that agree as far need not agree beyond."""
+    recipe = recipe_of(scene, poses=scene.poses)
+    assert recipe._beyond_start(torch.full((4,), 10.0)) < recipe.first_radius
+
+
 def agreed(recipe: RefineRecipe, state: RefineState, shell: float = 15.0) -> RefineState:
     """A state after an iteration that settled refinement, with two likely candidates for every fourth image."""
     R, weight = state.poses.R.clone(), state.poses.log_weight.clone()

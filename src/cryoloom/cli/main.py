@@ -52,8 +52,8 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
-        help="Single-particle cryo-EM ab initio: from a particle stack to poses, a density map and a verdict on whether to "
-        "trust them.",
+        help="Single-particle cryo-EM ab initio: from a particle stack to poses, a density map and a verdict on "
+        "whether to trust them.",
     )
 
     @app.callback()

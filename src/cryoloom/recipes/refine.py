@@ -241,7 +241,7 @@ class RefineRecipe:
 
     def _beyond_start(self, score: Tensor) -> float:
         """Shell from which on half maps agree well beyond their common start; `score`: of the images' best poses."""
-        if self.start.half is not None:  # half sets of given poses: they share no start
+        if self.start.half is not None and self.start.poses is not None:  # given poses: the half sets share no start
             return self.first_radius - 1
         agreement, given = self.start.agreement, self.start.encoder is None
         if agreement is not None:
