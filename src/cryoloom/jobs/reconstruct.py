@@ -23,7 +23,6 @@ from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.jobs.structures import Structures, structures, structures_plan
 from cryoloom.jobs.unstated_symmetry import UnstatedSymmetry, unstated_symmetry
 from cryoloom.jobs.verdict import Evidence, Verdict, judge
-from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.particle_set import ParticleSet, write_particles
 from cryoloom.particles.preprocess import Preprocessing
@@ -183,7 +182,6 @@ def evidence(
     cones = maps.directional
     directions = [(*d.tolist(), float(r)) for d, r in zip(cones.directions, cones.resolution_angstrom, strict=True)]
     resolutions = [r for *_, r in directions if np.isfinite(r)]
-    given_poses = settings.start == "poses"
     x, y, z = maps.coverage.missing_axis.tolist()
     return Evidence(
         particles=len(refined.posed),
@@ -194,7 +192,7 @@ def evidence(
         shell=gold.shell,
         resolution_angstrom=gold.resolution_angstrom,
         resolution_half_angstrom=gold.resolution_half_angstrom,
-        common_shell=0 if given_poses else Band.of_box(start.maps[0].shape[-1]).radius,
+        common_shell=start.shared_shell,
         nyquist_shell=refined.posed.feed.box // 2,
         certain=certain_share(refined.mode_weight(group)) if refined.searched else None,
         fitting=float((refined.misfit < FITTING_MISFIT).float().mean()),

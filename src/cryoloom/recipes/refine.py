@@ -217,6 +217,22 @@ class _Comparison:
     resolution_angstrom: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """How the poses moved in an iteration.
+
+    Attributes:
+        moved: rotation vectors, [N, 3], radians; empty where there were no poses before.
+        to_go: what is still to go, in uncertainties (`inference.poses.moves.to_go`); infinite where it is not known.
+        jumped: share of the images that changed their mode; said: what the log has of all this.
+    """
+
+    moved: Tensor
+    to_go: float
+    jumped: float
+    said: tuple[tuple[str, float], ...]
+
+
 class RefineRecipe:
     """The stage `refine`: from a map (and perhaps poses) to two half maps and a posterior for every image."""
 
@@ -241,7 +257,7 @@ class RefineRecipe:
 
     def _beyond_start(self, score: Tensor) -> float:
         """Shell from which on half maps agree well beyond their common start; `score`: of the images' best poses."""
-        if self.start.half is not None and self.start.poses is not None:  # given poses: the half sets share no start
+        if not self.start.shared_shell:  # maps of given poses reach as far as half maps can
             return self.first_radius - 1
         agreement, given = self.start.agreement, self.start.encoder is None
         if agreement is not None:
@@ -390,7 +406,7 @@ class RefineRecipe:
         doubtful: np.ndarray,
     ) -> tuple[RefineState, StepInfo]:
         """New references, noise and radius from the sums of the passes."""
-        halves, poses = found.statistics, found.poses
+        halves = found.statistics
         assert halves is not None
         compared = self._compare(halves, radii.insertion, before.iteration, found.score)
         fsc, mask = compared.fsc, compared.mask
@@ -400,20 +416,11 @@ class RefineRecipe:
         left = (halves[i // folds] - part for i, part in enumerate(folded))
         shell = resolved_shell(fsc)
         errors = rms_rotation_degrees(found.covariance)
-        uncertain = float(errors.median())
-        moved, way, jumped, moves_said = torch.zeros(0, 3), math.inf, 1.0, ()
-        if before.iteration > 0 or before.searches is None:  # there were poses before
-            moved = smallest_turns(before.poses.R[:, 0], poses.R[:, 0], self.group)
-            turned = torch.rad2deg(moved.norm(dim=1))
-            jumped = float(((turned > WIDEST_MODE_DEGREES) & (found.misfit <= MISFIT)).float().mean())
-            if len(before.moved):
-                unit = torch.deg2rad(errors)[:, None]
-                way = to_go(moved / unit, before.moved / unit)
-            moves_said = (("moved_degrees", float(turned.median())), ("to_go", way), ("jumped", jumped))
+        moves = self._moves(before, found, errors)
         searched = float(doubtful.mean())
         gained = shell - before.shell if before.iteration > 0 else 1.0
         at_rim = radii.climb >= min(self.limit, int(shell) + 1)
-        still = LOST < gained < GAINED and way < STILL
+        still = LOST < gained < GAINED and moves.to_go < STILL
         settled = still and at_rim and searched < MANY_DOUBTFUL
         following = replace(
             found,
@@ -423,9 +430,9 @@ class RefineRecipe:
             without=tuple(solve(h, ssnr, radii.insertion) * mask for h in left),
             joint=(),
             joined=before.joined + bool(before.joint),
-            moved=moved,
+            moved=moves.moved,
             noise=_sum([p.residuals for p in passes]).learnt(before.noise),
-            sigma_angstrom=float(poses.t[:, 0].square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size)),
+            sigma_angstrom=float(found.poses.t[:, 0].square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size)),
             fsc=fsc,
             shell=shell,
             searches=0 if before.searches is None else before.searches + (searched > 0),
@@ -437,14 +444,28 @@ class RefineRecipe:
         )
         going_on = settled
         if before.joint:
-            going_on = self._decides_more(before, following, jumped)
+            going_on = self._decides_more(before, following, moves.jumped)
             following = replace(following, settled=not going_on or following.joined < MOST_JOINED)
         if self._joins(following, going_on):
             both, ssnr = halves[0] + halves[1], ssnr_of_sum(fsc)
             sums = [both - part for part in folded] or [both]
             following = replace(following, joint=tuple(solve(x, ssnr, radii.insertion) * mask for x in sums))
-        said = (("searched", searched), *moves_said)
-        return following, self._info(following, compared.resolution_angstrom, said, uncertain)
+        said = (("searched", searched), *moves.said)
+        return following, self._info(following, compared.resolution_angstrom, said, float(errors.median()))
+
+    def _moves(self, before: RefineState, found: RefineState, errors_degrees: Tensor) -> _Moves:
+        """How the poses moved in an iteration."""
+        if before.iteration == 0 and before.searches is not None:  # there were none before
+            return _Moves(torch.zeros(0, 3), to_go=math.inf, jumped=1.0, said=())
+        moved = smallest_turns(before.poses.R[:, 0], found.poses.R[:, 0], self.group)
+        turned = torch.rad2deg(moved.norm(dim=1))
+        jumped = float(((turned > WIDEST_MODE_DEGREES) & (found.misfit <= MISFIT)).float().mean())
+        way = math.inf
+        if len(before.moved):
+            unit = torch.deg2rad(errors_degrees)[:, None]
+            way = to_go(moved / unit, before.moved / unit)
+        said = (("moved_degrees", float(turned.median())), ("to_go", way), ("jumped", jumped))
+        return _Moves(moved, way, jumped, said)
 
     def _decides_more(self, before: RefineState, after: RefineState, jumped: float) -> bool:
         """Whether the map of all images still makes poses certain."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryoloom.inference.poses.encoder_file import TrainedEncoder
 from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.maps.band import Band
 
 # similarity of independent starts' maps from which on they confirm each other: on images without a particle, and where
 # the map is wrong, it is rarely above 0.8
@@ -66,3 +67,10 @@ class PoseStart:
     agreement: StartAgreement | None = None
     symmetry_score: float | None = None
     encoder: TrainedEncoder | None = None
+
+    @property
+    def shared_shell(self) -> int:
+        """Shell up to which both half sets start from one map; 0 for given poses, whose half sets share none."""
+        if self.poses is not None and self.half is not None:
+            return 0
+        return Band.of_box(self.maps[0].shape[-1]).radius
