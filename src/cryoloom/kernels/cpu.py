@@ -13,10 +13,10 @@ import math
 import numpy as np
 from numba import njit
 
-from cryoloom.kernels.jit import FAST, threaded
+from cryoloom.kernels.jit import HELPER, threaded
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _axes(R, scale):
     """First two columns of `scale` R, row by row: points of the slice are a times the first plus b times the second."""
     x, y, z = R[0], R[1], R[2]
@@ -27,14 +27,14 @@ def _axes(R, scale):
     )
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _point(axes, a, b):
     """Point of the slice at integer frequencies (a, b), grid pixels about the zero frequency."""
     x, y, z = axes
     return x[0] * a + x[1] * b, y[0] * a + y[1] * b, z[0] * a + z[1] * b
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _locate(point, half):
     """Friedel sign, base indices and fractions of a point given in grid pixels about the zero frequency."""
     x, y, z = point
@@ -49,7 +49,7 @@ def _locate(point, half):
     return sign, ix, iy, iz, np.float32(x - ix), np.float32(y - iy), np.float32(z - iz)
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _value(grid, point, half):
     """Trilinear value at a point."""
     sign, ix, iy, iz, fx, fy, fz = _locate(point, half)
@@ -63,7 +63,7 @@ def _value(grid, point, half):
     return np.complex64(complex(v.real, sign * v.imag))
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _value_and_gradient(grid, point, half):
     """Trilinear value and its gradient with respect to (x, y, z) in grid pixels, as eight floats."""
     sign, ix, iy, iz, fx, fy, fz = _locate(point, half)
@@ -92,7 +92,7 @@ def _value_and_gradient(grid, point, half):
     )
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _in_image_frame(R, gradient):
     """R^T grad V: real and imaginary parts of its x, y and z."""
     gxr, gxi, gyr, gyi, gzr, gzi = gradient
@@ -109,7 +109,7 @@ def _in_image_frame(R, gradient):
     )
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _empty_ramp(index):
     """Tables for `_fill_ramp`, as long as the largest frequency needs."""
     n = 0
@@ -120,7 +120,7 @@ def _empty_ramp(index):
     return cx, sx, cy, sy
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _fill_ramp(ramp, t, step):
     """Tables of cos and sin of 2 pi step (t_x ix) for ix = 0..n and 2 pi step (t_y iy) for iy = -n..n."""
     cx, sx, cy, sy = ramp
@@ -135,7 +135,7 @@ def _fill_ramp(ramp, t, step):
         cy[n - i], sy[n - i] = c, -s
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _moved_back(y, ramp, i, j):
     """Y e^{+2 pi i k.t}: the observation moved by -t, so that the model needs no ramp; real and imaginary part."""
     cx, sx, cy, sy = ramp
@@ -238,7 +238,7 @@ def insert_moments(
                             into[c] += w * line[c]
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _jacobian(gradient, model, wave, point):
     """Derivatives of C V with respect to omega and t: real and imaginary parts, five of each.
 
@@ -254,7 +254,7 @@ def _jacobian(gradient, model, wave, point):
     return real, imaginary
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _fill_symmetric(into, upper):
     """Fill a symmetric matrix from its upper triangle, which is given row by row."""
     n = 0

@@ -10,12 +10,12 @@ import math
 import numpy as np
 from numba import njit
 
-from cryoloom.kernels.jit import FAST, threaded
+from cryoloom.kernels.jit import HELPER, threaded
 
 BLOCK = 64
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _push(keys, values, key, value):
     """Insert a key and its value into short lists in descending order of value."""
     n = keys.shape[0]
@@ -28,7 +28,7 @@ def _push(keys, values, key, value):
     keys[i], values[i] = key, value
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _exp(x):
     """exp of a float32 in [-30, 0], accurate to 1e-5, as a polynomial that the compiler vectorises: (e^(x/64))^64."""
     y = x * np.float32(1 / 64)
@@ -39,7 +39,7 @@ def _exp(x):
     return p
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _unfold(a, b, c, d, first, second, out):
     """Scores at R, R Rz, R Rx and R Ry from their parts [m] and both norms [m], to out [4 m]; the best of them."""
     m = a.shape[0]
@@ -55,7 +55,7 @@ def _unfold(a, b, c, d, first, second, out):
     return top
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _mass(scores, offset, floor):
     """Turn scores [m] into exp(score + offset) in place, 0 at or below the floor; returns their sum."""
     total = np.float32(0)
@@ -67,7 +67,7 @@ def _mass(scores, offset, floor):
     return total
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _draw_from_blocks(values, sums, width, start, total, picks):
     """Systematic draws at quantiles (n + start) / S of the masses `values` [T, M], as flat indices; `sums` holds their
     sums over blocks of `width` entries of a row.
@@ -191,7 +191,7 @@ def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, 
                     break
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _children_of(kept, children, seen, mark, rotation):
     """Write the children of the kept coarse rotations, each once, to `rotation`; returns their number.
 
@@ -208,7 +208,7 @@ def _children_of(kept, children, seen, mark, rotation):
     return n
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _draw_poses(scores, sums, rotation, shifts, M, start, picks):
     """Turn scores [n, U] into masses in place and draw from them systematically; returns the log evidence.
 
@@ -230,7 +230,7 @@ def _draw_poses(scores, sums, rotation, shifts, M, start, picks):
     return top + math.log(total)
 
 
-@njit(**FAST)
+@njit(**HELPER)
 def _products(S, first, second, X, out, other):
     """Inner products of the rows `first` and `second` of S [M, Q] with those of X [U, Q], to out and other [U].
 

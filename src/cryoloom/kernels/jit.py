@@ -11,6 +11,9 @@ from typing import Any
 from numba import njit
 
 FAST: dict[str, Any] = dict(cache=True, fastmath=True, nogil=True, error_model="numpy")
+# A helper that is compiled by itself is there twice, the second time within each kernel, and which of the copies runs
+# depends on whether the kernel came from the cache: sums would be rounded otherwise in the first run than in later ones
+HELPER: dict[str, Any] = FAST | dict(inline="always")
 
 
 @functools.cache
