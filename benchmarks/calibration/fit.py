@@ -91,7 +91,7 @@ def _changed(row: Row, changed: Callable[[Evidence, Row, float], Evidence], valu
     """The evidence of a finished run at another value."""
     if row["run"]["status"] != "finished":
         return None
-    return changed(evidence_of(row["run"]["evidence"], row["case"]["id"]), row, value)
+    return changed(evidence_of(row["run"], row["case"]["id"]), row, value)
 
 
 def spread(found: Sequence[Judged]) -> str:

@@ -8,9 +8,11 @@ import typing
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from scipy import stats
 
 from calibration.rows import Row
+from cryoloom.inference.poses.refine import better_half_spread
 from cryoloom.jobs.verdict import Evidence, Verdict, judge
 from cryoloom.runs.record import from_json
 
@@ -53,17 +55,20 @@ def judged(row: Row, evidence: Evidence | None = None) -> Judged:
     run = row["run"]
     if run["status"] != "finished":
         return Judged(row, "no map", run["status"], None)
-    verdict = judge(evidence or evidence_of(run["evidence"], row["case"]["id"]))
+    verdict = judge(evidence or evidence_of(run, row["case"]["id"]))
     return Judged(row, truth_of(row), verdict.outcome, verdict)
 
 
-def evidence_of(stored: dict, name: str) -> Evidence:
-    """The stored evidence as today's verdict takes it: what it no longer uses is left out, and what earlier runs did
-    not measure is None.
+def evidence_of(run: dict, name: str) -> Evidence:
+    """The stored evidence of a run as today's verdict takes it: what it no longer uses is left out, and what earlier
+    runs did not measure is None, or taken from the quantiles that are stored beside it.
 
     Raises:
         BadRunFolder: where an earlier run lacks what the verdict cannot do without.
     """
+    stored = run["evidence"]
+    if "misfit_spread" not in stored and "particles" in run:
+        stored = stored | {"misfit_spread": better_half_spread(torch.tensor(run["particles"]["misfit"]))}
     hints = typing.get_type_hints(Evidence)
     fields = {f.name: f for f in dataclasses.fields(Evidence)}
     known = {k: v for k, v in stored.items() if k in fields}

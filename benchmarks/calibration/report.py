@@ -191,7 +191,7 @@ def from_truth(rows: Sequence[Row]) -> str:
             continue
         placed = reference["truth"]["share"]
         band = "places 0.9 or more" if placed >= 0.9 else "0.5 to 0.9" if placed >= FLOOR else "below 0.5"
-        counts[band, judge(evidence_of(reference["evidence"], r["case"]["id"])).outcome] += 1
+        counts[band, judge(evidence_of(reference, r["case"]["id"])).outcome] += 1
     outcomes = [*OUTCOMES, *sorted({o for _, o in counts} - set(OUTCOMES))]
     bands = ["places 0.9 or more", "0.5 to 0.9", "below 0.5", "no map"]
     return table(["share of images", *outcomes], [[b, *(counts[b, o] for o in outcomes)] for b in bands])

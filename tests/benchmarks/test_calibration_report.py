@@ -67,10 +67,20 @@ def test_rows_are_judged_by_the_verdict_of_today(monkeypatch):
 
 
 def test_evidence_of_other_versions_is_read_where_the_verdict_can_do_without_what_is_missing():
-    assert evidence_of(GOOD | {"no longer used": 1}, "x").particles == 2000
-    assert evidence_of({k: v for k, v in GOOD.items() if k != "likeness"}, "x").likeness is None
+    assert evidence_of({"evidence": GOOD | {"no longer used": 1}}, "x").particles == 2000
+    assert evidence_of({"evidence": {k: v for k, v in GOOD.items() if k != "likeness"}}, "x").likeness is None
     with pytest.raises(BadRunFolder, match="fitting"):
-        evidence_of({k: v for k, v in GOOD.items() if k != "fitting"}, "x")
+        evidence_of({"evidence": {k: v for k, v in GOOD.items() if k != "fitting"}}, "x")
+
+
+def test_the_spread_of_misfits_is_read_from_the_quantiles_of_earlier_runs():
+    quantiles = [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert evidence_of({"evidence": GOOD, "particles": {"misfit": quantiles}}, "x").misfit_spread == pytest.approx(
+        0.6826, abs=1e-3
+    )
+    assert evidence_of({"evidence": GOOD}, "x").misfit_spread is None
+    stored = {"evidence": GOOD | {"misfit_spread": 2.5}, "particles": {"misfit": quantiles}}
+    assert evidence_of(stored, "x").misfit_spread == 2.5
 
 
 def test_bounds_are_those_of_clopper_and_pearson():

@@ -154,6 +154,14 @@ def test_anything_less_leaves_starts_that_differ_a_doubt(change: dict):
     assert any(f.name == "starts" and f.passed is False for f in verdict.findings)
 
 
+def test_a_small_gain_of_components_counts_where_images_fit_unevenly():
+    # two proteins of 64 and 35 kDa, half of the images each: 0.65 % of the score, and misfits spread by 2.2 s.d.
+    mixture = replace(RIBOSOME, certain=0.74, components=1, component_gain=0.0065 * RIBOSOME.mean_score)
+    assert judge(replace(mixture, misfit_spread=2.2)).outcome == "uncertain"
+    assert judge(replace(mixture, misfit_spread=1.1)).outcome == "converged"
+    assert judge(replace(RIBOSOME, components=0, component_gain=0.0, misfit_spread=3.0)).outcome == "converged"
+
+
 def test_a_last_start_that_could_be_compared_with_no_other_is_a_doubt():
     verdict = judge(replace(RIBOSOME, starts=3, agreeing=1, likeness=None))
     assert verdict.outcome == "uncertain"

@@ -13,6 +13,7 @@ from cryoloom.inference.poses.credible import angular_error_degrees, shift_error
 from cryoloom.inference.poses.encoder_file import to_bytes
 from cryoloom.inference.poses.frames import HALF_TURN
 from cryoloom.inference.poses.modes import certain_share
+from cryoloom.inference.poses.refine import better_half_spread
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.chimerax import write_chimerax_script
 from cryoloom.jobs.final_maps import FITTING_MISFIT, FinalMaps, final_maps
@@ -219,6 +220,7 @@ def evidence(
         doubt_degrees=None if refined.doubt is None else refined.doubt[0].degrees,
         doubt_axis=None if refined.doubt is None else refined.doubt[0].axis,
         unstated_symmetry=None if own is None else own.name,
+        misfit_spread=better_half_spread(refined.misfit),
     )
 
 

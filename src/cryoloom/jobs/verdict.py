@@ -41,6 +41,9 @@ CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, hol
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure
 MIXED_CERTAIN = 0.9  # share of certain poses below which half of MIXED is enough: images of others have no sure pose
+# where the better half of the misfits spreads by so many s.d. (1 for images of one structure), this share of MIXED is
+# enough. One molecule: up to 1.5 (150 images; contrast that varies by 13 %); several: 1.5 to 2.6, few of them below
+UNEVEN, UNEVEN_ENOUGH = 1.5, 0.2
 COVERED = 0.5  # of the sampling compensation factor
 ISOTROPIC = 0.5  # of the conical FSC area ratio
 MISSING = 0.02  # share of the directions of Fourier space that no view samples: views are uneven
@@ -80,6 +83,8 @@ class Evidence:
         fitting: share of the particles that fit the map as well as expected for a correct pose.
         mean_score: mean of log p(image | pose, map) - log p(image | no particle), nats; expected_score: its expectation
             for correct poses.
+        misfit_spread: s.d. of the misfits of those that fit better than the median (`better_half_spread`), 1 for images
+            of one structure; what fits worse may be junk.
         components: number of components around the map that make held-out images likelier; component_gain: by how much,
             nats per image; None if they were not sought.
         settled: refinement ended because it brought no further improvement; None if poses were not refined.
@@ -136,6 +141,7 @@ class Evidence:
     doubt_degrees: float | None = None
     doubt_axis: tuple[float, float, float] | None = None
     unstated_symmetry: str | None = None
+    misfit_spread: float | None = None
 
     @property
     def starts_agree(self) -> bool:
@@ -170,8 +176,10 @@ class Evidence:
         """Whether the map is a mean of structures that differ much."""
         if not self.components or self.component_gain is None:
             return False
-        unsure = self.certain is not None and self.certain < MIXED_CERTAIN
-        return self.component_gain > (0.5 if unsure else 1.0) * MIXED * self.mean_score
+        enough = 0.5 if self.certain is not None and self.certain < MIXED_CERTAIN else 1.0
+        if self.misfit_spread is not None and self.misfit_spread >= UNEVEN:
+            enough = UNEVEN_ENOUGH
+        return self.component_gain > enough * MIXED * self.mean_score
 
 
 @dataclass(frozen=True, slots=True)
