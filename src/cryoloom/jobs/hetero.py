@@ -144,6 +144,7 @@ def reposed(refined: RefineResult, found: Refined) -> RefineResult:
         power=found.power,
         statistics=None,
         doubt=None,  # that of other poses
+        elsewhere=None,
     )
 
 

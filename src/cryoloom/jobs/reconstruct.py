@@ -234,7 +234,7 @@ def image_results(refined: RefineResult, group: Tensor, flip: bool = False) -> I
     R = poses.R[:, 0].double()
     if flip:
         R = R @ HALF_TURN.double()
-    weight, covariance = refined.mode_weight(group), refined.full_covariance
+    weight, covariance = refined.stated_weight(group), refined.full_covariance
     return ImageResults(
         R=R.numpy(),
         t=poses.t[:, 0].double().numpy(),

@@ -16,9 +16,12 @@ CERTAIN_WEIGHT = 0.9  # share of the posterior from which on a mode is certain
 
 
 def mode_weight(
-    poses: PosePosterior, covariance: Float[Tensor, "N 5 5"], group: Float[Tensor, "G 3 3"]
+    poses: PosePosterior,
+    covariance: Float[Tensor, "N 5 5"],
+    group: Float[Tensor, "G 3 3"],
+    best: Float[Tensor, "N 3 3"] | None = None,
 ) -> Float[Tensor, " N"]:
-    """Weight of all candidates in the mode of the first, best one, [N].
+    """Weight of all candidates in the mode of the first, best one, or of another rotation, [N].
 
     A candidate belongs to it if one of its symmetry mates is within 4 degrees of the best, or within three standard
     deviations of their difference (both have the best one's covariance) and 15 degrees. A small or featureless particle
@@ -29,15 +32,17 @@ def mode_weight(
         poses: candidates, the best one first.
         covariance: of the best candidate (rotation vector in the image's frame, radian; shift).
         group: symmetry of the particle.
+        best: rotations whose modes are meant; those of the first candidates where None.
     """
-    turn = turns_from_best(poses.R, group)
+    turn = turns_from_best(poses.R, group) if best is None else smallest_turns(best[:, None], poses.R, group)
     degrees = torch.rad2deg(turn.norm(dim=-1))
     rotation = covariance[:, :3, :3].double()
     # without signal the covariance may be singular; the bound in degrees holds then
     precision = torch.linalg.pinv(2 * rotation, hermitian=True)
     sigmas = torch.einsum("nki,nij,nkj->nk", turn.double(), precision, turn.double()).clamp(min=0).sqrt()
     same = (degrees < SAME_DEGREES) | ((sigmas < ALIKE_SIGMAS) & (degrees < WIDEST_MODE_DEGREES))
-    same[:, 0] = True
+    if best is None:
+        same[:, 0] = True
     return torch.where(same, poses.log_weight.exp(), 0.0).sum(1).clamp(max=1.0)
 
 
