@@ -2,8 +2,9 @@
 
 Each RUN is the folder of a finished `cryoloom reconstruct .../apoferritin_128.star --symmetry O` (EMPIAR-10146, 1,340
 images of 128 px). Its map is compared with the CA model by `fsc_with_model.py`, its poses with those of the first run
-of the same diameter modulo O and over both hands. --relion: the map of RELION's auto-refine of the same images from the
-same first map, for the last row. Writes results/apoferritin.json and apoferritin.md.
+of the same diameter modulo O and over both hands; beside that stands the share that is expected by what both runs state
+of each pose (`rlnMaxValueProbDistribution`). --relion: the map of RELION's auto-refine of the same images from the same
+first map, for the last row; without it, the row stays as it is. Writes results/apoferritin.json and apoferritin.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def rotations(run: Path) -> Rotation:
     """Poses of a run's particles, volume frame to image frame, in the order of the file."""
     angles = read_star(run / "particles.star")["particles"][["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]]
     return Rotation.from_euler("ZYZ", angles.to_numpy(float), degrees=True)
+
+
+def probabilities(run: Path) -> np.ndarray:
+    """What a run states of its poses: the share of the posterior in the mode of each."""
+    return read_star(run / "particles.star")["particles"]["rlnMaxValueProbDistribution"].to_numpy(float)
 
 
 def agreement(one: Rotation, other: Rotation) -> float:
@@ -73,12 +79,12 @@ def table(rows: list[dict[str, Any]], relion: dict[str, float] | None) -> str:
     """The rows as Markdown."""
     lines = [
         "| diameter | seed | verdict | stated, Å | with the CA model: 0.143, Å | 0.5, Å | mean 20 to 6 Å "
-        "| certain poses | cFAR | agree with the first seed | CPU-s: ab initio, refinement, maps |",
-        "|" + "---|" * 11,
+        "| certain poses | cFAR | agree with the first seed | expected | CPU-s: ab initio, refinement, maps |",
+        "|" + "---|" * 12,
     ]
     for r in rows:
         given = r["diameter_angstrom"]
-        agree = "" if r["agreement"] is None else f"{100 * r['agreement']:.0f} %"
+        agree, expected = ("" if r[k] is None else f"{100 * r[k]:.0f} %" for k in ("agreement", "expected"))
         cpu = ", ".join(f"{r['cpu_s'][stage]:.0f}" for stage in ("abinit", "refine", "maps"))
         cells = [
             "estimated" if given is None else f"{given:g} Å",
@@ -91,12 +97,13 @@ def table(rows: list[dict[str, Any]], relion: dict[str, float] | None) -> str:
             f"{100 * r['certain']:.0f} %",
             f"{r['cfar']:.2f}",
             agree,
+            expected,
             cpu,
         ]
         lines.append("| " + " | ".join(str(c) for c in cells) + " |")
     if relion is not None:
         model = [f"{relion['model_0.143_angstrom']:.1f}", f"{relion['model_0.5_angstrom']:.1f}"]
-        cells = ["RELION 3.1.3 auto-refine", "", "", "", *model, f"{relion['model_mean']:.3f}", "", "", ""]
+        cells = ["RELION 3.1.3 auto-refine", "", "", "", *model, f"{relion['model_mean']:.3f}", "", "", "", ""]
         lines.append("| " + " | ".join([*cells, f"{relion['cpu_s']:.0f} in all"]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -110,10 +117,16 @@ def main() -> None:
     given = parser.parse_args()
     rows, first = [], {}
     for run in given.run:
-        row, poses = score(run), rotations(run)
-        known = first.setdefault(row["diameter_angstrom"], poses)
-        rows.append({**row, "agreement": None if known is poses else agreement(known, poses)})
-    relion = None if given.relion is None else {**with_model(given.relion), "cpu_s": given.relion_cpu_s}
+        row, mine = score(run), (rotations(run), probabilities(run))
+        known = first.setdefault(row["diameter_angstrom"], mine)
+        alone = known is mine
+        row["agreement"] = None if alone else agreement(known[0], mine[0])
+        rows.append({**row, "expected": None if alone else float((known[1] * mine[1]).mean())})
+    if given.relion is not None:
+        relion = {**with_model(given.relion), "cpu_s": given.relion_cpu_s}
+    else:
+        written = RESULTS / "apoferritin.json"
+        relion = json.loads(written.read_text())["relion"] if written.exists() else None
     document = {"runs": rows, "relion": relion}
     (RESULTS / "apoferritin.json").write_text(json.dumps(document, indent=1) + "\n")
     title = "# Real apoferritin (EMPIAR-10146, 1,340 images of 128 px at 1.5 Å, `--symmetry O`)\n\n"
