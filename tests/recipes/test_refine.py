@@ -424,7 +424,7 @@ def test_half_maps_must_agree_less_far_beyond_a_confirmed_start(scene: Scene, li
     recipe = recipe_of(scene)
     agreement = None if likeness == "given" else StartAgreement(2, 2, likeness, 20.0)
     recipe.start = replace(recipe.start, agreement=agreement)
-    assert recipe._beyond_start(torch.full((4,), nats)) == times * recipe.first_radius
+    assert recipe._beyond_start(torch.full((4,), nats)) == times * recipe.start.radius
 
 
 @pytest.fixture(scope="module")
@@ -460,7 +460,7 @@ def test_what_was_not_weighed_elsewhere_is_stated_as_it_is(scene: Scene):
 def test_half_sets_of_given_poses_share_no_start(scene: Scene):
     """Maps of given poses reach as far as the data allow: half maps that agree as far need not agree beyond."""
     recipe = recipe_of(scene, poses=scene.poses)
-    assert recipe._beyond_start(torch.full((4,), 10.0)) < recipe.first_radius
+    assert recipe._beyond_start(torch.full((4,), 10.0)) < recipe.start.radius
 
 
 def agreed(recipe: RefineRecipe, state: RefineState, shell: float = 15.0) -> RefineState:

@@ -48,8 +48,11 @@ def given_start(settings: ReconstructSettings, feed: ImageFeed, warn: Say) -> Po
         level = feed.field_of_view / settings.low_pass_angstrom
     given = read_map(Path(settings.start))
     volume = fit_to_images(feed, given, level, warn, settings.start)
-    seen = in_field(feed, given, feed.radius_of(SYMMETRY_LEVEL), settings.start)
-    score = stated_symmetry(seen, settings.symmetry, feed.radius_of(SYMMETRY_LEVEL), "The given map", warn)
+    score = None
+    if len(symmetry_group(settings.symmetry)) > 1:
+        radius = feed.radius_of(SYMMETRY_LEVEL)
+        seen = in_field(feed, given, radius, settings.start)
+        score = stated_symmetry(seen, settings.symmetry, radius, "The given map", warn)
     return PoseStart((volume, volume), feed.noise, FIRST_SIGMA * feed.field_of_view, symmetry_score=score)
 
 
@@ -78,13 +81,11 @@ def given_poses(feed: ImageFeed, symmetry: str, seed: int, warn: Say) -> PoseSta
     return PoseStart(maps, posed.noise, posed.sigma_angstrom, poses=posed.poses, half=half, symmetry_score=score)
 
 
-def stated_symmetry(volume: Tensor, symmetry: str, radius: int, name: str, warn: Say) -> float | None:
-    """Correlation of a map with its copies under the stated symmetry about the standard axes; None in C1.
+def stated_symmetry(volume: Tensor, symmetry: str, radius: int, name: str, warn: Say) -> float:
+    """Correlation of a map with its copies under the stated symmetry, which is not C1, about the standard axes.
 
     The user is warned where it is low: the particle lacks the symmetry, or has it about other axes.
     """
-    if len(symmetry_group(symmetry)) == 1:
-        return None
     score = score_on_axes(volume, symmetry, radius)
     if score >= SYMMETRIC:
         return score

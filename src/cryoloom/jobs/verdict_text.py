@@ -109,7 +109,7 @@ def _starts(e: Evidence) -> str:
         )
     if e.likeness is None and e.starts > 1:
         return (
-            f"{e.starts} random starts were made, but the last one could be compared with no other (more --restarts)."
+            f"{e.starts} random starts were made, but the one used has no other to be compared with (raise --restarts)."
         )
     if e.likeness is None:
         return "Only one random start was made, so its map can't be compared with another (--restarts 2 or more)."

@@ -191,10 +191,11 @@ def leaked_shells(
     """
     box = half1.shape[-1]
     found = torch.zeros(box // 2 + 1, dtype=torch.bool, device=half1.device)
-    for half in (half1, half2):
-        before, after = (shell_sums(torch.fft.rfftn(v).abs().square(), box) for v in (half, half * mask))
+    transforms = [torch.fft.rfftn(half) for half in (half1, half2)]
+    for half, whole in zip((half1, half2), transforms, strict=True):
+        before, after = (shell_sums(ft.abs().square(), box) for ft in (whole, torch.fft.rfftn(half * mask)))
         found |= after > LEAK * before
-    found[: _randomised_from(fourier_shell_correlation(half1, half2))] = False
+    found[: _randomised_from(_correlate(transforms[0], transforms[1], box))] = False
     return found
 
 

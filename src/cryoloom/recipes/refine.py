@@ -263,22 +263,17 @@ class RefineRecipe:
         self.spread = start.poses is None if start.spread is None else start.spread
         self.limit = (feed.box - 1) // 2
 
-    @property
-    def first_radius(self) -> int:
-        """Radius of the start's maps, Fourier pixels."""
-        return Band.of_box(self.start.maps[0].shape[-1]).radius
-
     def _beyond_start(self, score: Tensor) -> float:
         """Shell from which on half maps agree well beyond their common start; `score`: of the images' best poses."""
         if not self.start.shared_shell:  # maps of given poses reach as far as half maps can
-            return self.first_radius - 1
+            return self.start.radius - 1
         agreement, given = self.start.agreement, self.start.encoder is None
         if agreement is not None:
             confirmed = agreement.reproduced
         else:
-            own = own_noise_gain(len(self.feed) // 2, len(self.group), self.first_radius)
+            own = own_noise_gain(len(self.feed) // 2, len(self.group), self.start.radius)
             confirmed = given and float(score.mean()) >= SEEN_NATS + own
-        return (TIGHT_CONFIRMED if confirmed else TIGHT) * self.first_radius
+        return (TIGHT_CONFIRMED if confirmed else TIGHT) * self.start.radius
 
     def init(self) -> RefineState:
         """State with the poses of the start, if any; half sets are drawn if the start has none."""
@@ -291,7 +286,7 @@ class RefineRecipe:
         )
         return RefineState(
             iteration=0,
-            radius=self.first_radius,
+            radius=self.start.radius,
             poses=unknown if given is None else _padded(given, K),
             covariance=torch.zeros(N, 5, 5),
             score=torch.zeros(N),
@@ -305,7 +300,7 @@ class RefineRecipe:
             noise=self.start.noise,
             sigma_angstrom=self.start.sigma_angstrom,
             fsc=torch.ones(1),
-            shell=float(self.first_radius),
+            shell=float(self.start.radius),
             searches=0 if given is None else None,
             statistics=None,
             settled=False,
@@ -473,7 +468,7 @@ class RefineRecipe:
             stalled=before.iteration + 1 >= STALLED_AFTER
             and searched >= MANY_DOUBTFUL
             and gained < NO_GAIN
-            and shell < HARDLY_BEYOND * self.first_radius,
+            and shell < HARDLY_BEYOND * self.start.radius,
         )
         going_on = settled
         if before.joint:

@@ -69,8 +69,13 @@ class PoseStart:
     encoder: TrainedEncoder | None = None
 
     @property
+    def radius(self) -> int:
+        """Radius of the maps, Fourier pixels."""
+        return Band.of_box(self.maps[0].shape[-1]).radius
+
+    @property
     def shared_shell(self) -> int:
         """Shell up to which both half sets start from one map; 0 for given poses, whose half sets share none."""
         if self.poses is not None and self.half is not None:
             return 0
-        return Band.of_box(self.maps[0].shape[-1]).radius
+        return self.radius
