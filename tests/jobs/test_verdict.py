@@ -154,6 +154,28 @@ def test_anything_less_leaves_starts_that_differ_a_doubt(change: dict):
     assert any(f.name == "starts" and f.passed is False for f in verdict.findings)
 
 
+@pytest.mark.parametrize(
+    ("change", "unconfirmed"),
+    [
+        ({}, True),
+        ({"coverage": 0.4}, True),  # uneven views alone are no reason for doubt
+        ({"certain": 0.3}, False),  # other checks fail too
+        ({"settled": False}, False),
+        ({"missing_share": 0.06}, False),
+        ({"symmetry": "C3", "symmetry_score": 0.2}, False),
+        ({"components": 1, "component_gain": 10.0}, False),
+        ({"likeness": 0.8}, False),  # the starts agree
+        ({"certain": 0.999, "shell": 31.0}, False),  # refinement outweighs them
+        ({"strength": 0.1}, False),  # no start saw the particle
+        ({"starts": None, "likeness": None}, False),  # of a map that was given
+        ({"starts": 1, "likeness": None}, False),  # the user asked for one start
+    ],
+)
+def test_a_map_is_unconfirmed_where_starts_alone_speak_against_it(change: dict, unconfirmed: bool):
+    verdict = judge(replace(replace(ALONE, certain=0.95, shell=24.0), **change))
+    assert verdict.unconfirmed == unconfirmed
+
+
 def test_a_small_gain_of_components_counts_where_images_fit_unevenly():
     # two proteins of 64 and 35 kDa, half of the images each: 0.65 % of the score, and misfits spread by 2.2 s.d.
     mixture = replace(RIBOSOME, certain=0.74, components=1, component_gain=0.0065 * RIBOSOME.mean_score)

@@ -118,14 +118,33 @@ def conclude(
         maps = final_maps(refined, settings.symmetry, settings.seed)
         own = unstated_symmetry(refined, maps, settings.seed)
         group = symmetry_group(settings.symmetry).float() if own is None else own.group
-        verdict = judge(evidence(refined, maps, start, settings, group, tested, own))
         write_maps(folder, maps, feed.pixel_size, settings.flip)
         write_particles(
             layout.PARTICLES.path(folder),
             feed.source.particles,
             image_results(refined, group, settings.flip),
         )
+        found = evidence(refined, maps, start, settings, group, tested, own)
+    verdict = confirmed(judge(found), start, refined, maps, settings, session)
     return Reconstruction(start, refined, maps, verdict, group)
+
+
+def confirmed(
+    verdict: Verdict,
+    start: PoseStart,
+    refined: RefineResult,
+    maps: FinalMaps,
+    settings: ReconstructSettings,
+    session: Session,
+) -> Verdict:
+    """The verdict after further random starts, where only the disagreement of the first ones speaks against the map."""
+    confirm = None if start.agreement is None else pose_method(settings.poses).confirm
+    if confirm is None or start.agreement is None or not verdict.unconfirmed:
+        return verdict
+    job = PoseJob(refined.posed.feed, session, settings.methods, seed=settings.seed, symmetry=settings.symmetry)
+    found = confirm(job, start.agreement, maps.combined, refined.posed.poses.best()[0])
+    known = replace(verdict.evidence, starts=found.starts, agreeing=found.agreeing, likeness=found.likeness)
+    return judge(known)
 
 
 def weighed_only(settings: RefineSettings) -> RefineSettings:

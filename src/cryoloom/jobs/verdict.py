@@ -201,6 +201,13 @@ class Verdict:
     conformations: ConformationEvidence | None = None
     hand_determined: bool = False
 
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether the disagreement of random starts is all that speaks against the map."""
+        failed = {f.name for f in self.findings if f.passed is False}
+        e = self.evidence
+        return "starts" in failed and e.seen and judge(replace(e, starts=None)).outcome == "converged"
+
     def __str__(self) -> str:
         from cryoloom.jobs.verdict_text import lines
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 # recipes and their settings, and the module that each is loaded from
 _MODULES = {
     "AbInitRecipe": "abinit",
+    "ConfirmRecipe": "confirm",
     "RefineRecipe": "refine",
     "AmortizedRecipe": "amortized",
     "WakeSleepRecipe": "wake_sleep",
@@ -34,6 +35,7 @@ _MODULES = {
 if TYPE_CHECKING:
     from cryoloom.recipes.abinit import AbInitRecipe
     from cryoloom.recipes.amortized import AmortizedRecipe
+    from cryoloom.recipes.confirm import ConfirmRecipe
     from cryoloom.recipes.methods.amortized import AmortizedSettings
     from cryoloom.recipes.methods.hybrid import WakeSleepSettings
     from cryoloom.recipes.methods.pca import PCASettings, PCAWithPosesSettings
@@ -50,6 +52,7 @@ __all__ = [
     "AbInitSettings",
     "AmortizedRecipe",
     "AmortizedSettings",
+    "ConfirmRecipe",
     "NetworkSettings",
     "PCARecipe",
     "PCASettings",

@@ -21,7 +21,7 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.selection import most_informative
 from cryoloom.physics.rotations import is_polyhedral, symmetry_group
 from cryoloom.recipes.methods.search import AbInitSettings
-from cryoloom.recipes.random_starts import RandomStart, RandomStarts
+from cryoloom.recipes.random_starts import RandomStart, RandomStarts, step_metrics
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator
 
@@ -141,14 +141,7 @@ class AbInitRecipe:
             stage=self.name,
             step=state.step + 1,
             resolution_angstrom=self.feed.field_of_view / radius,
-            metrics=(
-                ("start", float(state.index)),
-                ("level", float(level)),
-                ("evidence", evidence),
-                ("fsc_at_rim", float(fsc[radius])),
-                ("shift_sigma_angstrom", start.sigma_angstrom),
-                *compared,
-            ),
+            metrics=(*step_metrics(state.index, level, evidence, fsc[radius], start.sigma_angstrom), *compared),
             message=message,
         )
         return following, info

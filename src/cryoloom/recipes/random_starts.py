@@ -274,10 +274,15 @@ class RandomStarts:
 
     def likeness(self, a: RandomStart, b: RandomStart) -> float:
         """Similarity of two starts' maps at one level, the higher one of both hands."""
-        first, second = self.volume(a)[0], self.volume(b)[0]
-        frames = common_frames(a.held_poses, b.held_poses) if self.free else frames_on_axes()
-        last = round(self.schedule.compared * self.radius(a.level))
-        return max(map_likeness(first, second, frame, last) for frame in frames)
+        return self.likeness_to(a, self.volume(b)[0], b.held_poses)
+
+    def likeness_to(self, start: RandomStart, volume: Tensor, R: Tensor) -> float:
+        """Similarity of a start's map to another of its size, in which the held-out images have rotations R [H, 3, 3];
+        the higher one of both hands."""
+        frames = common_frames(start.held_poses, R) if self.free else frames_on_axes()
+        last = round(self.schedule.compared * self.radius(start.level))
+        own = self.volume(start)[0]
+        return max(map_likeness(own, volume, frame, last) for frame in frames)
 
     def costs(self, level: int = 0, steps: int = 0) -> list[float]:
         """Cost of the steps of a start from a step of a level to the end of the last scouting level."""
@@ -296,6 +301,19 @@ class RandomStarts:
         """Expected cost of a step."""
         rotations = len(cached_rotation_grid(self.schedule.nside[level]).R)
         return STEP_COST * self.schedule.batch[level] * rotations * self.radius(level) ** 2
+
+
+def step_metrics(
+    index: int, level: int, evidence: float, rim: Tensor, sigma_angstrom: float
+) -> tuple[tuple[str, float], ...]:
+    """What is logged of a step: of which start and level, the evidence of its batch, the FSC at the rim of its map."""
+    return (
+        ("start", float(index)),
+        ("level", float(level)),
+        ("evidence", evidence),
+        ("fsc_at_rim", float(rim)),
+        ("shift_sigma_angstrom", sigma_angstrom),
+    )
 
 
 def _drawn(picks: Tensor, R: Tensor, shifts: Tensor) -> Samples:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cryoloom.recipes.methods.method import PoseJob, PoseMethod
 from cryoloom.recipes.methods.option import option
 
 if TYPE_CHECKING:
-    from cryoloom.inference.poses.start import PoseStart
+    from torch import Tensor
+
+    from cryoloom.inference.poses.start import PoseStart, StartAgreement
     from cryoloom.particles.feed import ImageFeed
     from cryoloom.recipes.methods.settings import MethodSettings
 
@@ -66,6 +68,22 @@ class AbInitSettings:
         ),
     )
     """Maximum number of independent random starts; no more are made once two agree."""
+
+    further_starts: int = field(
+        default=5,
+        metadata=option(
+            "--further-starts",
+            help="Maximum number of further random starts after refinement, where only the disagreement of the first "
+            "ones speaks against the map; one that agrees with it is enough.",
+            minimum=0,
+            maximum=50,
+        ),
+    )
+    """Maximum number of further random starts after refinement, where only the disagreement of the first ones speaks
+    against the refined map; no more are made once one agrees with it."""
+
+    further_steps: int = 20
+    """Number of steps in large batches with which those that are alike in part (`alike_in_part`) end."""
 
     coarse_starts: int = 2
     """Number of starts that march from low resolution; if they disagree, the other starts begin at `fine_level`."""
@@ -198,6 +216,20 @@ class AbInitSettings:
             compared=0.75,  # beyond, the running map of a small batch is noise
         )
 
+    def further(self, polyhedral: bool = False) -> Schedule:
+        """That of fine starts, with one more level of large batches, in which a map loses most of its noise."""
+        fine = self.fine(polyhedral)
+        return replace(
+            fine,
+            final=fine.levels[-1],
+            nside=(*fine.nside, fine.nside[-1]),
+            batch=(*fine.batch, self.batch[-1]),
+            rate=(*fine.rate, self.rate[-1]),
+            least_steps=(*fine.least_steps, self.further_steps),
+            most_steps=(*fine.most_steps, self.further_steps),
+            rise=(*fine.rise, 0.0),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RefineSettings:
@@ -241,6 +273,28 @@ def start(job: PoseJob) -> PoseStart:
     return PoseStart((volume, volume), found.noise, found.sigma_angstrom, agreement=agreement, symmetry_score=score)
 
 
+def confirm(job: PoseJob, found: StartAgreement, volume: Tensor, R: Tensor) -> StartAgreement:
+    """The agreement of random starts with that of further ones with the refined map (`recipes.confirm`)."""
+    from cryoloom.recipes.abinit import AbInitRecipe
+    from cryoloom.recipes.confirm import ConfirmRecipe
+
+    abinit = AbInitRecipe(job.feed, job.settings["abinit"], job.seed, symmetry=job.symmetry)
+    if not abinit.settings.further_starts:
+        return found
+    recipe = ConfirmRecipe(abinit, volume, R)
+    job.session.say(
+        f"The refined map looks right, but no two random starts agree: up to {recipe.most} further ones, of which one "
+        "that agrees with it is enough."
+    )
+    likeness = job.session.run(recipe)
+    return replace(
+        found,
+        starts=found.starts + len(likeness),
+        agreeing=found.agreeing + sum(x >= abinit.agreement for x in likeness),
+        likeness=max((*likeness, *(() if found.likeness is None else (found.likeness,))), default=None),
+    )
+
+
 def costs(feed: ImageFeed, settings: MethodSettings) -> Mapping[str, float]:
     """Expected cost of ab initio."""
     from cryoloom.recipes.abinit import AbInitRecipe
@@ -256,4 +310,5 @@ SEARCH = PoseMethod(
     {"abinit": AbInitSettings},
     costs,
     on_axes=True,
+    confirm=confirm,
 )
