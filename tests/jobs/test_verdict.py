@@ -176,6 +176,26 @@ def test_a_map_is_unconfirmed_where_starts_alone_speak_against_it(change: dict, 
     assert verdict.unconfirmed == unconfirmed
 
 
+@pytest.mark.parametrize(
+    ("change", "passed", "words"),
+    [
+        (
+            {"further_likeness": 0.95},
+            True,
+            "of 4 made after refinement one gave the refined map (similarity 0.95",
+        ),
+        ({"further_likeness": 0.61}, False, "none gave the refined map (highest similarity 0.61)"),
+        ({"further_likeness": 0.95, "likeness": None}, True, "The first 5 random starts"),
+    ],
+)
+def test_a_further_start_that_gave_the_refined_map_settles_it(change: dict, passed: bool, words: str):
+    verdict = judge(replace(ALONE, certain=0.95, shell=24.0, further=4, **change))
+    assert verdict.outcome == ("converged" if passed else "uncertain")
+    finding = next(f for f in verdict.findings if f.name == "starts")
+    assert finding.passed is passed
+    assert words in describe(finding, verdict)
+
+
 def test_a_small_gain_of_components_counts_where_images_fit_unevenly():
     # two proteins of 64 and 35 kDa, half of the images each: 0.65 % of the score, and misfits spread by 2.2 s.d.
     mixture = replace(RIBOSOME, certain=0.74, components=1, component_gain=0.0065 * RIBOSOME.mean_score)

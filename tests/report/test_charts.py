@@ -130,6 +130,15 @@ def test_time_chart_adds_up_the_steps() -> None:
     assert svg.count('class="band') == 2
 
 
+def test_time_chart_marks_the_end_of_the_stage_that_went_furthest() -> None:
+    """Further random starts come last, at the resolution of ab initio."""
+    svg = time_chart(steps(("a", 40, 10), ("refine", 10, 10), ("refine", 11, 10), ("confirm", 43, 10)))
+    assert svg is not None
+    [dot] = re.findall(r'<circle class="dot" cx="([^"]+)" cy="([^"]+)"', svg)
+    (corners,) = points(svg, "corrected")
+    assert [float(v) for v in dot] == pytest.approx(list(corners[2]), abs=0.2)
+
+
 def test_time_chart_needs_resolutions() -> None:
     assert time_chart(steps(("a", None, 10), ("a", 30, 10))) is None
     assert time_chart([]) is None

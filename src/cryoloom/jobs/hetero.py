@@ -20,6 +20,7 @@ from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.reconstruct import (
     Reconstruction,
     conclude,
+    confirmed,
     folder_of,
     image_results,
     reconstruct,
@@ -80,7 +81,7 @@ def run_hetero(
         consensus = conclude(base, first.start, first.refined, session)
     with session.timing("conformations"):
         _write(found, consensus, folder_of(session), settings.seed)
-    return with_conformations(consensus.verdict, _counted(found))
+    return with_conformations(confirmed(consensus, base, session), _counted(found))
 
 
 def consensus_settings(settings: HeteroSettings) -> ReconstructSettings:

@@ -74,7 +74,7 @@ def run(
         write_first_map(layout.MAP.path(folder), start.maps[0], feed, settings.flip)
         write_chimerax_script(folder)
         return None
-    return reconstruct(settings, feed, session, one_structure=True).verdict
+    return confirmed(reconstruct(settings, feed, session, one_structure=True), settings, session)
 
 
 def stage_plan(settings: ReconstructSettings, feed: ImageFeed) -> list[StagePlan]:
@@ -124,27 +124,23 @@ def conclude(
             feed.source.particles,
             image_results(refined, group, settings.flip),
         )
-        found = evidence(refined, maps, start, settings, group, tested, own)
-    verdict = confirmed(judge(found), start, refined, maps, settings, session)
+        verdict = judge(evidence(refined, maps, start, settings, group, tested, own))
     return Reconstruction(start, refined, maps, verdict, group)
 
 
-def confirmed(
-    verdict: Verdict,
-    start: PoseStart,
-    refined: RefineResult,
-    maps: FinalMaps,
-    settings: ReconstructSettings,
-    session: Session,
-) -> Verdict:
-    """The verdict after further random starts, where only the disagreement of the first ones speaks against the map."""
-    confirm = None if start.agreement is None else pose_method(settings.poses).confirm
-    if confirm is None or start.agreement is None or not verdict.unconfirmed:
+def confirmed(done: Reconstruction, settings: ReconstructSettings, session: Session) -> Verdict:
+    """The verdict after further random starts, where the disagreement of the first ones is the only failed check."""
+    verdict = done.verdict
+    if done.start.agreement is None or not verdict.unconfirmed:
         return verdict
-    job = PoseJob(refined.posed.feed, session, settings.methods, seed=settings.seed, symmetry=settings.symmetry)
-    found = confirm(job, start.agreement, maps.combined, refined.posed.poses.best()[0])
-    known = replace(verdict.evidence, starts=found.starts, agreeing=found.agreeing, likeness=found.likeness)
-    return judge(known)
+    confirm = pose_method(settings.poses).confirm
+    if confirm is None:
+        return verdict
+    posed = done.refined.posed
+    likeness = confirm(pose_job(settings, posed.feed, session), done.maps.combined, posed.poses.best()[0])
+    if not likeness:
+        return verdict
+    return judge(replace(verdict.evidence, further=len(likeness), further_likeness=max(likeness)))
 
 
 def weighed_only(settings: RefineSettings) -> RefineSettings:
@@ -158,18 +154,19 @@ def find_start(settings: ReconstructSettings, feed: ImageFeed, session: Session)
         return given_start(settings, feed, lambda message: session.say(message, warning=True))
     folder = folder_of(session)
     sketch = layout.ABINIT_MAP.path(folder)
-    job = PoseJob(
-        feed,
-        session,
-        settings.methods,
-        seed=settings.seed,
-        symmetry=settings.symmetry,
+    job = replace(
+        pose_job(settings, feed, session),
         preview=lambda volume: write_first_map(sketch, volume, feed, settings.flip),
     )
     start = pose_method(settings.poses).start(job)
     if start.encoder is not None:
         write_durably(layout.ENCODER.path(folder), to_bytes(start.encoder))
     return start
+
+
+def pose_job(settings: ReconstructSettings, feed: ImageFeed, session: Session) -> PoseJob:
+    """What a pose method is given."""
+    return PoseJob(feed, session, settings.methods, seed=settings.seed, symmetry=settings.symmetry)
 
 
 def folder_of(session: Session) -> Path:

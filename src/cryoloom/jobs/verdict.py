@@ -74,6 +74,8 @@ class Evidence:
             that was used could be compared with no other. strength: by how
             much the best start's map makes images that it was not made of likelier than no particle does, nats per
             image; None if it was not measured.
+        further: number of random starts made after refinement, because those before disagreed, to be compared with the
+            refined map; further_likeness: the similarity of the most similar one. None if none were made.
         shell, resolution_angstrom: where the gold-standard FSC falls below 0.143, None if the half maps do not
             correlate; resolution_half_angstrom: where it falls below 0.5.
         common_shell: both half sets shared their starting map up to this shell: agreement up to there proves nothing.
@@ -141,6 +143,8 @@ class Evidence:
     doubt_degrees: float | None = None
     doubt_axis: tuple[float, float, float] | None = None
     unstated_symmetry: str | None = None
+    further: int | None = None
+    further_likeness: float | None = None
     misfit_spread: float | None = None
 
     @property
@@ -149,6 +153,11 @@ class Evidence:
         # where a polyhedral symmetry is imposed, all maps are somewhat alike
         needed = ALIKE if is_polyhedral(self.symmetry) else LIKENESS
         return self.likeness is not None and self.likeness >= needed
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a further random start gave the refined map."""
+        return self.further_likeness is not None and self.further_likeness >= LIKENESS
 
     @property
     def proved(self) -> bool:
@@ -203,7 +212,7 @@ class Verdict:
 
     @property
     def unconfirmed(self) -> bool:
-        """Whether the disagreement of random starts is all that speaks against the map."""
+        """Whether the disagreement of random starts is the only failed check that counts."""
         failed = {f.name for f in self.findings if f.passed is False}
         e = self.evidence
         return "starts" in failed and e.seen and judge(replace(e, starts=None)).outcome == "converged"
@@ -259,6 +268,8 @@ def _starts(e: Evidence) -> Finding:
         return Finding("starts", False, e.strength)
     if e.starts is None:
         return Finding("starts", None, None)
+    if e.confirmed:
+        return Finding("starts", True, e.further_likeness)
     if e.likeness is None:
         return Finding("starts", False if e.starts > 1 else None, None)
     return Finding("starts", True if e.starts_agree else None if e.proved else False, e.likeness)

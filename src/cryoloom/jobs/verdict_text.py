@@ -107,6 +107,11 @@ def _starts(e: Evidence) -> str:
             "No random start explains held-out images better than noise alone does (log-likelihood gain "
             f"{e.strength:.2f} nats per image)."
         )
+    if e.confirmed and e.further_likeness is not None:
+        return (
+            f"The first {e.starts} random starts gave different maps, but of {e.further} made after refinement one "
+            f"gave the refined map (similarity {e.further_likeness:.2f} of 1)."
+        )
     if e.likeness is None and e.starts > 1:
         return (
             f"{e.starts} random starts were made, but the one used has no other to be compared with (raise --restarts)."
@@ -118,6 +123,11 @@ def _starts(e: Evidence) -> str:
     if e.starts_agree:
         return f"{e.agreeing} of {e.starts} {starts} gave the same map (similarity {e.likeness:.2f} of 1)."
     said = f"{e.starts} {starts} gave different maps (highest similarity {e.likeness:.2f} of 1)"
+    if e.further is not None and e.further_likeness is not None:
+        said += (
+            f", and of {e.further} made after refinement none gave the refined map (highest similarity "
+            f"{e.further_likeness:.2f})"
+        )
     if e.proved:
         return (
             f"{said}, but refinement of the best one does not depend on that: nearly all poses are certain, and the "

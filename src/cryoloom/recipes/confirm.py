@@ -1,8 +1,8 @@
 """Confirmation of a refined map: further random starts, where those of ab initio gave different maps.
 
-Refinement of the best start may show a map that looks right although no other start led to it: of some particles, one
-random start in five succeeds. Then new starts, which know nothing of that map, are compared with it until one agrees.
-The comparison tells more than one of two starts: the refined map is finer than a start's.
+Of some particles, one random start in five succeeds: refinement of the best one may be right although no other start
+gave the same map. New starts, which know nothing of the refined map, are compared with it until one agrees. Such a
+comparison tells more than one of two starts, since the refined map has less noise.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class ConfirmState:
     """State carried from step to step.
 
     Attributes:
-        step: steps done so far; current: the current start; likeness: similarity of the maps of finished starts to the
-            refined map.
+        step: steps done so far; current: the current start.
+        likeness: similarity to the refined map of the maps of finished starts.
         complete: whether the recipe has finished.
     """
 
@@ -79,8 +79,7 @@ class ConfirmRecipe:
         start, fsc, evidence = self.starts.em_step(start, state.step + 1)
         following = replace(state, step=state.step + 1, current=start)
         done, message = self.starts.level_done(start), None
-        compared = done or (self.starts.scouted(start) and self.starts.checked(start))
-        likeness = self._likeness(start) if compared else None
+        likeness = self._likeness(start) if self._to_compare(start, done) else None
         if likeness is not None and (likeness >= self.agreement or (done and not self._goes_on(start, likeness))):
             following = self._next(following, likeness)
             message = f"further start {number}: similarity to the refined map {likeness:.2f}"
@@ -102,11 +101,15 @@ class ConfirmRecipe:
         """Similarity of a start's map to the refined one."""
         return self.starts.likeness_to(self.starts.recentred(start), self.volume, self.R)
 
-    def _goes_on(self, start: RandomStart, likeness: float) -> bool:
-        """Whether there is a level ahead: the final one is for maps whose noise may hide that they agree."""
+    def _to_compare(self, start: RandomStart, done: bool) -> bool:
+        """Whether the comparison decides: from the last scouting level on, and where a start saw nothing."""
         if not self.starts.scouted(start):
-            return self.starts.seen(start)
-        return start.level < self._final and likeness >= self.alike_in_part
+            return done and not self.starts.seen(start)
+        return done or self.starts.checked(start)
+
+    def _goes_on(self, start: RandomStart, likeness: float) -> bool:
+        """Whether the final level is ahead, for maps whose noise may hide that they agree."""
+        return self.starts.seen(start) and start.level < self._final and likeness >= self.alike_in_part
 
     def _next(self, state: ConfirmState, likeness: float) -> ConfirmState:
         """The end, or the next start."""
@@ -116,8 +119,11 @@ class ConfirmRecipe:
         return replace(state, likeness=found, current=self.starts.new(len(found)))
 
     def end_early(self, state: ConfirmState) -> ConfirmState:
-        """The starts that were compared so far; the current one is left out."""
-        return replace(state, complete=True)
+        """The starts made so far; the current one counts if it has come as far as being compared."""
+        start = state.current
+        if not self.starts.scouted(start) or not len(start.held_poses):
+            return replace(state, complete=True)
+        return replace(state, likeness=(*state.likeness, self._likeness(start)), complete=True)
 
     def expected_costs(self, state: ConfirmState) -> Sequence[float]:
         """Expected cost of the steps ahead: those of the current start and of as many as are allowed after it."""

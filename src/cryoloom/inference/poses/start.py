@@ -22,8 +22,7 @@ class StartAgreement:
 
     Attributes:
         starts: number of starts made; agreeing: number that agree with the best, itself included.
-        likeness: similarity of the best start's map, or of the one refined from it, to the most similar other map, None
-            with a single start.
+        likeness: similarity of the best start's map to the most similar other map, None with a single start.
         strength: by how much the best start's map makes images that it was not made of likelier than no particle does,
             nats per image; None if it was not measured.
     """

@@ -91,4 +91,5 @@ HYBRID = PoseMethod(
     {**search.SEARCH.settings, "wake_sleep": WakeSleepSettings},
     costs,
     on_axes=True,
+    confirm=search.confirm,
 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cryoloom.inference.conformations.evidence import ConformationEvidence
     from cryoloom.inference.conformations.latent_volume import LatentVolume
     from cryoloom.inference.poses.posed import PosedImages
-    from cryoloom.inference.poses.start import PoseStart, StartAgreement
+    from cryoloom.inference.poses.start import PoseStart
     from cryoloom.particles.feed import ImageFeed
     from cryoloom.recipes.methods.settings import MethodSettings
     from cryoloom.runs.session import Session
@@ -47,8 +47,9 @@ class PoseMethod:
         settings: classes of its settings by table, frozen dataclasses whose fields may be options (`option`).
         costs: expected cost of its stages by name, for the estimate of the time left (`Recipe.expected_costs`).
         on_axes: whether its map and poses are on the axes of the job's symmetry.
-        confirm: compares the refined map [D, D, D] and rotations [N, 3, 3] with further random starts, where those
-            before disagree: the agreement of all; None for a method that has no others to make.
+        confirm: makes further random starts where the first ones disagree, and gives the similarity of each to the
+            refined map [D, D, D], in which the images have rotations [N, 3, 3]; None for a method without random
+            starts.
     """
 
     name: str
@@ -57,7 +58,7 @@ class PoseMethod:
     settings: Mapping[str, type[Any]] = field(default_factory=dict)
     costs: Callable[[ImageFeed, MethodSettings], Mapping[str, float]] = lambda feed, settings: {}
     on_axes: bool = False
-    confirm: Callable[[PoseJob, StartAgreement, Tensor, Tensor], StartAgreement] | None = None
+    confirm: Callable[[PoseJob, Tensor, Tensor], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)

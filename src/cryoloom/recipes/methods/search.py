@@ -12,7 +12,7 @@ from cryoloom.recipes.methods.option import option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cryoloom.inference.poses.start import PoseStart, StartAgreement
+    from cryoloom.inference.poses.start import PoseStart
     from cryoloom.particles.feed import ImageFeed
     from cryoloom.recipes.methods.settings import MethodSettings
 
@@ -27,7 +27,7 @@ class Schedule:
 
     Attributes:
         levels: radii, in Fourier pixels of a box as large as the particle: resolution = diameter / level.
-        final: radius of one more level for the start that is carried on where no two starts agree, None without it.
+        final: radius of one more level for a start that is carried on, None without it.
         nside: HEALPix nside of the rotation grid of each level (3 is 20 degrees, 4 is 15).
         batch: number of images in a step, by level.
         rate: weight of the newest batch in the running statistics, by level.
@@ -64,7 +64,10 @@ class AbInitSettings:
     restarts: int = field(
         default=5,
         metadata=option(
-            "--restarts", help="Maximum number of random starts; two that agree are enough.", minimum=1, maximum=50
+            "--restarts",
+            help="Maximum number of random starts of ab initio; two that agree are enough.",
+            minimum=1,
+            maximum=50,
         ),
     )
     """Maximum number of independent random starts; no more are made once two agree."""
@@ -73,23 +76,24 @@ class AbInitSettings:
         default=5,
         metadata=option(
             "--further-starts",
-            help="Maximum number of further random starts after refinement, where only the disagreement of the first "
-            "ones speaks against the map; one that agrees with it is enough.",
+            help="Maximum number of further random starts after refinement, made if the disagreement of the first ones "
+            "is the only failed check; one that agrees with the refined map is enough.",
             minimum=0,
             maximum=50,
         ),
     )
-    """Maximum number of further random starts after refinement, where only the disagreement of the first ones speaks
-    against the refined map; no more are made once one agrees with it."""
+    """Maximum number of further random starts after refinement, made if the disagreement of the first ones is the only
+    failed check; no more are made once one agrees with the refined map."""
 
     further_steps: int = 20
-    """Number of steps in large batches with which those that are alike in part (`alike_in_part`) end."""
+    """Number of steps in large batches with which those end that are alike in part to the refined map."""
 
     coarse_starts: int = 2
     """Number of starts that march from low resolution; if they disagree, the other starts begin at `fine_level`."""
 
     alike_in_part: float = 0.5
-    """Similarity of two of these from which on one more of them is made first."""
+    """Similarity of two of these from which on one more of them is made first; similarity to the refined map from which
+    on a further start ends in large batches."""
 
     considered: int = 50_000
     """Number of images, drawn at random, of which the most informative ones are used."""
@@ -273,26 +277,23 @@ def start(job: PoseJob) -> PoseStart:
     return PoseStart((volume, volume), found.noise, found.sigma_angstrom, agreement=agreement, symmetry_score=score)
 
 
-def confirm(job: PoseJob, found: StartAgreement, volume: Tensor, R: Tensor) -> StartAgreement:
-    """The agreement of random starts with that of further ones with the refined map (`recipes.confirm`)."""
+def confirm(job: PoseJob, volume: Tensor, R: Tensor) -> tuple[float, ...]:
+    """Similarity of further random starts to the refined map (`recipes.confirm`).
+
+    None are made where a polyhedral symmetry is imposed: all of them may lead to the same wrong map.
+    """
     from cryoloom.recipes.abinit import AbInitRecipe
     from cryoloom.recipes.confirm import ConfirmRecipe
 
     abinit = AbInitRecipe(job.feed, job.settings["abinit"], job.seed, symmetry=job.symmetry)
-    if not abinit.settings.further_starts:
-        return found
-    recipe = ConfirmRecipe(abinit, volume, R)
+    most = abinit.settings.further_starts
+    if abinit.imposed or not most:
+        return ()
     job.session.say(
-        f"The refined map looks right, but no two random starts agree: up to {recipe.most} further ones, of which one "
-        "that agrees with it is enough."
+        "The refined map passes all other checks, but the random starts disagree: it is compared with further ones, at "
+        f"most {most}, until one agrees."
     )
-    likeness = job.session.run(recipe)
-    return replace(
-        found,
-        starts=found.starts + len(likeness),
-        agreeing=found.agreeing + sum(x >= abinit.agreement for x in likeness),
-        likeness=max((*likeness, *(() if found.likeness is None else (found.likeness,))), default=None),
-    )
+    return job.session.run(ConfirmRecipe(abinit, volume, R))
 
 
 def costs(feed: ImageFeed, settings: MethodSettings) -> Mapping[str, float]:

@@ -35,11 +35,14 @@ def time_chart(steps: Sequence[LoggedStep]) -> Markup | None:
             bands[-1] = Band(bands[-1].low, clock, stage)
         resolution = step.info.resolution_angstrom
         if resolution is not None and resolution > 0:
-            points.append((clock, float(resolution)))
+            points.append((clock, float(resolution), stage))
     if len(points) < 2 or clock <= 0:
         return None
     unit, size = next(u for u in (("h", 3600.0), ("min", 60.0), ("s", 1.0)) if clock >= 3 * u[1] or u[0] == "s")
-    values = [r for _, r in points]
+    values = [r for _, r, _ in points]
+    # tests after refinement compare coarse maps: the end of the stage that went furthest is marked
+    finest = min(points, key=lambda p: p[1])[2]
+    end, reached = next((t, r) for t, r, stage in reversed(points) if stage == finest)
     # room above the curve for the names of the stages
     low, high = min(values) * 0.75, max(values) * 1.12
     within = [r for r in RESOLUTION_TICKS if low <= r <= high] or [round(low, 1), round(high, 1)]
@@ -47,10 +50,10 @@ def time_chart(steps: Sequence[LoggedStep]) -> Markup | None:
         title="Resolution against time",
         x=Axis(0, clock / size, nice_ticks(0, clock / size), f"time ({unit})"),
         y=Axis(high, low, _spread(within, high, low), "resolution (Å)", math.log),
-        lines=(Line([t / size for t, _ in points], values, "corrected"),),
-        dots=(Dot(points[-1][0] / size, values[-1], angstrom(values[-1])),),
+        lines=(Line([t / size for t, _, _ in points], values, "corrected"),),
+        dots=(Dot(end / size, reached, angstrom(reached)),),
         bands=tuple(Band(b.low / size, b.high / size, b.label) for b in bands),
-        tips=tuple((t / size, f"after {duration(t)}: {angstrom(r)}") for t, r in points),
+        tips=tuple((t / size, f"after {duration(t)}: {angstrom(r)}") for t, r, _ in points),
     )
     return draw(chart)
 
