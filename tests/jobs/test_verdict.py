@@ -202,6 +202,10 @@ def test_a_small_gain_of_components_counts_where_images_fit_unevenly():
     assert judge(replace(mixture, misfit_spread=2.2)).outcome == "uncertain"
     assert judge(replace(mixture, misfit_spread=1.1)).outcome == "converged"
     assert judge(replace(RIBOSOME, components=0, component_gain=0.0, misfit_spread=3.0)).outcome == "converged"
+    # a ribosome and a spike, half of the images each: the ribosome is right, the others hardly fit
+    halves = replace(RIBOSOME, certain=0.72, fitting=0.75, components=1, component_gain=0.003 * RIBOSOME.mean_score)
+    assert judge(replace(halves, misfit_spread=3.9)).outcome == "uncertain"
+    assert judge(replace(halves, misfit_spread=2.2)).outcome == "converged"
 
 
 def test_a_last_start_that_could_be_compared_with_no_other_is_a_doubt():

@@ -42,8 +42,9 @@ FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure
 MIXED_CERTAIN = 0.9  # share of certain poses below which half of MIXED is enough: images of others have no sure pose
 # where the better half of the misfits spreads by so many s.d. (1 for images of one structure), this share of MIXED is
-# enough. One molecule: up to 1.5 (150 images; contrast that varies by 13 %); several: 1.5 to 2.6, few of them below
+# enough. One molecule: up to 1.5 (150 images), 2.6 where contrast varies by 12 to 22 %; several: mostly 1.5 to 4.2
 UNEVEN, UNEVEN_ENOUGH = 1.5, 0.2
+VERY_UNEVEN = 3.0  # and here any gain: half of the images hardly fit, and contrast alone does not spread as far
 COVERED = 0.5  # of the sampling compensation factor
 ISOTROPIC = 0.5  # of the conical FSC area ratio
 MISSING = 0.02  # share of the directions of Fourier space that no view samples: views are uneven
@@ -187,7 +188,7 @@ class Evidence:
             return False
         enough = 0.5 if self.certain is not None and self.certain < MIXED_CERTAIN else 1.0
         if self.misfit_spread is not None and self.misfit_spread >= UNEVEN:
-            enough = UNEVEN_ENOUGH
+            enough = UNEVEN_ENOUGH if self.misfit_spread < VERY_UNEVEN else 0.0
         return self.component_gain > enough * MIXED * self.mean_score
 
 
