@@ -115,6 +115,18 @@ def test_a_start_that_is_alike_in_part_goes_on_in_large_batches(scene, confirmed
     assert settings.radii == (SETTINGS.fine_level,) * 3
 
 
+def test_a_start_goes_on_in_its_final_level_while_it_becomes_more_alike(scene, monkeypatch):
+    """Until 20 steps bring less than 0.02, or the steps are used up."""
+    recipe = recipe_of(scene, scene.maps[0], scene.poses.R[:, 0], further_starts=1, agreement=1.1, further_steps=60)
+    for found, steps in (((0.6, 0.63, 0.64), 40), ((0.6, 0.63, 0.66, 0.69), 60), ((0.6, 0.4), 20)):
+        compared = iter(found)
+        monkeypatch.setattr(recipe, "_likeness", lambda start, compared=compared: next(compared))
+        states, said = carried_out(recipe)
+        final = [i for i in said if dict(i.metrics)["level"] == 2.0]
+        assert len(final) == steps
+        assert recipe.result(states[-1]) == (found[steps // 20],)
+
+
 def test_images_that_judge_are_those_of_ab_initio_and_steps_are_not(scene, confirmed):
     recipe, _, _ = confirmed
     abinit = AbInitRecipe(scene.feed, SETTINGS, 1)

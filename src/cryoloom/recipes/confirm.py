@@ -18,6 +18,8 @@ from cryoloom.recipes.abinit import AbInitRecipe
 from cryoloom.recipes.random_starts import RandomStart, RandomStarts, step_metrics
 from cryoloom.runs.progress import StepInfo
 
+RISE = 0.02  # rise of the similarity between two evaluations with which a start in its final level goes on
+
 
 @dataclass(frozen=True)
 class ConfirmState:
@@ -25,13 +27,15 @@ class ConfirmState:
 
     Attributes:
         step: steps done so far; current: the current start.
-        likeness: similarity to the refined map of the maps of finished starts.
+        likeness: similarity to the refined map of the maps of finished starts; last: that of the current start when it
+            was last compared, None before.
         complete: whether the recipe has finished.
     """
 
     step: int
     current: RandomStart
     likeness: tuple[float, ...]
+    last: float | None
     complete: bool
 
 
@@ -66,7 +70,7 @@ class ConfirmRecipe:
 
     def init(self) -> ConfirmState:
         """State before the first start."""
-        return ConfirmState(step=0, current=self.starts.new(0), likeness=(), complete=False)
+        return ConfirmState(step=0, current=self.starts.new(0), likeness=(), last=None, complete=False)
 
     def finished(self, state: ConfirmState) -> bool:
         """Whether a start agrees with the refined map, or as many as are allowed do not."""
@@ -78,13 +82,17 @@ class ConfirmRecipe:
         radius, level = self.starts.radius(start.level), start.level
         start, fsc, evidence = self.starts.em_step(start, state.step + 1)
         following = replace(state, step=state.step + 1, current=start)
-        done, message = self.starts.level_done(start), None
+        done, message = self._level_done(start), None
         likeness = self._likeness(start) if self._to_compare(start, done) else None
-        if likeness is not None and (likeness >= self.agreement or (done and not self._goes_on(start, likeness))):
+        if likeness is not None and (
+            likeness >= self.agreement or (done and not self._goes_on(state, start, likeness))
+        ):
             following = self._next(following, likeness)
             message = f"further start {number}: similarity to the refined map {likeness:.2f}"
-        elif done:
-            following = replace(following, current=self.starts.marched(start, start.level + 1))
+        else:
+            following = replace(following, last=state.last if likeness is None else likeness)
+            if done and start.level < self._final:
+                following = replace(following, current=self.starts.marched(start, start.level + 1))
         info = StepInfo(
             stage=self.name,
             step=state.step + 1,
@@ -101,22 +109,31 @@ class ConfirmRecipe:
         """Similarity of a start's map to the refined one."""
         return self.starts.likeness_to(self.starts.recentred(start), self.volume, self.R)
 
+    def _level_done(self, start: RandomStart) -> bool:
+        """Whether a level has ended; the final one may end whenever its map was evaluated."""
+        return self.starts.level_done(start) or (start.level == self._final and self.starts.checked(start))
+
     def _to_compare(self, start: RandomStart, done: bool) -> bool:
         """Whether the comparison decides: from the last scouting level on, and where a start saw nothing."""
         if not self.starts.scouted(start):
             return done and not self.starts.seen(start)
         return done or self.starts.checked(start)
 
-    def _goes_on(self, start: RandomStart, likeness: float) -> bool:
-        """Whether the final level is ahead, for maps whose noise may hide that they agree."""
-        return self.starts.seen(start) and start.level < self._final and likeness >= self.alike_in_part
+    def _goes_on(self, state: ConfirmState, start: RandomStart, likeness: float) -> bool:
+        """Whether a start goes on to the final level, or in it: its noise may hide that it agrees."""
+        if not self.starts.seen(start) or likeness < self.alike_in_part:
+            return False
+        if start.level < self._final:
+            return True
+        rises = state.last is None or likeness >= state.last + RISE
+        return rises and start.steps < self.starts.schedule.most_steps[-1]
 
     def _next(self, state: ConfirmState, likeness: float) -> ConfirmState:
         """The end, or the next start."""
         found = (*state.likeness, likeness)
         if likeness >= self.agreement or len(found) >= self.most:
-            return replace(state, likeness=found, complete=True)
-        return replace(state, likeness=found, current=self.starts.new(len(found)))
+            return replace(state, likeness=found, last=None, complete=True)
+        return replace(state, likeness=found, last=None, current=self.starts.new(len(found)))
 
     def end_early(self, state: ConfirmState) -> ConfirmState:
         """The starts made so far; the current one counts if it has come as far as being compared."""

@@ -85,8 +85,9 @@ class AbInitSettings:
     """Maximum number of further random starts after refinement, made if the disagreement of the first ones is the only
     failed check; no more are made once one agrees with the refined map."""
 
-    further_steps: int = 20
-    """Number of steps in large batches with which those end that are alike in part to the refined map."""
+    further_steps: int = 100
+    """Maximum number of steps in large batches with which those end that are alike in part to the refined map; they go
+    on as long as they become more alike."""
 
     coarse_starts: int = 2
     """Number of starts that march from low resolution; if they disagree, the other starts begin at `fine_level`."""
@@ -223,14 +224,16 @@ class AbInitSettings:
     def further(self, polyhedral: bool = False) -> Schedule:
         """That of fine starts, with one more level of large batches, in which a map loses most of its noise."""
         fine = self.fine(polyhedral)
+        finish = max(self.finish_steps, fine.check_every)  # maps are compared by poses of an evaluation
+        last = min(fine.check_every, self.further_steps)
         return replace(
             fine,
             final=fine.levels[-1],
             nside=(*fine.nside, fine.nside[-1]),
             batch=(*fine.batch, self.batch[-1]),
             rate=(*fine.rate, self.rate[-1]),
-            least_steps=(*fine.least_steps, self.further_steps),
-            most_steps=(*fine.most_steps, self.further_steps),
+            least_steps=(fine.least_steps[0], finish, last),
+            most_steps=(fine.most_steps[0], finish, self.further_steps),
             rise=(*fine.rise, 0.0),
         )
 
