@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import starfile
@@ -16,11 +17,14 @@ from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.maps.io import DensityMap, read_map
 from cryoloom.physics.phantom import GaussianCloud
+from cryoloom.runs.loop import Recipe
 from cryoloom.runs.pack import pack
+from cryoloom.runs.progress import StepInfo
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
 
 BOX, PIXEL_SIZE = 24, 5.0
+S = TypeVar("S")
 
 
 def two_states() -> tuple[DensityMap, DensityMap]:
@@ -65,6 +69,16 @@ class Scene:
         """The images at their true poses, or at these; in half sets that take turns, or in these."""
         half = np.arange(len(self.feed)) % 2 if half is None else half
         return PosedImages(self.feed, poses or self.poses, half, noise=self.noise, sigma_angstrom=PIXEL_SIZE)
+
+
+def carried_out(recipe: Recipe[S, Any]) -> tuple[list[S], list[StepInfo]]:
+    """All states of a recipe, the first one included, and what was said of each step."""
+    states, said = [recipe.init()], []
+    while not recipe.finished(states[-1]):
+        state, info = recipe.step(states[-1])
+        states.append(state)
+        said.append(info)
+    return states, said
 
 
 def copied(state: object) -> dict[str, np.ndarray]:

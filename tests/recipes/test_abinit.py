@@ -23,7 +23,7 @@ from cryoloom.recipes.methods.search import UNSEEN
 from cryoloom.recipes.random_starts import centre_of_mass, map_likeness, without_radial_mean
 from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
-from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states
+from recipes.scene import BOX, PIXEL_SIZE, Scene, carried_out, copied, three_states
 
 COUNT = 400
 SMALL = AbInitSettings(
@@ -48,15 +48,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 def recipe_of(scene: Scene, seed: int = 1, **changes: Any) -> AbInitRecipe:
     return AbInitRecipe(feed=scene.feed, settings=replace(SMALL, **changes), seed=seed)
-
-
-def carried_out(recipe: AbInitRecipe) -> tuple[list[AbInitState], list[StepInfo]]:
-    states, said = [recipe.init()], []
-    while not recipe.finished(states[-1]):
-        state, info = recipe.step(states[-1])
-        states.append(state)
-        said.append(info)
-    return states, said
 
 
 @pytest.fixture(scope="module")

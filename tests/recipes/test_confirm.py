@@ -22,7 +22,7 @@ from cryoloom.recipes.methods.settings import MethodSettings
 from cryoloom.runs.pack import unpack
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.session import Session
-from recipes.scene import BOX, PIXEL_SIZE, Scene, copied, three_states
+from recipes.scene import BOX, PIXEL_SIZE, Scene, carried_out, copied, three_states
 
 SETTINGS = AbInitSettings(
     least_used=300,
@@ -43,15 +43,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 def recipe_of(scene: Scene, volume: torch.Tensor, R: torch.Tensor, **changes: Any) -> ConfirmRecipe:
     return ConfirmRecipe(AbInitRecipe(scene.feed, replace(SETTINGS, **changes), 1), volume, R)
-
-
-def carried_out(recipe: ConfirmRecipe) -> tuple[list[ConfirmState], list[StepInfo]]:
-    states, said = [recipe.init()], []
-    while not recipe.finished(states[-1]):
-        state, info = recipe.step(states[-1])
-        states.append(state)
-        said.append(info)
-    return states, said
 
 
 @pytest.fixture(scope="module")

@@ -214,9 +214,7 @@ class Verdict:
     @property
     def unconfirmed(self) -> bool:
         """Whether the disagreement of random starts is the only failed check that counts."""
-        failed = {f.name for f in self.findings if f.passed is False}
-        e = self.evidence
-        return "starts" in failed and e.seen and judge(replace(e, starts=None)).outcome == "converged"
+        return self.outcome != "converged" and judge(replace(self.evidence, starts=None)).outcome == "converged"
 
     def __str__(self) -> str:
         from cryoloom.jobs.verdict_text import lines
