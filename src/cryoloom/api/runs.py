@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 from cryoloom.environment import set_threads
 from cryoloom.jobs.hetero import run_hetero
 from cryoloom.jobs.inputs import open_input, prepare
+from cryoloom.jobs.mixture import run_mixture
+from cryoloom.jobs.mixture_verdict import mixture_lines
 from cryoloom.jobs.reconstruct import run
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.verdict_text import lines
@@ -115,6 +117,8 @@ def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Int
 def _work(
     settings: Settings, particles: ParticleSet, preprocessing: Preprocessing, session: Session, folder: RunFolder
 ) -> Path:
+    if isinstance(settings, ReconstructSettings) and settings.classes is not None:
+        return _work_on_mixture(settings, particles, preprocessing, session, folder)
     if isinstance(settings, HeteroSettings):
         verdict = run_hetero(settings, particles, preprocessing, session)
     else:
@@ -128,6 +132,26 @@ def _work(
         for line in lines(verdict):  # a result that is not right is worth a warning
             session.say(line, warning=verdict.outcome != "converged")
     session.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
+    return folder.path
+
+
+def _work_on_mixture(
+    settings: ReconstructSettings,
+    particles: ParticleSet,
+    preprocessing: Preprocessing,
+    session: Session,
+    folder: RunFolder,
+) -> Path:
+    """A run for each class, each with its report, and the report of all of them."""
+    verdict = run_mixture(settings, particles, preprocessing, session)
+    folder.finish(verdict)
+    with folder.timing("report"):
+        failures = [f for run_ in (*layout.class_folders(folder.path), folder.path) for f in write_report(run_)]
+    for failure in failures:
+        session.say(f"a part of the report could not be drawn: {failure}", warning=True)
+    for line in mixture_lines(verdict):
+        session.say(line, warning=verdict.outcome != "converged")
+    session.say(f"Results in {folder.path}; open {layout.REPORT.name} first")
     return folder.path
 
 

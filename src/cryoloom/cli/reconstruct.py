@@ -26,6 +26,7 @@ Symmetry = Annotated[
     ),
 ]
 Flip = Annotated[bool, typer.Option("--flip", help="Give the other hand: maps and poses are mirrored.")]
+MOST_CLASSES = 48
 _SEARCH = {"search": POSE_METHODS["search"]}
 
 
@@ -56,6 +57,15 @@ def reconstruct(
     particles: Particles,
     output: Output,
     preset: Preset = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K|auto",
+            help="Several molecules: find a map of each and give every image to one of them, or to none. K: their "
+            "number; auto: it is found. Each class becomes a run of its own, in the folder class_001 and so on.",
+            show_default="one molecule",
+        ),
+    ] = None,
     *,
     options: RunOptions,
     methods: Any,
@@ -67,9 +77,21 @@ def reconstruct(
     """
     from cryoloom.jobs.presets import chosen_settings
 
-    settings = chosen_settings(options.settings("reconstruct", particles), preset, poses=methods.poses)
+    settings = replace(options.settings("reconstruct", particles), classes=_classes(classes))
+    settings = chosen_settings(settings, preset, poses=methods.poses)
     chosen = method_settings(methods, POSE_METHODS, settings.poses, settings.methods, "--poses")
     start_run(replace(settings, methods=chosen), output, options)
+
+
+def _classes(given: str | None) -> int | Literal["auto"] | None:
+    """The option --classes as a setting."""
+    if given is None or given == "auto":
+        return given
+    if not given.isdecimal() or not 2 <= int(given) <= MOST_CLASSES:
+        raise typer.BadParameter(
+            f"{given}: expected a number from 2 to {MOST_CLASSES}, or auto", param_hint="--classes"
+        )
+    return int(given)
 
 
 def abinit(particles: Particles, output: Output, *, options: RunOptions, methods: Any) -> None:

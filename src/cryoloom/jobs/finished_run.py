@@ -15,6 +15,7 @@ from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.jobs.class_table import ClassRow, read_class_table
 from cryoloom.jobs.fsc_table import FSCTable, read_fsc_table
+from cryoloom.jobs.mixture_verdict import MixtureVerdict, mixture_headline
 from cryoloom.jobs.particle_estimates import ParticleEstimates, read_particle_estimates
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Verdict
@@ -63,6 +64,8 @@ class FinishedRun:
     def __repr__(self) -> str:
         if self.record.status != "finished":
             return f"FinishedRun({str(self.folder)!r}: {self.record.command}, {self.record.status})"
+        if self.mixture is not None:
+            return f"FinishedRun({str(self.folder)!r}: {self.record.command}, {mixture_headline(self.mixture)})"
         said = "no verdict: ab initio only" if self.verdict is None else headline(self.verdict)
         return f"FinishedRun({str(self.folder)!r}: {self.record.command}, {said})"
 
@@ -93,16 +96,38 @@ class FinishedRun:
         kind = HeteroSettings if self.record.command == "hetero" else ReconstructSettings
         return read_settings(self.folder, kind)
 
+    @property
+    def several_molecules(self) -> bool:
+        """Whether the run looks for several molecules: its maps are those of its classes, in their folders."""
+        return isinstance(self.settings, ReconstructSettings) and self.settings.classes is not None
+
+    @cached_property
+    def molecules(self) -> tuple[FinishedRun, ...]:
+        """The runs of the classes of a run that looks for several molecules, in order."""
+        return tuple(FinishedRun(folder) for folder in layout.class_folders(self.folder))
+
+    @cached_property
+    def mixture(self) -> MixtureVerdict | None:
+        """The verdict of a run that looks for several molecules; None for others, and until it is finished.
+
+        Raises:
+            BadRunFolder: as `verdict`.
+        """
+        stored = self.record.verdict
+        if stored is None or not self.several_molecules:
+            return None
+        return from_json(MixtureVerdict, dict(stored), f"{self.path(layout.RUN_RECORD)}, verdict")
+
     @cached_property
     def verdict(self) -> Verdict | None:
-        """None until the run is finished.
+        """The verdict on one map; None until the run is finished, and for a run that looks for several molecules.
 
         Raises:
             BadRunFolder: for a field that is missing, unknown or of another type.
         """
         stored = self.record.verdict
         where = f"{self.path(layout.RUN_RECORD)}, verdict"
-        return None if stored is None else from_json(Verdict, dict(stored), where)
+        return None if stored is None or self.several_molecules else from_json(Verdict, dict(stored), where)
 
     @cached_property
     def steps(self) -> tuple[LoggedStep, ...]:

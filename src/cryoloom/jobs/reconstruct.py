@@ -33,6 +33,7 @@ from cryoloom.recipes.methods.method import PoseJob
 from cryoloom.recipes.methods.registry import pose_method
 from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.recipes.refine import (
+    REFINE,
     RefineRecipe,
     RefineResult,
     refinement_costs,
@@ -84,7 +85,7 @@ def stage_plan(settings: ReconstructSettings, feed: ImageFeed) -> list[StagePlan
         costs = pose_method(settings.poses).costs(feed, settings.methods)
         stages += [StagePlan(name, cost) for name, cost in costs.items()]
     if settings.job != "abinit":
-        stages.append(StagePlan(RefineRecipe.name, sum(refinement_costs(feed, settings.refine))))
+        stages.append(StagePlan(REFINE, sum(refinement_costs(feed, settings.refine))))
         stages.append(StagePlan("maps", MAPS_COST * feed.box**3))
     return stages
 

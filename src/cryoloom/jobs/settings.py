@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from cryoloom.particles.stated import StatedInput
+from cryoloom.recipes.methods.mixture import MixtureSettings
 from cryoloom.recipes.methods.pca import PCAWithPosesSettings
 from cryoloom.recipes.methods.registry import conformation_method, pose_method
 from cryoloom.recipes.methods.search import RefineSettings
@@ -78,6 +79,12 @@ class ReconstructSettings(Common):
 
     symmetry: str = "C1"
     """Point group imposed after its axes are found: C1, Cn, Dn, T, O, I."""
+
+    classes: int | Literal["auto"] | None = None
+    """Number of classes, one for each molecule, or "auto" if it is to be found; None for a single molecule."""
+
+    mixture: MixtureSettings = field(default_factory=MixtureSettings)
+    """The search for several molecules."""
 
     flip: bool = False
     """Write the mirror image: the hand can't be determined from the images."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -94,6 +94,10 @@ class ParticleSource:
             self._compute(rows, np.flatnonzero(slot < 0), observed)
         return ParticleBatch(rows, observed, self.particles.ctf[index], self._group[index])
 
+    def only(self, rows: np.ndarray) -> SomeOfASource:
+        """Some of the images, numbered anew in the order given."""
+        return SomeOfASource(self, rows)
+
     def _compute(self, rows: np.ndarray, wanted: np.ndarray, observed: Tensor) -> None:
         step = max(1, _CHUNK_BYTES // (4 * self.particles.box**2))
         for start in range(0, len(wanted), step):
@@ -123,3 +127,28 @@ class ParticleSource:
             # slots are published after their values are written, since readers take no lock
             self._slot[rows[new]] = slots
             self._filled += len(new)
+
+
+class SomeOfASource:
+    """Some images of a source, numbered anew, with the preprocessing and the cache of all.
+
+    Attributes:
+        particles: these images alone; preprocessing, disc: those of the source.
+    """
+
+    def __init__(self, source: ParticleSource, rows: np.ndarray) -> None:
+        """`rows`: which images of the source, in the order of their new numbers."""
+        self._source, self._rows = source, np.asarray(rows, dtype=np.int64)
+        self.particles = source.particles.take(self._rows)
+        self.preprocessing, self.disc = source.preprocessing, source.disc
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, rows: np.ndarray) -> ParticleBatch:
+        """As `ParticleSource.batch`."""
+        return replace(self._source.batch(self._rows[rows]), rows=np.asarray(rows, dtype=np.int64))
+
+    def only(self, rows: np.ndarray) -> SomeOfASource:
+        """Some of these images, numbered anew in the order given."""
+        return SomeOfASource(self._source, self._rows[rows])

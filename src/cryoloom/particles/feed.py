@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cryoloom.kernels.images import Images
 from cryoloom.maps.backprojection import particle_mask
-from cryoloom.particles.batches import ParticleSource
+from cryoloom.particles.batches import ParticleSource, SomeOfASource
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.particles.preprocess import Preprocessing, measure
 from cryoloom.physics.ctf import evaluate_ctf
@@ -25,7 +25,7 @@ LEAST_CTF2 = 1e-3
 class ImageFeed:
     """Hands out `Images` of chosen rows within a radius. Holds no images itself: the source caches within its bound."""
 
-    def __init__(self, source: ParticleSource, device: torch.device) -> None:
+    def __init__(self, source: ParticleSource | SomeOfASource, device: torch.device) -> None:
         self.source = source
         self.device = device
         self.disc = source.disc
@@ -36,6 +36,10 @@ class ImageFeed:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def only(self, rows: np.ndarray) -> ImageFeed:
+        """Some of the images, numbered anew in the order given; they share the cache."""
+        return ImageFeed(self.source.only(rows), self.device)
 
     def __repr__(self) -> str:
         diameter = self.source.preprocessing.particle_diameter_angstrom

@@ -129,6 +129,13 @@ class ParticleSet:
         """Row of each image in the particle file, counted from 0, int64 [N]; some rows may have been dropped."""
         return self.table.rows
 
+    def take(self, rows: np.ndarray) -> ParticleSet:
+        """The set of some of the images, in the order given; rows of the file are counted as before."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return replace(
+            self, table=self.table.take(rows), ctf=self.ctf[torch.from_numpy(rows)], places=self.places.take(rows)
+        )
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Pixel values [B, D, D] float32 of some images, in the order asked for.
 

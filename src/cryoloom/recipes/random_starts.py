@@ -172,7 +172,7 @@ class RandomStarts:
         images = self.feed.images(rows, radius, start.noise)
         uniform = torch.from_numpy(rng.random(len(rows), dtype=np.float32)).to(self.feed.device)
         posterior = match(images, reference, shifts=shifts, prior=prior, uniform=uniform, draws=DRAWS)
-        samples = _drawn(posterior.picks, rotations.R.to(shifts), shifts)
+        samples = drawn(posterior.picks, rotations.R.to(shifts), shifts)
         newest = self._inserted(images, samples, radius)
         rate = self.schedule.rate[level]
         first, second = start.first, start.second
@@ -186,7 +186,7 @@ class RandomStarts:
         if start.steps >= NOISE_AFTER:
             residuals = ResidualPower(*dispatch.residual_power(grid, images, samples))
             noise = residuals.learnt(noise, NOISE_RATE)
-        sigma = _learnt_sigma(start.sigma_angstrom, samples, spacing, len(rows))
+        sigma = learnt_sigma(start.sigma_angstrom, samples, spacing, len(rows))
         start = replace(start, first=first, second=second, noise=noise, sigma_angstrom=sigma, steps=start.steps + 1)
         return start, fsc, float(posterior.log_evidence.mean())
 
@@ -316,7 +316,7 @@ def step_metrics(
     )
 
 
-def _drawn(picks: Tensor, R: Tensor, shifts: Tensor) -> Samples:
+def drawn(picks: Tensor, R: Tensor, shifts: Tensor) -> Samples:
     """Draws [B, S] of equal weight, merged into distinct weighted samples."""
     B, S = picks.shape
     M = len(R)
@@ -358,7 +358,7 @@ def map_likeness(a: Tensor, b: Tensor, frame: Frame, last: int) -> float:
     return float(fourier_shell_correlation(a, other)[3 : last + 1].mean())
 
 
-def _learnt_sigma(sigma: float, samples: Samples, spacing: float, count: int) -> float:
+def learnt_sigma(sigma: float, samples: Samples, spacing: float, count: int) -> float:
     """S.d. of shifts moved towards that of the batch, including the width of a cell of the shift grid."""
     square = float((samples.weight[:, None] * samples.t.square()).sum()) / (2 * count) + spacing**2 / 12
     return float(np.sqrt(0.8 * sigma**2 + 0.2 * square))

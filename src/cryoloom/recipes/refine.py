@@ -81,6 +81,8 @@ MEASURED = 300  # images by which the errors that come from the map are measured
 JUMPED, SURER, MOST_JOINED = 0.02, 0.02, 12
 ALL_SEARCHED = 2  # number of first searches to which MANY_DOUBTFUL applies; later, certain poses are correct
 
+REFINE = "refine"  # usual name of the stage
+
 A = TypeVar("A", Statistics, ResidualPower)
 
 
@@ -175,6 +177,7 @@ class RefineResult:
         doubt: the rotation by which images are in doubt, and share of all images in any doubt; None where no rotation
             is shared, or a symmetry was stated.
         map_noise: what the noise of the map adds to the covariances; None where poses were not refined.
+        references: the half maps with which images would be compared next, [m, m, m].
         elsewhere: the candidates on the map of the other half set, [N, K]; None where they were not weighed there.
     """
 
@@ -188,6 +191,7 @@ class RefineResult:
     joined: int
     doubt: tuple[SharedDoubt, float] | None
     map_noise: MapNoise | None
+    references: tuple[Tensor, Tensor]
     elsewhere: PosePosterior | None = None
 
     @property
@@ -249,14 +253,22 @@ class _Moves:
 class RefineRecipe:
     """The stage `refine`: from a map (and perhaps poses) to two half maps and a posterior for every image."""
 
-    name = "refine"
     state_type = RefineState
 
     def __init__(
-        self, feed: ImageFeed, settings: RefineSettings, seed: int, start: PoseStart, symmetry: str = "C1"
+        self,
+        feed: ImageFeed,
+        settings: RefineSettings,
+        seed: int,
+        start: PoseStart,
+        symmetry: str = "C1",
+        name: str = REFINE,
     ) -> None:
-        """Refine all images of `feed` from a start's maps; given poses are refined first, without a search."""
-        self.feed, self.settings, self.seed = feed, settings, seed
+        """Refine all images of `feed` from a start's maps; given poses are refined first, without a search.
+
+        `name`: of the stage, where a run has several.
+        """
+        self.feed, self.settings, self.seed, self.name = feed, settings, seed, name
         self.start = start
         self.group, self.polyhedral = symmetry_group(symmetry).float(), is_polyhedral(symmetry)
         self.symmetric = SymmetricSums.of(self.group)
@@ -340,6 +352,7 @@ class RefineRecipe:
             joined=state.joined,
             doubt=self._doubt(state),
             map_noise=self._map_noise(state, posed) if self.settings.climb_steps else None,
+            references=state.references,
             elsewhere=self._elsewhere(state, posed) if self.settings.climb_steps and searched else None,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cryoloom.jobs.mixture_verdict import MixtureVerdict, mixture_findings, mixture_summary
 from cryoloom.jobs.verdict import Verdict
 from cryoloom.jobs.verdict_text import WORDS, describe, summary
 from cryoloom.report.shown_run import ShownRun
@@ -39,6 +40,16 @@ def verdict_part(record: RunRecord, verdict: Verdict | None) -> dict[str, Any]:
     return {"word": word, "tone": tone, "headline": summary(verdict), "findings": findings}
 
 
+def mixture_part(verdict: MixtureVerdict) -> dict[str, Any]:
+    """The same for a run that looks for several molecules."""
+    findings = [
+        {"style": _SIGNS[ok][0], "sign": _SIGNS[ok][1], "name": name[:1].upper() + name[1:], "text": said, "value": ""}
+        for ok, name, said in mixture_findings(verdict)
+    ]
+    word, tone = WORDS[verdict.outcome], _TONES[verdict.outcome]
+    return {"word": word, "tone": tone, "headline": mixture_summary(verdict), "findings": findings}
+
+
 def key_numbers(run: ShownRun) -> list[dict[str, str]]:
     """Name, value and remark of each number; those that a damaged file holds are left out."""
     record, verdict = run.run.record, run.run.verdict
@@ -46,7 +57,7 @@ def key_numbers(run: ShownRun) -> list[dict[str, str]]:
     wall, cpu = record.wall_s, record.cpu_s
     threads = f"{record.machine.threads} {'thread' if record.machine.threads == 1 else 'threads'}"
     out = [
-        _resolution(verdict, box),
+        _classes(run.run.mixture) if run.run.several_molecules else _resolution(verdict, box),
         _particles(verdict, count),
         ("Time", duration(wall), f"{threads}, {record.machine.device}"),
         ("CPU time", duration(cpu), _per_particle(cpu / count) if count else ""),
@@ -92,6 +103,13 @@ def _resolution(verdict: Verdict | None, box: tuple[int, float] | None) -> tuple
     if resolution and box and resolution < 1.005 * 2 * box[1]:
         more = "limited by the pixel size (Nyquist)"
     return "Resolution", angstrom(resolution) if resolution else "none", more
+
+
+def _classes(mixture: MixtureVerdict | None) -> tuple[str, str, str]:
+    if mixture is None:
+        return "Classes", "none yet", ""
+    converged = sum(c.outcome == "converged" for c in mixture.classes)
+    return "Classes", number(len(mixture.classes)), f"{converged} of them converged"
 
 
 def _particles(verdict: Verdict | None, count: int | None) -> tuple[str, str, str]:

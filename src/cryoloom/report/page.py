@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from cryoloom.files.durable import write_durably
 from cryoloom.jobs.finished_run import FinishedRun
-from cryoloom.report.headline import key_numbers, verdict_part
+from cryoloom.report.headline import key_numbers, mixture_part, verdict_part
 from cryoloom.report.panel import SECTIONS, Absent, Panel, asset, page_template
-from cryoloom.report.panels import PANELS
+from cryoloom.report.panels import OF_SEVERAL_MOLECULES, PANELS
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import day
 from cryoloom.runs import layout
@@ -74,10 +74,12 @@ def render(run: ShownRun, panels: Sequence[Panel] | None = None) -> Report:
     """The page as text: a function of the folder's contents.
 
     Args:
-        panels: all of `panels.PANELS` if left out.
+        panels: all of `panels.PANELS` that suit the run if left out.
     """
-    record, verdict = run.run.record, run.run.verdict
-    cards = [card for panel in (PANELS if panels is None else panels) if (card := _card(panel, run)) is not None]
+    record, verdict, mixture = run.run.record, run.run.verdict, run.run.mixture
+    if panels is None:
+        panels = OF_SEVERAL_MOLECULES if run.run.several_molecules else PANELS
+    cards = [card for panel in panels if (card := _card(panel, run)) is not None]
     drawn = [card.panel for card in cards if card.body is not None]
     scripts = _once([asset("page.js"), *(script for panel in drawn for script in panel.scripts)])
     failures = tuple(f"{card.title}: {card.error}" for card in cards if card.error)
@@ -86,7 +88,7 @@ def render(run: ShownRun, panels: Sequence[Panel] | None = None) -> Report:
         command=record.command,
         ended=day(record.updated),
         version=record.versions.get("cryoloom", "?"),
-        verdict=verdict_part(record, verdict),
+        verdict=verdict_part(record, verdict) if mixture is None else mixture_part(mixture),
         numbers=key_numbers(run),
         failures=[card.title for card in cards if card.error],
         sections=_sections(cards),

@@ -186,6 +186,16 @@ _OF_THE_RUN_ITSELF = (RECORD, METRICS, LOG, LOCK, f"{CHECKPOINTS}/")
 RESULTS = tuple(file.pattern for file in FILES if file.name not in _OF_THE_RUN_ITSELF)
 
 
+def class_folder(run: Path, number: int) -> Path:
+    """The folder of a class of a run with several molecules, itself a run."""
+    return Path(run) / f"class_{number:03d}"
+
+
+def class_folders(run: Path) -> tuple[Path, ...]:
+    """The folders of the classes of a run, in order."""
+    return tuple(sorted(path.parent for path in Path(run).glob(f"class_[0-9][0-9][0-9]/{RECORD}")))
+
+
 def particles_of(path: Path) -> Path:
     """The particle file of a run where `path` is the folder of one; else `path` itself."""
     return PARTICLES.path(path) if RUN_RECORD.path(path).is_file() else path

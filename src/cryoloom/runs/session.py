@@ -32,7 +32,7 @@ class Session:
 
     Attributes:
         folder: open run folder; None in memory.
-        progress: display of the progress.
+        progress: display of the progress; interrupts: signals taken between steps.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Session:
     ) -> None:
         """`seconds`: wall time between checkpoints, more where these take long; 0 saves after every step."""
         self.folder, self.progress = folder, progress
-        self._interrupts, self._seconds = interrupts, seconds
+        self.interrupts, self._seconds = interrupts, seconds
 
     @staticmethod
     def in_memory(progress: Progress | None = None, interrupts: Interrupts | None = None) -> Session:
@@ -73,12 +73,10 @@ class Session:
 
     def state(self, recipe: Recipe[S, R]) -> S:
         """Run one recipe as `run` does and return its last state instead of its result."""
-        interrupts = contextlib.nullcontext() if self.folder is None else self._interrupts.deferred()
+        interrupts = contextlib.nullcontext() if self.folder is None else self.interrupts.deferred()
         with interrupts:
             if self.folder is None:
-                return run_steps(
-                    recipe, recipe.init(), 0, interrupts=self._interrupts, teller=self, keeper=_Forgetful()
-                )
+                return run_steps(recipe, recipe.init(), 0, interrupts=self.interrupts, teller=self, keeper=_Forgetful())
             return self._in_folder(recipe, self.folder)
 
     def _in_folder(self, recipe: Recipe[S, R], folder: RunFolder) -> S:
@@ -86,7 +84,7 @@ class Session:
         if saved is not None and saved.complete:
             self.say(f"{recipe.name}: finished before, taken from its checkpoint")
             folder.record_timing(saved.stage, saved.wall_s, saved.cpu_s)
-            self._interrupts.check(f"{recipe.name} is finished and saved")
+            self.interrupts.check(f"{recipe.name} is finished and saved")
             return _restored(recipe, saved)
         if saved is None:
             state, step = recipe.init(), 0
@@ -95,7 +93,7 @@ class Session:
             self.say(f"{recipe.name}: resumed after step {step}")
         folder.metrics.cut(recipe.name, step)
         keeper = _Keeper(recipe.name, folder, saved, self._seconds)
-        return run_steps(recipe, state, step, interrupts=self._interrupts, teller=self, keeper=keeper)
+        return run_steps(recipe, state, step, interrupts=self.interrupts, teller=self, keeper=keeper)
 
     @contextlib.contextmanager
     def timing(self, stage: str) -> Iterator[None]:

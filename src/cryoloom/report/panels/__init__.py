@@ -7,6 +7,7 @@ import importlib
 from cryoloom.report.panel import Panel
 
 _MODULES = (
+    "molecules",
     "surface",
     "slices",
     "classes",
@@ -31,4 +32,8 @@ _MODULES = (
     "machine",
 )
 
+_OF_SEVERAL_MOLECULES = ("molecules", "progress", "particle_histograms", "files", "command", "settings", "machine")
+
 PANELS: list[Panel] = [importlib.import_module(f"{__name__}.{name}").PANEL for name in _MODULES]
+# those of a run that looks for several molecules: each class has a page of its own with all panels
+OF_SEVERAL_MOLECULES: list[Panel] = [panel for panel in PANELS if panel.name in _OF_SEVERAL_MOLECULES]

@@ -1,0 +1,104 @@
+"""Settings of the search for several molecules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureSettings:
+    """Several molecules: maps from random starts, classes of images, refinement of each class.
+
+    Measured on simulated mixtures of 3 to 16 molecules, of the same and of different shares, with and without junk.
+    """
+
+    levels: tuple[float, ...] = (3.75, 4.5, 6.0, 6.0, 7.5)
+    """Radii of the levels, in Fourier pixels of a box as large as the particle."""
+
+    nside: tuple[int, ...] = (3, 3, 4, 4, 4)
+    """HEALPix nside of the rotation grid of each level (3 is 20 degrees, 4 is 15)."""
+
+    steps: tuple[int, ...] = (30, 25, 15, 10, 8)
+    """Number of steps of each level."""
+
+    rate: tuple[float, ...] = (0.6, 0.5, 0.4, 0.4, 0.3)
+    """Weight of the newest batch in the running statistics, by level."""
+
+    batch: int = 130
+    """Number of images in a step, for each map."""
+
+    temperature: float = 4.0
+    """The log evidence of classes is divided by this at first, and by less and less until `cooled_at`."""
+
+    cooled_at: float = 0.5
+    """Share of all steps after which the posterior over classes is the exact one."""
+
+    even_until: float = 0.7
+    """Share of all steps after which classes have the shares that their evidence gives them, which are even at first."""
+
+    surplus: float = 0.5
+    """Maps beyond the expected number of molecules, relative to it."""
+
+    least_surplus: int = 2
+    """Minimum number of such maps."""
+
+    first_guess: int = 6
+    """Number of maps with which the search begins where the number of molecules is not known."""
+
+    most: int = 48
+    """Maximum number of maps."""
+
+    spare: float = 0.15
+    """Share of the maps that must turn out to be needless for the number of maps to be large enough."""
+
+    least_loss: tuple[float, ...] = (0.0, 0.06, 0.3, 0.0, 0.1)
+    """By level: at its end, maps are dropped whose images lose less than this share of their log evidence without them;
+    0 drops none. Two maps of one molecule lose 0.05 to 0.2 (more where they share its views out among them), those of
+    different molecules 0.45."""
+
+    shelved_at: int = 2
+    """Level at whose end maps are dropped on trial. After the next one, those without which their images still lose
+    `lasting_loss` come back: the other maps have had these images by then."""
+
+    lasting_loss: float = 0.1
+    """Share of the log evidence that the images of such a map must lose without it for the map to come back."""
+
+    judged: int = 200
+    """Number of images for each map by which that is judged."""
+
+    pruned_from: int = 2
+    """Level from which on images are matched only with maps that a match at lower radius leaves."""
+
+    window_nats: float = 15.0
+    """Log evidence, at the lower radius, by which a map may lie below the best one to be left."""
+
+    coarse_level: float = 6.0
+    """Radius of the coarse match of sorting on the fine grid, in the unit of `levels`."""
+
+    fine_level: float = 12.0
+    """Radius of sorting on the fine grid, once classes are refined, in the same unit."""
+
+    rounds: int = 2
+    """Maximum number of rounds in which classes are refined in a few iterations and all images sorted anew."""
+
+    round_iterations: int = 3
+    """Iterations of refinement in such a round."""
+
+    settled: float = 0.01
+    """Share of the images that change their class in a round below which classes are settled."""
+
+    twin_loss: float = 0.08
+    """Share of their log evidence that the images of a refined class must lose without it for the class to be kept."""
+
+    beyond_start: float = 1.15
+    """Multiple of the radius of its first map to which the half maps of a class must agree for it to be a molecule."""
+
+    fewest: int = 60
+    """Minimum number of images of a class."""
+
+    usual_classes: int = 3
+    """Usual number of maps that are left, for the estimate of the time."""
+
+    def with_surplus(self, expected: int) -> int:
+        """Number of maps with which the search for an expected number of molecules begins."""
+        return min(max(self.most, expected), expected + max(self.least_surplus, round(self.surplus * expected)))

@@ -1,0 +1,194 @@
+"""Sorting: the evidence of every image for every class, and that it belongs to none.
+
+All images are first matched with all maps at low radius, which costs little; then only with the maps that this leaves, at
+the radius that the maps deserve. Evidence is a mean over all poses, so that it may be compared between maps. Where the
+half sets have maps of their own, an image is compared with those of its own half set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.mixtures.generic import generic_evidence, slice_power
+from cryoloom.inference.mixtures.shares import ClassShares, class_shares
+from cryoloom.inference.poses.global_search import FINE_NSIDE, references_of, search, shifts_of
+from cryoloom.inference.poses.grids import cached_rotation_grid
+from cryoloom.inference.poses.posed import in_batches
+from cryoloom.inference.poses.search import Reference, match, shift_prior, slice_reference
+from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.maps.band import Band
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.physics.fourier import rebox
+from cryoloom.recipes.methods.mixture import MixtureSettings
+from cryoloom.recipes.random_starts import STEP_COST
+from cryoloom.runs.progress import StepInfo
+
+BATCH = 500  # images at once
+LOW_NSIDE, MIDDLE_NSIDE = 3, 4  # of the grids at low radius, and where the fine grid is not needed
+
+
+@dataclass(frozen=True)
+class SortState:
+    """State carried from step to step.
+
+    Attributes:
+        step: steps done: the match at low radius, then a class in each.
+        low: [N, K], evidence at low radius; evidence: [N, K], at full radius, -inf where it was not computed.
+        generic: [N], that of an unknown body.
+    """
+
+    step: int
+    low: Tensor
+    evidence: Tensor
+    generic: Tensor
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Result of sorting.
+
+    Attributes:
+        evidence: [N, K], log p(image | class) - log p(image | no particle), nats, -inf where it is known to be low.
+        generic: [N], the same of an unknown body; shares: posterior over classes, and shares.
+    """
+
+    evidence: Tensor
+    generic: Tensor
+
+    @property
+    def shares(self) -> ClassShares:
+        """Posterior over the classes and none of them, with shares."""
+        return class_shares(self.evidence, self.generic)
+
+    def of(self, classes: Sequence[int]) -> Sorted:
+        """The same with some of the classes only."""
+        return Sorted(self.evidence[:, list(classes)], self.generic)
+
+
+class SortRecipe:
+    """A stage that compares all images with the maps of all classes."""
+
+    state_type = SortState
+
+    def __init__(
+        self,
+        feed: ImageFeed,
+        settings: MixtureSettings,
+        maps: Sequence[tuple[Tensor, Tensor]],
+        *,
+        half: np.ndarray,
+        noise: Tensor,
+        sigma_angstrom: float,
+        name: str,
+        radius: int,
+        fine: bool,
+    ) -> None:
+        """Sort all images of `feed`.
+
+        Args:
+            maps: [m, m, m] of either half set, for each class; the same tensor twice where they have one in common.
+            half: [N] of 0 and 1; noise: [G, S]; sigma_angstrom: standard deviation of shifts.
+            radius: of the comparison, Fourier pixels; fine: whether poses are searched on the fine grid.
+        """
+        self.feed, self.settings, self.maps, self.half = feed, settings, maps, half
+        self.noise, self.sigma, self.name, self.radius, self.fine = noise, sigma_angstrom, name, radius, fine
+        self.low_radius = min(radius, feed.radius_of(settings.levels[settings.pruned_from - 1]))
+
+    def init(self) -> SortState:
+        """Nothing is compared yet."""
+        N, K = len(self.feed), len(self.maps)
+        return SortState(0, torch.zeros(N, K), torch.full((N, K), -torch.inf), torch.zeros(N))
+
+    def finished(self, state: SortState) -> bool:
+        """Whether all classes are done."""
+        return state.step > len(self.maps)
+
+    def step(self, state: SortState) -> tuple[SortState, StepInfo]:
+        """The match at low radius, or one class at full radius."""
+        following = self._low(state) if state.step == 0 else self._class(state, state.step - 1)
+        following = replace(following, step=state.step + 1)
+        resolution = self.feed.field_of_view / (self.low_radius if state.step == 0 else self.radius)
+        matched = float(torch.isfinite(following.evidence).float().sum(1).mean())
+        return following, StepInfo(self.name, state.step + 1, resolution, (("matched", matched),))
+
+    def _low(self, state: SortState) -> SortState:
+        low, generic = state.low.clone(), state.generic.clone()
+        grid, disc = cached_rotation_grid(LOW_NSIDE), self.feed.prefix(self.low_radius)
+        shifts = shifts_of(self.feed, self.low_radius, self.sigma)
+        prior = shift_prior(shifts, self.sigma)
+        volume = float(prior.logsumexp(0)) + math.log(len(grid.R))
+        for h in (0, 1):
+            halves = [volume_to_half(rebox(maps[h], Band(self.radius).box)) for maps in self.maps]
+            references = [slice_reference(half, grid, disc) for half in halves]
+            full = self.feed.prefix(self.radius)
+            widest = [Reference(grid, full, slice_reference(half, grid, full).quarter) for half in halves]
+            rows_of_half = np.flatnonzero(self.half == h)
+            for rows in in_batches(rows_of_half, BATCH):
+                images, index = self.feed.images(rows, self.radius, self.noise), torch.from_numpy(rows)
+                few, none = images.prefix(self.low_radius), torch.zeros(len(rows), device=self.feed.device)
+                for k, reference in enumerate(references):
+                    found = match(few, reference, shifts, prior, uniform=none, draws=1).log_evidence
+                    low[index, k] = (found - volume).cpu()
+                likely = torch.softmax(low[index], 1).mean(0)
+                generic[index] = generic_evidence(images, slice_power(widest, likely)).cpu()
+        return replace(state, low=low, generic=generic)
+
+    def _class(self, state: SortState, k: int) -> SortState:
+        evidence = state.evidence.clone()
+        likely = (state.low[:, k] >= state.low.amax(1) - self.settings.window_nats).numpy()
+        same = self.maps[k][0] is self.maps[k][1]
+        for h in (0,) if same else (0, 1):
+            rows_here = np.flatnonzero(likely if same else likely & (self.half == h))
+            matcher = self._fine(self.maps[k][h]) if self.fine else self._middle(self.maps[k][h])
+            for rows in in_batches(rows_here, BATCH):
+                evidence[torch.from_numpy(rows), k] = matcher(rows).cpu()
+        return replace(state, evidence=evidence)
+
+    def _fine(self, volume: Tensor):
+        references = references_of(self.feed, volume, self.settings.coarse_level, self.radius)
+        shifts = shifts_of(self.feed, self.radius, self.sigma)
+        poses = float(shift_prior(shifts, self.sigma).logsumexp(0)) + math.log(len(cached_rotation_grid(FINE_NSIDE).R))
+
+        def matched(rows: np.ndarray) -> Tensor:
+            images = self.feed.images(rows, self.radius, self.noise)
+            return search(self.feed, images, references, self.sigma).log_evidence - poses
+
+        return matched
+
+    def _middle(self, volume: Tensor):
+        grid = cached_rotation_grid(MIDDLE_NSIDE)
+        half = volume_to_half(rebox(volume, Band(self.radius).box))
+        reference = slice_reference(half, grid, self.feed.prefix(self.radius))
+        shifts = shifts_of(self.feed, self.radius, self.sigma)
+        prior = shift_prior(shifts, self.sigma)
+        poses = float(prior.logsumexp(0)) + math.log(len(grid.R))
+
+        def matched(rows: np.ndarray) -> Tensor:
+            images, none = self.feed.images(rows, self.radius, self.noise), torch.zeros(len(rows), device=half.device)
+            return match(images, reference, shifts, prior, uniform=none, draws=1).log_evidence - poses
+
+        return matched
+
+    def end_early(self, state: SortState) -> SortState:
+        """Evidence at low radius, where there is none at full radius."""
+        missing = torch.arange(state.evidence.shape[1]) >= state.step - 1
+        evidence = torch.where(missing[None], state.low, state.evidence)
+        return replace(state, step=len(self.maps) + 1, evidence=evidence)
+
+    def expected_costs(self, state: SortState) -> Sequence[float]:
+        """Expected cost of the steps ahead."""
+        N, K = len(self.feed), len(self.maps)
+        low = STEP_COST * N * K * len(cached_rotation_grid(LOW_NSIDE).R) * self.low_radius**2
+        share = min(1.0, self.settings.usual_classes / max(1, K))
+        one = STEP_COST * N * share * len(cached_rotation_grid(MIDDLE_NSIDE).R) * self.radius**2
+        return ([low] + K * [one])[state.step :]
+
+    def result(self, state: SortState) -> Sorted:
+        """Evidence of all images."""
+        return Sorted(state.evidence, state.generic)
