@@ -98,10 +98,13 @@ def mixture_findings(verdict: MixtureVerdict) -> list[tuple[bool | None, str, st
             said += f" Its images vary along {c.components} component{'s' if c.components != 1 else ''}: see {c.name}."
         found.append((c.outcome == "converged", c.name, said))
     found.append(_number(verdict))
-    found.append((True if verdict.settled else False, "convergence", _settled(verdict)))
+    found.append((verdict.settled, "convergence", _settled(verdict)))
     if verdict.none:
-        said = f"{verdict.none:,} particles ({100 * verdict.none_share:.1f} %) belong to no class: an unknown body explains "
-        said += "them as well as any class, or their class was not reproducible (rlnClassNumber 0)."
+        said = (
+            f"{verdict.none:,} particles ({100 * verdict.none_share:.1f} %) belong to no class (rlnClassNumber 0): an "
+            "unknown body explains them as well as any class does, or a map whose half sets do not agree, or they do "
+            "not fit the map of their class."
+        )
         found.append((None, "none", said))
     return found
 

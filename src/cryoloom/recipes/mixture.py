@@ -4,8 +4,8 @@ Every step matches a batch against slices of all maps; an image is shared out am
 at poses drawn from the posterior of each. There are more maps than molecules are expected, as two of them may begin to
 show one molecule; at the ends of levels, maps that explain no images of their own are dropped. At first, all maps get
 equal shares of the images and the posterior over classes is wide (a temperature): otherwise the first map that takes
-shape takes all images. Where the number of molecules is not given and hardly a map is dropped, there may be more of them:
-the search begins anew with twice as many.
+shape takes all images. Where the number of molecules is not given and hardly a map is dropped, there may be more of
+them: the search begins anew with twice as many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.mixtures.generic import generic_evidence, slice_power
+from cryoloom.inference.mixtures.generic import UnknownBody, slice_power
 from cryoloom.inference.mixtures.shares import even_offsets, needless
 from cryoloom.inference.poses.grids import RotationGrid, cached_rotation_grid, shift_grid, shift_step_angstrom
 from cryoloom.inference.poses.search import FIRST_SIGMA, Reference, match, shift_prior, slice_reference
@@ -60,7 +60,8 @@ class MixtureState:
 
     Attributes:
         step: steps done; done: steps done since the search began, anew perhaps; begun: number of maps it began with.
-        classes: the maps; shelved: maps dropped on trial; noise: [G, S]; sigma_angstrom: standard deviation of shifts; complete: whether it is finished.
+        classes: the maps; shelved: maps dropped on trial.
+        noise: [G, S]; sigma_angstrom: standard deviation of shifts; complete: whether the stage is finished.
     """
 
     step: int
@@ -159,7 +160,7 @@ class MixtureRecipe:
     def _new(self, index: int, step: int, count: int, noise: Tensor, radius: int) -> RunningClass:
         rng = numpy_generator(self.seed, self.name, "start", step, index)
         generator = torch_generator(self.seed, self.name, "start", step, index)
-        rows, device = _some(rng, self._pool(count), FIRST_IMAGES), self.feed.device
+        rows, device = _some(rng, self.pool(count), FIRST_IMAGES), self.feed.device
         n = len(rows)
         samples = Samples(
             torch.arange(n, device=device),
@@ -178,7 +179,7 @@ class MixtureRecipe:
         """One batch; at the end of a level, maps that explain nothing are dropped."""
         level, radius = self.level(state.done), self.radius(self.level(state.done))
         rng = numpy_generator(self.seed, self.name, "step", state.step)
-        rows = _some(rng, self._pool(state.begun), self.settings.batch * len(state.classes))
+        rows = _some(rng, self.pool(state.begun), self.settings.batch * len(state.classes))
         images = self.feed.images(rows, radius, state.noise)
         grid = self._grid(state, level)
         matched = self._match(state, images, grid, level, rng)
@@ -205,13 +206,16 @@ class MixtureRecipe:
         )
         return following, info
 
-    def _pool(self, begun: int) -> np.ndarray:
+    def pool(self, begun: int) -> np.ndarray:
         """The images of which maps are made."""
-        return self._order[self._held_out(begun) :]
+        return self._order[self._judges(begun) :]
 
-    def _held_out(self, begun: int) -> int:
-        """Number of images that judge maps and are in none: an image's own noise makes it fit its map, by 10 % of its
-        log evidence where the running map holds 300 images."""
+    def held_out(self, begun: int) -> np.ndarray:
+        """The images that judge maps and are in none: an image's own noise makes it fit its map, by 10 % of its log
+        evidence where the running map holds 300 images."""
+        return np.sort(self._order[: self._judges(begun)])
+
+    def _judges(self, begun: int) -> int:
         return min(len(self.feed) // 4, self.settings.judged * begun)
 
     def _grid(self, state: MixtureState, level: int) -> _Grid:
@@ -247,9 +251,16 @@ class MixtureRecipe:
             posteriors.append(found)
             references.append(Reference(reference.grid, reference.disc, reference.quarter))
         shares = torch.tensor([c.share for c in state.classes])
-        generic = generic_evidence(images, slice_power(references, shares))
+        generic = self._body_evidence(images, references, shares)
         rim = tuple(float(fsc[-1]) for _, fsc in volumes)
         return _Matched(evidence, generic, tuple(rows), tuple(posteriors), halves, rim)
+
+    def _body_evidence(self, images: Images, references: Sequence[Reference], shares: Tensor) -> Tensor:
+        """Evidence of an unknown body at low resolution."""
+        disc = self.feed.prefix(min(references[0].disc.radius, self.feed.radius_of(self.settings.body_level)))
+        body = UnknownBody(disc, self.feed.source.preprocessing.particle_diameter_angstrom)
+        power = slice_power(references, shares)[: len(disc.weight)]
+        return body.evidence(images.prefix(disc.radius), power)
 
     def _likely(self, state: MixtureState, images: Images, halves: Sequence[Tensor], level: int) -> Tensor:
         """Classes that each image may belong to, bool [B, K]: by a match at low radius where that is much cheaper."""
@@ -388,7 +399,7 @@ class MixtureRecipe:
     def _judged(self, state: MixtureState, level: int) -> _Matched:
         """The held-out images matched with the maps at the end of a level."""
         rng = numpy_generator(self.seed, self.name, "judged", state.step)
-        rows = np.sort(self._order[: self._held_out(state.begun)])
+        rows = self.held_out(state.begun)
         images = self.feed.images(rows, self.radius(level), state.noise)
         return self._match(state, images, self._grid(state, level), level, rng)
 

@@ -1,8 +1,8 @@
 """Sorting: the evidence of every image for every class, and that it belongs to none.
 
-All images are first matched with all maps at low radius, which costs little; then only with the maps that this leaves, at
-the radius that the maps deserve. Evidence is a mean over all poses, so that it may be compared between maps. Where the
-half sets have maps of their own, an image is compared with those of its own half set.
+All images are first matched with all maps at low radius, which costs little; then only with the maps that this leaves,
+at the radius that the maps deserve. Evidence is a mean over all poses, so that it may be compared between maps. Where
+the half sets have maps of their own, an image is compared with those of its own half set.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.mixtures.generic import generic_evidence, slice_power
+from cryoloom.inference.mixtures.generic import UnknownBody, slice_power
 from cryoloom.inference.mixtures.shares import ClassShares, class_shares
 from cryoloom.inference.poses.global_search import FINE_NSIDE, references_of, search, shifts_of
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posed import in_batches
-from cryoloom.inference.poses.search import Reference, match, shift_prior, slice_reference
+from cryoloom.inference.poses.search import match, shift_prior, slice_reference
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
@@ -126,8 +126,9 @@ class SortRecipe:
         for h in (0, 1):
             halves = [volume_to_half(rebox(maps[h], Band(self.radius).box)) for maps in self.maps]
             references = [slice_reference(half, grid, disc) for half in halves]
-            full = self.feed.prefix(self.radius)
-            widest = [Reference(grid, full, slice_reference(half, grid, full).quarter) for half in halves]
+            coarse = self.feed.prefix(min(self.radius, self.feed.radius_of(self.settings.body_level)))
+            body = UnknownBody(coarse, self.feed.source.preprocessing.particle_diameter_angstrom)
+            wider = [slice_reference(half, grid, coarse) for half in halves]
             rows_of_half = np.flatnonzero(self.half == h)
             for rows in in_batches(rows_of_half, BATCH):
                 images, index = self.feed.images(rows, self.radius, self.noise), torch.from_numpy(rows)
@@ -136,7 +137,7 @@ class SortRecipe:
                     found = match(few, reference, shifts, prior, uniform=none, draws=1).log_evidence
                     low[index, k] = (found - volume).cpu()
                 likely = torch.softmax(low[index], 1).mean(0)
-                generic[index] = generic_evidence(images, slice_power(widest, likely)).cpu()
+                generic[index] = body.evidence(images.prefix(coarse.radius), slice_power(wider, likely)).cpu()
         return replace(state, low=low, generic=generic)
 
     def _class(self, state: SortState, k: int) -> SortState:

@@ -1,4 +1,4 @@
-"""Classes of images from the evidence of each: shares and posteriors, offsets for even shares, classes to be dropped."""
+"""Classes of images from the evidence of each: shares, posteriors, offsets for even shares, classes to be dropped."""
 
 from __future__ import annotations
 

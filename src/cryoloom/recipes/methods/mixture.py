@@ -34,7 +34,7 @@ class MixtureSettings:
     """Share of all steps after which the posterior over classes is the exact one."""
 
     even_until: float = 0.7
-    """Share of all steps after which classes have the shares that their evidence gives them, which are even at first."""
+    """Share of all steps after which classes have the shares that their evidence gives them; they are even at first."""
 
     surplus: float = 0.5
     """Maps beyond the expected number of molecules, relative to it."""
@@ -72,13 +72,19 @@ class MixtureSettings:
     window_nats: float = 15.0
     """Log evidence, at the lower radius, by which a map may lie below the best one to be left."""
 
+    body_level: float = 6.0
+    """Radius up to which an unknown body explains images, in the unit of `levels`."""
+
     coarse_level: float = 6.0
     """Radius of the coarse match of sorting on the fine grid, in the unit of `levels`."""
 
     fine_level: float = 12.0
     """Radius of sorting on the fine grid, once classes are refined, in the same unit."""
 
-    rounds: int = 2
+    least_split: int = 300
+    """Minimum number of images of a class that is searched for several molecules."""
+
+    rounds: int = 3
     """Maximum number of rounds in which classes are refined in a few iterations and all images sorted anew."""
 
     round_iterations: int = 3

@@ -1,0 +1,261 @@
+"""Classes of images of several molecules: rounds of refinement and sorting, from the first maps on.
+
+In each round every class is refined in a few iterations, half sets apart, and all images are sorted anew by the half
+maps. Maps whose half sets do not agree beyond their common start show no molecule, but stay as alternatives: an image
+that fits one of them best, or an unknown body, belongs to no class. Neither does one that fits the map of its own class
+badly. Of two classes that explain the same images, one is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.inference.mixtures.shares import ClassShares, needless
+from cryoloom.inference.poses.start import PoseStart
+from cryoloom.jobs.settings import ReconstructSettings
+from cryoloom.maps.band import Band
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.physics.fourier import rebox
+from cryoloom.recipes.mixture import MixtureRecipe, MixtureResult
+from cryoloom.recipes.refine import RefineRecipe
+from cryoloom.recipes.sort import Sorted, SortRecipe
+from cryoloom.runs.session import Session
+
+# of the score expected of a correct pose: what fits its class less shows something else (see `jobs.hetero`)
+LEAST_FIT = 0.45
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes of images.
+
+    Attributes:
+        maps: [m, m, m] of the radius of the first maps, for each class; labels: class of each image, -1 for none, [N].
+        probability: of the class (or of none) that each image is in, [N]; shares: of all images, by class.
+        rejected: number of images of each map that was found to show no molecule.
+        settled: whether hardly any image changed its class in the last round.
+    """
+
+    maps: tuple[Tensor, ...]
+    labels: np.ndarray
+    probability: Tensor
+    shares: tuple[float, ...]
+    rejected: tuple[int, ...]
+    settled: bool
+
+    def rows(self, index: int) -> np.ndarray:
+        """Images of a class."""
+        return np.flatnonzero(self.labels == index)
+
+    def ordered(self) -> Classes:
+        """The classes that have images, the largest first."""
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.maps))
+        order = [k for k in np.argsort(-counts, kind="stable").tolist() if counts[k]]
+        places = {k: i for i, k in enumerate(order)}
+        labels = np.array([places.get(k, -1) for k in self.labels.tolist()], np.int64)
+        return replace(
+            self,
+            maps=tuple(self.maps[k] for k in order),
+            labels=labels,
+            shares=tuple(self.shares[k] for k in order),
+        )
+
+
+def find_classes(
+    settings: ReconstructSettings, feed: ImageFeed, half: np.ndarray, start: MixtureResult, session: Session
+) -> Classes:
+    """Classes of all images; half: [N] of 0 and 1."""
+    return _Rounds(settings, feed, half, start, session).classes()
+
+
+def class_start(found: MixtureResult, volume: Tensor, half: np.ndarray) -> PoseStart:
+    """The start of a class's refinement: its map, for both half sets."""
+    return PoseStart((volume, volume), found.noise, found.sigma_angstrom, half=half)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refined:
+    """A class after a few iterations: its half maps, the shell to which they agree, the images that fit it [N]."""
+
+    halves: tuple[Tensor, Tensor]
+    shell: float
+    misfits: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorting:
+    """Classes between two rounds.
+
+    Attributes:
+        maps: [m, m, m] of the classes; sinks: of maps that show no molecule; found: evidence for both, in this order.
+        labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
+        settled: whether hardly any image changed its class.
+    """
+
+    maps: tuple[Tensor, ...]
+    sinks: tuple[Tensor, ...]
+    labels: np.ndarray
+    found: Sorted
+    rejected: tuple[int, ...]
+    settled: bool
+
+    def rows(self, index: int) -> np.ndarray:
+        """Images of a class."""
+        return np.flatnonzero(self.labels == index)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    """What stays the same in all rounds."""
+
+    settings: ReconstructSettings
+    feed: ImageFeed
+    half: np.ndarray
+    start: MixtureResult
+    session: Session
+
+    def classes(self) -> Classes:
+        """The classes after the last round."""
+        s, first = self.settings.mixture, self.start.volumes
+        found = self._sorted([(v, v) for v in first], "sort_0", self.start.radius, fine=False)
+        state = _Sorting(first, (), _labels(found.shares, len(first), s.fewest), found, (), settled=False)
+        for number in range(1, s.rounds + 1):
+            state = self._round(state, number)
+            if number == 1 and self._may_be_more(state):
+                state = self._split(state)
+            if state.settled:
+                break
+        shares = state.found.shares
+        return Classes(
+            state.maps,
+            state.labels,
+            _probability(shares.posterior, state.labels, len(state.maps)),
+            tuple(shares.shares[: len(state.maps)].tolist()),
+            state.rejected,
+            state.settled,
+        ).ordered()
+
+    def _may_be_more(self, state: _Sorting) -> bool:
+        """Whether more classes are looked for than were found so far."""
+        requested = self.settings.classes
+        return not isinstance(requested, int) or len(_used(state.labels)) < requested
+
+    def _split(self, state: _Sorting) -> _Sorting:
+        """Classes that show several molecules are divided, and molecules sought among the images of no class.
+
+        The search that found the maps is repeated on the images of each class alone: of one molecule it leaves one map.
+        """
+        s, maps, added = self.settings.mixture, [], 0
+        for k in (*range(len(state.maps)), -1):
+            rows, own = state.rows(k), [state.maps[k]] if k >= 0 else []
+            if len(rows) < s.least_split:
+                maps += own
+                continue
+            name = f"split_{k + 1}" if k >= 0 else "split_none"
+            found = self.session.run(MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name)).volumes
+            maps += found if len(found) > 1 or k < 0 else own
+            added += len(found) - len(own)
+        if not added:
+            return state
+        self.session.say(f"the images of single classes, and of none, gave {_counted(added, 'map', 'maps')} more")
+        found = self._sorted([(v, v) for v in (*maps, *state.sinks)], "sort_split", self.start.radius, fine=False)
+        labels = _labels(found.shares, len(maps), s.fewest)
+        return replace(state, maps=tuple(maps), labels=labels, found=found, settled=False)
+
+    def _round(self, state: _Sorting, number: int) -> _Sorting:
+        """Classes refined, and all images sorted anew."""
+        s = self.settings.mixture
+        refined = {k: self._refined(state.maps[k], state.rows(k), f"round_{number}_{k}") for k in _used(state.labels)}
+        kept = [k for k, r in refined.items() if r.shell >= s.beyond_start * self.start.radius]
+        wrong = [k for k in refined if k not in kept]
+        for k in wrong:
+            self._say_rejected(len(state.rows(k)), refined[k].shell)
+        sinks = (*state.sinks, *(state.maps[k] for k in wrong))
+        halves = [refined[k].halves for k in kept]
+        radius = min(self.feed.radius_of(s.fine_level), max([round(r.shell) for r in refined.values()]))
+        radius = max(radius, self.start.radius)
+        found = self._sorted([*halves, *((v, v) for v in sinks)], f"sort_{number}", radius, fine=True)
+        dropped = needless(found.evidence, found.generic, s.twin_loss, range(len(kept)))
+        left = [i for i in range(len(kept)) if i not in dropped]
+        found = found.of([*left, *range(len(kept), len(kept) + len(sinks))])
+        places = {kept[i]: place for place, i in enumerate(left)}
+        labels = _labels(found.shares, len(left), s.fewest)
+        for k, place in places.items():  # what does not fit its class, and fits no other better
+            labels[refined[k].misfits & (labels == place)] = -1
+        before = np.array([places.get(k, -1) for k in state.labels.tolist()])
+        changed = float((labels != before).mean())
+        self.session.say(
+            f"round {number}: {_counted(len(_used(labels)), 'class', 'classes')}, {100 * changed:.1f} % of the images "
+            f"changed theirs, {100 * float((labels < 0).mean()):.1f} % belong to none"
+        )
+        box = Band(self.start.radius).box
+        return _Sorting(
+            tuple(rebox(0.5 * (halves[i][0] + halves[i][1]), box).contiguous() for i in left),
+            sinks,
+            labels,
+            found,
+            (*state.rejected, *(len(state.rows(k)) for k in wrong)),
+            settled=changed < s.settled,
+        )
+
+    def _say_rejected(self, count: int, shell: float) -> None:
+        at = (
+            "do not agree"
+            if shell < 1
+            else f"agree to {self.feed.field_of_view / shell:.0f} Å, hardly beyond their start"
+        )
+        self.session.say(f"a map of {count:,} images shows no molecule: its half maps {at}")
+
+    def _sorted(self, maps: Sequence[tuple[Tensor, Tensor]], name: str, radius: int, fine: bool) -> Sorted:
+        """The evidence of all images."""
+        recipe = SortRecipe(
+            self.feed,
+            self.settings.mixture,
+            maps,
+            half=self.half,
+            noise=self.start.noise,
+            sigma_angstrom=self.start.sigma_angstrom,
+            name=name,
+            radius=radius,
+            fine=fine,
+        )
+        return self.session.run(recipe)
+
+    def _refined(self, volume: Tensor, rows: np.ndarray, name: str) -> _Refined:
+        """A class after a few iterations."""
+        s = self.settings.mixture
+        few = replace(self.settings.refine, most_iterations=s.round_iterations, least_iterations=1)
+        start = class_start(self.start, volume, self.half[rows])
+        recipe = RefineRecipe(self.feed.only(rows), few, self.settings.seed, start, name=name)
+        state = self.session.state(recipe)
+        misfits = np.zeros(len(self.feed), bool)
+        misfits[rows] = (state.score < LEAST_FIT * 0.5 * state.power).numpy()
+        return _Refined(state.references, state.shell, misfits)
+
+
+def _labels(shares: ClassShares, count: int, fewest: int) -> np.ndarray:
+    """Class of each image, of the first `count`; -1 for none. Classes of fewer images than `fewest` are none."""
+    best = shares.best.numpy()
+    counts = np.bincount(best, minlength=shares.posterior.shape[1])
+    none = (counts < fewest) | (np.arange(len(counts)) >= count)
+    return np.where(none[best], -1, best)
+
+
+def _probability(posterior: Tensor, labels: np.ndarray, count: int) -> Tensor:
+    """Probability of the class that each image is in; of none, what all alternatives to the classes have together."""
+    index = torch.from_numpy(np.maximum(labels, 0))
+    own = posterior.gather(1, index[:, None])[:, 0]
+    return torch.where(torch.from_numpy(labels) >= 0, own, posterior[:, count:].sum(1))
+
+
+def _used(labels: np.ndarray) -> list[int]:
+    return [int(k) for k in np.unique(labels) if k >= 0]
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"

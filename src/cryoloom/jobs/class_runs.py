@@ -1,0 +1,80 @@
+"""Classes as runs: each class of a run with several molecules is refined in a folder of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cryoloom.jobs.class_rounds import Classes, class_start
+from cryoloom.jobs.finished_run import FinishedRun
+from cryoloom.jobs.mixture_verdict import ClassVerdict
+from cryoloom.jobs.reconstruct import conclude, folder_of
+from cryoloom.jobs.settings import ReconstructSettings
+from cryoloom.jobs.structures import structures
+from cryoloom.particles.feed import ImageFeed
+from cryoloom.recipes.mixture import MixtureResult
+from cryoloom.recipes.refine import RefineRecipe
+from cryoloom.runs import layout
+from cryoloom.runs.folder import RunFolder, read_record
+from cryoloom.runs.record import RECORD
+from cryoloom.runs.session import Session
+
+
+def class_run(
+    settings: ReconstructSettings,
+    feed: ImageFeed,
+    classes: Classes,
+    half: np.ndarray,
+    found: MixtureResult,
+    index: int,
+    session: Session,
+) -> ClassVerdict:
+    """Refine a class in a folder of its own, which is a run; one that is finished is read.
+
+    Args:
+        feed, half: all images, and their half sets [N]; found: the first maps; index: of the class, from 0.
+    """
+    path, rows = layout.class_folder(folder_of(session), index + 1), classes.rows(index)
+    own, class_settings = feed.only(rows), replace(settings, job="refine", classes=None)
+    record = read_record(path) if (path / RECORD).is_file() else None
+    if record is None or record.status != "finished":
+        session.say(f"{path.name}: {len(rows):,} images")
+        with _opened(path, class_settings, own, record is not None) as folder:
+            inner = Session(folder, session.progress, session.interrupts)
+            start = class_start(found, classes.maps[index], half[rows])
+            refined = inner.run(RefineRecipe(own, settings.refine, settings.seed, start))
+            tested = structures(refined.posed, "C1", settings.seed, inner)
+            done = conclude(class_settings, start, refined, inner, tested)
+            folder.finish(done.verdict)
+    verdict = FinishedRun(path).verdict
+    assert verdict is not None
+    return ClassVerdict(
+        path.name,
+        len(rows),
+        len(rows) / len(feed),
+        verdict.outcome,
+        verdict.resolution_angstrom,
+        verdict.evidence.components if verdict.evidence.mixed else None,
+    )
+
+
+def _opened(path: Path, settings: ReconstructSettings, feed: ImageFeed, exists: bool) -> RunFolder:
+    """The folder of a class, new or continued."""
+    particles = feed.source.particles
+    if exists:
+        return RunFolder.resume(
+            path, settings, particles.fingerprint(), threads=settings.threads, device=settings.device
+        )
+    return RunFolder.create(
+        path,
+        settings,
+        particles.fingerprint(),
+        settings.job,
+        input_path=particles.path,
+        seed=settings.seed,
+        threads=settings.threads,
+        device=settings.device,
+        overwrite=layout.RESULTS,
+    )
