@@ -61,6 +61,7 @@ def start_run(
     settings = replace(settings, device=chosen, methods=settings.methods.of(settings.tables))
     if isinstance(settings, ReconstructSettings):
         _check_symmetry(settings)
+        _check_classes(settings)
     particles = open_input(settings.input)
     preprocessing = prepare(particles, settings)
     _check_memory(settings, particles)
@@ -162,6 +163,22 @@ def _check_symmetry(settings: ReconstructSettings) -> None:
         raise BadInput(
             f"--poses {settings.poses} can't impose a symmetry ({settings.symmetry}): its map lies in any orientation\n"
             "  what to do: run it in C1, or find the poses with another method"
+        )
+
+
+def _check_classes(settings: ReconstructSettings) -> None:
+    """Refuse what can't be combined with several molecules."""
+    if settings.classes is None:
+        return
+    if settings.symmetry != "C1":
+        raise BadInput(
+            f"--classes with --symmetry {settings.symmetry}: the molecules of a mixture may have different symmetries\n"
+            "  what to do: leave it out; afterwards, reconstruct the particles of a class with its symmetry"
+        )
+    if settings.poses != "search":
+        raise BadInput(
+            f"--classes with --poses {settings.poses}: several molecules are found by search only\n"
+            "  what to do: leave out --poses; afterwards, run a class with it"
         )
 
 

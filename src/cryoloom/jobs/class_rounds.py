@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.mixtures.shares import ClassShares, needless
+from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.settings import ReconstructSettings
+from cryoloom.jobs.structures import structures
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
@@ -39,12 +41,14 @@ class Classes:
         probability: of the class (or of none) that each image is in, [N]; shares: of all images, by class.
         rejected: number of images of each map that was found to show no molecule.
         settled: whether hardly any image changed its class in the last round.
+        moving: whether the images of each class show more than one conformation, as held-out images say.
     """
 
     maps: tuple[Tensor, ...]
     labels: np.ndarray
     probability: Tensor
     shares: tuple[float, ...]
+    moving: tuple[bool, ...]
     rejected: tuple[int, ...]
     settled: bool
 
@@ -63,6 +67,7 @@ class Classes:
             maps=tuple(self.maps[k] for k in order),
             labels=labels,
             shares=tuple(self.shares[k] for k in order),
+            moving=tuple(self.moving[k] for k in order),
         )
 
 
@@ -80,11 +85,13 @@ def class_start(found: MixtureResult, volume: Tensor, half: np.ndarray) -> PoseS
 
 @dataclass(frozen=True, slots=True)
 class _Refined:
-    """A class after a few iterations: its half maps, the shell to which they agree, the images that fit it [N]."""
+    """A class after a few iterations: its half maps, the shell to which they agree, the images that do not fit it [N],
+    and all with their poses."""
 
     halves: tuple[Tensor, Tensor]
     shell: float
     misfits: np.ndarray
+    posed: PosedImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class _Sorting:
     Attributes:
         maps: [m, m, m] of the classes; sinks: of maps that show no molecule; found: evidence for both, in this order.
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
-        settled: whether hardly any image changed its class.
+        settled: whether hardly any image changed its class; posed: images of each class as last refined.
     """
 
     maps: tuple[Tensor, ...]
@@ -103,6 +110,7 @@ class _Sorting:
     found: Sorted
     rejected: tuple[int, ...]
     settled: bool
+    posed: tuple[PosedImages, ...] = ()
 
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
@@ -126,7 +134,7 @@ class _Rounds:
         state = _Sorting(first, (), _labels(found.shares, len(first), s.fewest), found, (), settled=False)
         for number in range(1, s.rounds + 1):
             state = self._round(state, number)
-            if number == 1 and self._may_be_more(state):
+            if number == 1 < s.rounds and self._may_be_more(state):
                 state = self._split(state)
             if state.settled:
                 break
@@ -136,9 +144,18 @@ class _Rounds:
             state.labels,
             _probability(shares.posterior, state.labels, len(state.maps)),
             tuple(shares.shares[: len(state.maps)].tolist()),
+            self._moving(state),
             state.rejected,
             state.settled,
         ).ordered()
+
+    def _moving(self, state: _Sorting) -> tuple[bool, ...]:
+        """Whether a component around the map of each class makes its held-out images likelier."""
+        seed = self.settings.seed
+        return tuple(
+            structures(posed, "C1", seed, self.session, f"structures_{k + 1}").components > 0
+            for k, posed in enumerate(state.posed)
+        )
 
     def _may_be_more(self, state: _Sorting) -> bool:
         """Whether more classes are looked for than were found so far."""
@@ -201,6 +218,7 @@ class _Rounds:
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
             settled=changed < s.settled,
+            posed=tuple(refined[kept[i]].posed for i in left),
         )
 
     def _say_rejected(self, count: int, shell: float) -> None:
@@ -235,7 +253,8 @@ class _Rounds:
         state = self.session.state(recipe)
         misfits = np.zeros(len(self.feed), bool)
         misfits[rows] = (state.score < LEAST_FIT * 0.5 * state.power).numpy()
-        return _Refined(state.references, state.shell, misfits)
+        posed = PosedImages(recipe.feed, state.posterior, state.half, state.noise, state.sigma_angstrom)
+        return _Refined(state.references, state.shell, misfits, posed.only(np.flatnonzero(~misfits[rows])))
 
 
 def _labels(shares: ClassShares, count: int, fewest: int) -> np.ndarray:

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.class_rounds import Classes, class_start
 from cryoloom.jobs.finished_run import FinishedRun
+from cryoloom.jobs.hetero import counted, find_conformations
 from cryoloom.jobs.mixture_verdict import ClassVerdict
 from cryoloom.jobs.reconstruct import conclude, folder_of
-from cryoloom.jobs.settings import ReconstructSettings
+from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.structures import structures
+from cryoloom.jobs.verdict import Verdict, with_conformations
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.recipes.mixture import MixtureResult
-from cryoloom.recipes.refine import RefineRecipe
+from cryoloom.recipes.refine import RefineRecipe, RefineResult
 from cryoloom.runs import layout
 from cryoloom.runs.folder import RunFolder, read_record
 from cryoloom.runs.record import RECORD
@@ -37,17 +40,16 @@ def class_run(
         feed, half: all images, and their half sets [N]; found: the first maps; index: of the class, from 0.
     """
     path, rows = layout.class_folder(folder_of(session), index + 1), classes.rows(index)
-    own, class_settings = feed.only(rows), replace(settings, job="refine", classes=None)
+    own, base = feed.only(rows), replace(settings, job="refine", classes=None)
     record = read_record(path) if (path / RECORD).is_file() else None
     if record is None or record.status != "finished":
         session.say(f"{path.name}: {len(rows):,} images")
-        with _opened(path, class_settings, own, record is not None) as folder:
+        moving = HeteroSettings(**settings.common, poses="search") if classes.moving[index] else None
+        with _opened(path, moving or base, own, record is not None) as folder:
             inner = Session(folder, session.progress, session.interrupts)
             start = class_start(found, classes.maps[index], half[rows])
             refined = inner.run(RefineRecipe(own, settings.refine, settings.seed, start))
-            tested = structures(refined.posed, "C1", settings.seed, inner)
-            done = conclude(class_settings, start, refined, inner, tested)
-            folder.finish(done.verdict)
+            folder.finish(_concluded(base, moving, start, refined, inner))
     verdict = FinishedRun(path).verdict
     assert verdict is not None
     return ClassVerdict(
@@ -56,11 +58,22 @@ def class_run(
         len(rows) / len(feed),
         verdict.outcome,
         verdict.resolution_angstrom,
-        verdict.evidence.components if verdict.evidence.mixed else None,
+        None if verdict.conformations is None else verdict.conformations.components,
     )
 
 
-def _opened(path: Path, settings: ReconstructSettings, feed: ImageFeed, exists: bool) -> RunFolder:
+def _concluded(
+    base: ReconstructSettings, moving: HeteroSettings | None, start: PoseStart, refined: RefineResult, session: Session
+) -> Verdict:
+    """Maps and verdict of a class; where its images show several conformations, these too."""
+    if moving is None:
+        tested = structures(refined.posed, "C1", base.seed, session)
+        return conclude(base, start, refined, session, tested).verdict
+    consensus, found = find_conformations(moving, base, conclude(base, start, refined, session), session)
+    return with_conformations(consensus.verdict, counted(found))
+
+
+def _opened(path: Path, settings: ReconstructSettings | HeteroSettings, feed: ImageFeed, exists: bool) -> RunFolder:
     """The folder of a class, new or continued."""
     particles = feed.source.particles
     if exists:
@@ -71,7 +84,7 @@ def _opened(path: Path, settings: ReconstructSettings, feed: ImageFeed, exists: 
         path,
         settings,
         particles.fingerprint(),
-        settings.job,
+        "hetero" if isinstance(settings, HeteroSettings) else settings.job,
         input_path=particles.path,
         seed=settings.seed,
         threads=settings.threads,

@@ -57,7 +57,21 @@ def run_hetero(
         session.say(said)
     session.plan(hetero_plan(settings, base, feed))
     mask = None if settings.mask is None else given_mask(Path(settings.mask), feed)
-    consensus = reconstruct(base, feed, session)
+    consensus, found = find_conformations(settings, base, reconstruct(base, feed, session), session, mask)
+    return with_conformations(confirmed(consensus, base, session), counted(found))
+
+
+def find_conformations(
+    settings: HeteroSettings,
+    base: ReconstructSettings,
+    consensus: Reconstruction,
+    session: Session,
+    mask: Tensor | None = None,
+) -> tuple[Reconstruction, Conformations]:
+    """What follows after the consensus: poses and conformations in turns unless poses were given, then the method.
+
+    All files are written into the session's folder. Returns the consensus, at the poses that are kept, too.
+    """
     first, searched = consensus, settings.poses != "given"
     if searched:
         recipe = PCAWithPosesRecipe(
@@ -81,7 +95,7 @@ def run_hetero(
         consensus = conclude(base, first.start, first.refined, session)
     with session.timing("conformations"):
         _write(found, consensus, folder_of(session), settings.seed)
-    return with_conformations(confirmed(consensus, base, session), _counted(found))
+    return consensus, found
 
 
 def consensus_settings(settings: HeteroSettings) -> ReconstructSettings:
@@ -198,7 +212,7 @@ def npy_bytes(values: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def _counted(result: Conformations) -> ConformationEvidence:
+def counted(result: Conformations) -> ConformationEvidence:
     """The evidence with the share of the images that show no particle."""
     if result.found is None:
         return result.evidence

@@ -39,12 +39,12 @@ class Structures:
     gain_nats: float
 
 
-def structures(posed: PosedImages, symmetry: str, seed: int, session: Session) -> Structures:
+def structures(posed: PosedImages, symmetry: str, seed: int, session: Session, name: str = STAGE) -> Structures:
     """Fit the family to posed images, of which at most `MOST_IMAGES` are used.
 
     Each image is turned by a random element of the symmetry group: one part of a symmetric particle may differ alone.
     """
-    recipe = PCARecipe(_turned(_some(posed, seed), symmetry, seed), SETTINGS, seed, name=STAGE)
+    recipe = PCARecipe(_turned(_some(posed, seed), symmetry, seed), SETTINGS, seed, name=name)
     state = session.state(recipe)
     assert state.components is not None
     assert state.gains is not None

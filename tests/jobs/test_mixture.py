@@ -1,0 +1,183 @@
+"""The job for several molecules: classes, a run for each, and what is left in the folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import starfile
+
+from cryoloom.api.runs import continue_run, start_run
+from cryoloom.jobs.finished_run import FinishedRun
+from cryoloom.jobs.mixture_verdict import ClassVerdict, MixtureVerdict, judge_mixture, mixture_lines
+from cryoloom.jobs.settings import InputSettings, ReconstructSettings
+from cryoloom.jobs.verdict import Outcome
+from cryoloom.particles.errors import BadInput
+from cryoloom.recipes.methods.search import RefineSettings
+from cryoloom.runs import layout
+from cryoloom.runs.interrupts import Interrupts, Stopped
+from cryoloom.runs.progress import SilentProgress, StepInfo
+from cryoloom.simulation.dataset import simulate_dataset
+from cryoloom.simulation.truth import SimulationSettings
+from jobs.commands import cryoloom
+from recipes.test_mixture import SMALL, agreement, molecules
+
+COUNT = 900
+REFINE = RefineSettings(candidates=2, most_iterations=4)
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixed") / "set"
+    simulate_dataset(molecules(), SimulationSettings(count=COUNT, snr=0.5, seed=2, shift_px=1.0), folder)
+    return folder / "particles.star"
+
+
+def settings_of(particles: Path, **changes) -> ReconstructSettings:
+    mixture = replace(SMALL, beyond_start=1.0, least_split=200, fewest=20)
+    settings = ReconstructSettings(
+        input=InputSettings(str(particles)),
+        particle_diameter_angstrom=85.0,
+        classes="auto",
+        mixture=mixture,
+        refine=REFINE,
+    )
+    return replace(settings, **changes)
+
+
+class StopAt(SilentProgress):
+    """Asks a run to stop when a stage begins."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def update(self, info: StepInfo) -> None:
+        if info.stage == self.stage:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def run(particles: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    output = tmp_path_factory.mktemp("runs") / "run"
+    start_run(settings_of(particles), output, SilentProgress(), Interrupts(), device="cpu")
+    return FinishedRun(output)
+
+
+def test_every_image_is_given_to_its_molecule(particles, run):
+    found = starfile.read(run.path(layout.PARTICLES), always_dict=True)["particles"]
+    truth = starfile.read(particles.parent / "truth.star", always_dict=True)["particles"]
+    assert len(found) == COUNT
+    number = found["rlnClassNumber"].to_numpy()
+    assert set(number) <= {0, 1, 2}
+    assert agreement(number - 1, truth["rlnClassNumber"].to_numpy()) > 0.95
+    assert found["cryoloomClassProbability"].between(0, 1).all()
+    assert set(found["rlnRandomSubset"]) == {1, 2}
+
+
+def test_each_class_is_a_run_of_its_own(run):
+    assert len(run.molecules) == 2
+    whole = starfile.read(run.path(layout.PARTICLES), always_dict=True)["particles"].set_index("rlnImageName")
+    for number, one in enumerate(run.molecules, start=1):
+        assert one.record.status == "finished"
+        assert one.verdict is not None
+        assert one.map.data.shape == one.half_maps[0].data.shape
+        assert one.has(layout.REPORT)
+        own = starfile.read(one.path(layout.PARTICLES), always_dict=True)["particles"]
+        names = own["rlnImageName"].str.replace(r"@.*/", "@", regex=True)
+        mine = whole[whole["rlnClassNumber"] == number]
+        assert sorted(names) == sorted(mine.index.str.replace(r"@.*/", "@", regex=True))
+        # half sets were drawn for all images at once
+        subset = dict(zip(mine.index.str.replace(r"@.*/", "@", regex=True), mine["rlnRandomSubset"], strict=True))
+        assert all(subset[name] == half for name, half in zip(names, own["rlnRandomSubset"], strict=True))
+
+
+def test_the_table_and_the_verdict_name_the_same_classes(run):
+    with open(run.path(layout.CLASSES), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["class_001", "class_002"]
+    assert run.verdict is None
+    mixture = run.mixture
+    assert mixture is not None
+    assert [c.name for c in mixture.classes] == [row["name"] for row in rows]
+    assert [c.particles for c in mixture.classes] == [int(row["particles"]) for row in rows]
+    assert sum(c.particles for c in mixture.classes) + mixture.none == mixture.particles == COUNT
+    assert "2 classes" in repr(run)
+
+
+def test_the_page_shows_the_molecules(run):
+    page = run.path(layout.REPORT).read_text()
+    assert 'id="panel-molecules"' in page
+    assert "class_002/report.html" in page
+    assert 'id="panel-surface"' not in page
+
+
+def test_a_class_is_refined_further_as_a_run(run, tmp_path):
+    one = run.molecules[0].folder
+    cryoloom(f"refine {one / 'particles.star'} --from poses --particle-diameter 85 --output {tmp_path / 'r'} -j 1 -q")
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("stage", ["sort_0", "round_1_0", "refine"])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_result(particles, run, tmp_path, stage):
+    with pytest.raises(Stopped):
+        start_run(settings_of(particles), tmp_path / "run", StopAt(stage), Interrupts(), device="cpu")
+    continue_run(tmp_path / "run", 1, SilentProgress(), Interrupts())
+    one, two = (
+        starfile.read(r / "particles.star", always_dict=True)["particles"] for r in (run.folder, tmp_path / "run")
+    )
+    numbers = [c for c in one.columns if c != "rlnImageName"]
+    assert np.array_equal(one[numbers].to_numpy(), two[numbers].to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"symmetry": "C3"}, "different symmetries"), ({"poses": "hybrid"}, "found by search only")],
+)
+def test_what_can_not_be_combined_is_refused(particles, tmp_path, changes, message):
+    with pytest.raises(BadInput, match=message):
+        start_run(settings_of(particles, **changes), tmp_path / "run", SilentProgress(), Interrupts(), device="cpu")
+
+
+@pytest.mark.parametrize("given", ["1", "many", "0", "1000"])
+def test_the_number_of_classes_must_make_sense(particles, tmp_path, given):
+    said = cryoloom(f"reconstruct {particles} --classes {given} --output {tmp_path / 'r'}", code=2)
+    assert "auto" in said
+
+
+def class_verdict(outcome: Outcome) -> ClassVerdict:
+    return ClassVerdict("class_001", 500, 0.5, outcome, 8.0, None)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "requested", "settled", "expected"),
+    [
+        (("converged", "converged"), None, True, "converged"),
+        (("converged", "converged"), 2, True, "converged"),
+        (("converged", "converged"), 3, True, "uncertain"),
+        (("converged", "failed"), None, True, "uncertain"),
+        (("converged", "converged"), None, False, "uncertain"),
+        (("failed", "noise"), None, True, "failed"),
+        ((), None, True, "failed"),
+    ],
+)
+def test_the_verdict_on_all_classes(outcomes, requested, settled, expected):
+    found = judge_mixture(
+        tuple(class_verdict(o) for o in outcomes),
+        1000,
+        100,
+        requested=requested,
+        begun=6,
+        rejected=(50,),
+        settled=settled,
+    )
+    assert isinstance(found, MixtureVerdict)
+    assert found.outcome == expected
+    said = "\n".join(mixture_lines(found))
+    assert "10.0 %" in said
+    if requested == 3:
+        assert "3 classes were requested" in said
