@@ -6,6 +6,7 @@ import pytest
 
 from cryoloom.jobs.chimerax import write_chimerax_script
 from cryoloom.runs import layout
+from cryoloom.runs.folder import _remove_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +25,7 @@ def test_every_file_is_in_the_list_once():
 @pytest.mark.parametrize("file", layout.FILES, ids=lambda file: file.name)
 def test_a_pattern_fits_its_own_files_alone(file: layout.RunFile, tmp_path: Path):
     if file.name.endswith("/"):
-        assert file.pattern == file.name
+        assert file.pattern == file.name.replace("{number:03d}", "[0-9][0-9][0-9]")
         return
     path = file.path(tmp_path, number=7, series="pc1")
     path.parent.mkdir(exist_ok=True)
@@ -39,6 +40,19 @@ def test_a_pattern_fits_its_own_files_alone(file: layout.RunFile, tmp_path: Path
 def test_what_the_run_keeps_itself_is_no_result():
     assert not {"run.json", "run.log", "run.lock", "metrics.jsonl"} & set(layout.RESULTS)
     assert {"map.mrc", "particles.star", "class_[0-9][0-9][0-9].mrc", "report.html"} <= set(layout.RESULTS)
+
+
+def test_an_earlier_run_leaves_nothing_in_the_folders_of_its_classes(tmp_path: Path):
+    run = tmp_path / "run"
+    for name in ("run.json", "map.mrc", "analysis/clusters.csv", "checkpoints/refine-1.safetensors"):
+        (run / "class_002" / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / "class_002" / name).touch()
+    (run / "class_003").mkdir()
+    (run / "class_003" / "mine.txt").touch()
+    (run / "class_003" / "map.mrc").touch()
+    _remove_run(run, layout.RESULTS)
+    assert not (run / "class_002").exists()
+    assert [p.name for p in (run / "class_003").iterdir()] == ["mine.txt"]
 
 
 def test_the_chimerax_script_opens_the_maps_that_are_there(tmp_path: Path):

@@ -35,6 +35,7 @@ def reconstruct(
     poses: str | None = None,
     start: Source | Literal["poses"] | None = None,
     low_pass: float | None = None,
+    classes: int | Literal["auto"] | None = None,
     symmetry: str = "C1",
     flip: bool = False,
     particle_diameter: float | None = None,
@@ -59,6 +60,8 @@ def reconstruct(
         start: refine from the poses in the particle file ("poses") or from a map (its path) instead.
         low_pass: resolution to which a map given as `start` is low-pass filtered, angstrom; by default the particle
             diameter / 7.5.
+        classes: number of molecules in the images, or "auto" if it is to be found: each becomes a run of its own
+            (`FinishedRun.molecules`). None, by default, for one molecule.
         symmetry: point group: C1, Cn, Dn, T, O or I. Its axes are found on the map of ab initio; a `start` must be on
             the standard axes.
         flip: give the other hand: maps and poses are mirrored.
@@ -80,6 +83,7 @@ def reconstruct(
         job="reconstruct" if start is None else "refine",
         start="poses" if start == "poses" else None if start is None else os.path.abspath(start),
         low_pass_angstrom=low_pass,
+        classes=classes,
         symmetry=symmetry,
         flip=flip,
         particle_diameter_angstrom=particle_diameter,

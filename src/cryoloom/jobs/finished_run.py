@@ -99,7 +99,7 @@ class FinishedRun:
     @property
     def several_molecules(self) -> bool:
         """Whether the run looks for several molecules: its maps are those of its classes, in their folders."""
-        return isinstance(self.settings, ReconstructSettings) and self.settings.classes is not None
+        return self.record.settings.get("classes") is not None
 
     @cached_property
     def molecules(self) -> tuple[FinishedRun, ...]:

@@ -288,9 +288,11 @@ def _remove_run(path: Path, results: Iterable[str]) -> None:
         for stale in path.glob(pattern):
             stale.unlink()
             emptied.add(stale.parent)
-    for folder in emptied - {path}:
-        with contextlib.suppress(OSError):  # the user's own files stay
-            folder.rmdir()
+    for folder in sorted(emptied - {path}, key=lambda folder: -len(folder.parts)):
+        for inner in (folder, folder.parent):  # the folder of a class may have held nothing but others
+            with contextlib.suppress(OSError):  # the user's own files stay
+                if inner != path:
+                    inner.rmdir()
 
 
 class _RunLogHandler(logging.FileHandler):

@@ -41,6 +41,7 @@ class RunFile:
 
 
 _ALL = "reconstruct, refine, hetero"
+_CLASS = "class_{number:03d}"  # name of a class; of its folder, where it is a run of its own
 
 REPORT = RunFile(
     "report.html",
@@ -85,7 +86,7 @@ CONFORMATIONS = RunFile(
     "conformations.safetensors", "fitted model of the volumes, from which cryoloom volume --model makes maps", "hetero"
 )
 CLASS_MAP = RunFile(
-    "class_{number:03d}.mrc",
+    f"{_CLASS}.mrc",
     "map of the particles of each class; the class is rlnClassNumber in particles.star",
     "hetero --method classes",
     shown="class_001.mrc ...",
@@ -93,7 +94,13 @@ CLASS_MAP = RunFile(
 CLASSES = RunFile(
     "classes.csv",
     "particles, share and resolution (gold-standard FSC of the class's own half maps, 0.143) of each class",
-    "hetero --method classes",
+    "hetero --method classes; reconstruct --classes",
+)
+CLASS_RUN = RunFile(
+    f"{_CLASS}/",
+    "run of each class, a folder like this one: its maps, particles, verdict and report",
+    "reconstruct --classes",
+    shown="class_001/ ...",
 )
 MAPS_SCRIPT = RunFile("open.cxc", "opens the maps in ChimeraX at a suitable contour level", f"{_ALL}; abinit")
 RUN_RECORD = RunFile(
@@ -160,6 +167,7 @@ FILES = (
     CONFORMATIONS,
     CLASS_MAP,
     CLASSES,
+    CLASS_RUN,
     CLUSTERS,
     CLUSTER_LABELS,
     CLUSTER_PARTICLES,
@@ -182,18 +190,20 @@ FILES = (
 )
 _OF_THE_RUN_ITSELF = (RECORD, METRICS, LOG, LOCK, f"{CHECKPOINTS}/")
 
+_OWN = tuple(file.pattern for file in FILES if file.name not in (*_OF_THE_RUN_ITSELF, CLASS_RUN.name))
+_OF_A_CLASS = (*_OWN, RECORD, METRICS, LOG, LOCK, f"{CHECKPOINTS}/*")
 # patterns of the files that an earlier run may have left, other than those which `runs` writes itself
-RESULTS = tuple(file.pattern for file in FILES if file.name not in _OF_THE_RUN_ITSELF)
+RESULTS = (*_OWN, *(CLASS_RUN.pattern + pattern for pattern in _OF_A_CLASS))
 
 
 def class_folder(run: Path, number: int) -> Path:
     """The folder of a class of a run with several molecules, itself a run."""
-    return Path(run) / f"class_{number:03d}"
+    return CLASS_RUN.path(run, number=number)
 
 
 def class_folders(run: Path) -> tuple[Path, ...]:
     """The folders of the classes of a run, in order."""
-    return tuple(sorted(path.parent for path in Path(run).glob(f"class_[0-9][0-9][0-9]/{RECORD}")))
+    return tuple(sorted(path.parent for path in Path(run).glob(CLASS_RUN.pattern + RECORD)))
 
 
 def particles_of(path: Path) -> Path:
