@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import starfile
+import torch
 
 from cryoloom.api.runs import continue_run, start_run
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.mixture_verdict import ClassVerdict, MixtureVerdict, judge_mixture, mixture_lines
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Outcome
+from cryoloom.maps.io import DensityMap, write_map
 from cryoloom.particles.errors import BadInput
+from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.runs import layout
 from cryoloom.runs.interrupts import Interrupts, Stopped
@@ -25,6 +28,7 @@ from cryoloom.runs.progress import SilentProgress, StepInfo
 from cryoloom.simulation.dataset import simulate_dataset
 from cryoloom.simulation.truth import SimulationSettings
 from jobs.commands import cryoloom
+from recipes.scene import BOX, PIXEL_SIZE
 from recipes.test_mixture import SMALL, agreement, molecules
 
 COUNT = 900
@@ -122,7 +126,7 @@ def test_a_class_is_refined_further_as_a_run(run, tmp_path):
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("stage", ["sort_0", "round_1_0", "refine"])
+@pytest.mark.parametrize("stage", ["round_1_0", "refine"])
 def test_a_run_stopped_anywhere_goes_on_to_the_same_result(particles, run, tmp_path, stage):
     with pytest.raises(Stopped):
         start_run(settings_of(particles), tmp_path / "run", StopAt(stage), Interrupts(), device="cpu")
@@ -134,9 +138,29 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_result(particles, run, tmp_p
     assert np.array_equal(one[numbers].to_numpy(), two[numbers].to_numpy())
 
 
+def test_given_maps_of_any_scale_sort_the_images_and_a_decoy_stays_empty(particles, tmp_path):
+    truth = starfile.read(particles.parent / "truth.star", always_dict=True)["particles"]["rlnClassNumber"].to_numpy()
+    decoy = GaussianCloud.random(6, 5.0, 4.0, torch.Generator().manual_seed(1)).density(BOX, PIXEL_SIZE).float()
+    maps = [m.data * factor for m, factor in zip(molecules(), (100.0, -0.01), strict=True)]
+    names = []
+    for i, data in enumerate([*maps, decoy]):
+        names.append(str(tmp_path / f"given_{i}.mrc"))
+        write_map(Path(names[-1]), DensityMap(data, PIXEL_SIZE))
+    settings = settings_of(particles, classes=None, classes_from=tuple(names))
+    start_run(settings, tmp_path / "run", SilentProgress(), Interrupts(), device="cpu")
+    run = FinishedRun(tmp_path / "run")
+    assert len(run.molecules) == 2
+    number = starfile.read(run.path(layout.PARTICLES), always_dict=True)["particles"]["rlnClassNumber"].to_numpy()
+    assert agreement(number - 1, truth) > 0.95
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"symmetry": "C3"}, "different symmetries"), ({"poses": "hybrid"}, "found by search only")],
+    [
+        ({"classes_from": ("a.mrc",)}, "leave out --classes"),
+        ({"symmetry": "C3"}, "different symmetries"),
+        ({"poses": "hybrid"}, "found by search only"),
+    ],
 )
 def test_what_can_not_be_combined_is_refused(particles, tmp_path, changes, message):
     with pytest.raises(BadInput, match=message):

@@ -36,6 +36,7 @@ def reconstruct(
     start: Source | Literal["poses"] | None = None,
     low_pass: float | None = None,
     classes: int | Literal["auto"] | None = None,
+    classes_from: Sequence[Source] = (),
     symmetry: str = "C1",
     flip: bool = False,
     particle_diameter: float | None = None,
@@ -62,6 +63,7 @@ def reconstruct(
             diameter / 7.5.
         classes: number of molecules in the images, or "auto" if it is to be found: each becomes a run of its own
             (`FinishedRun.molecules`). None, by default, for one molecule.
+        classes_from: maps from which classes start instead, of any scale; some may be of molecules that are not there.
         symmetry: point group: C1, Cn, Dn, T, O or I. Its axes are found on the map of ab initio; a `start` must be on
             the standard axes.
         flip: give the other hand: maps and poses are mirrored.
@@ -84,6 +86,7 @@ def reconstruct(
         start="poses" if start == "poses" else None if start is None else os.path.abspath(start),
         low_pass_angstrom=low_pass,
         classes=classes,
+        classes_from=tuple(os.path.abspath(name) for name in classes_from),
         symmetry=symmetry,
         flip=flip,
         particle_diameter_angstrom=particle_diameter,

@@ -118,7 +118,7 @@ def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Int
 def _work(
     settings: Settings, particles: ParticleSet, preprocessing: Preprocessing, session: Session, folder: RunFolder
 ) -> Path:
-    if isinstance(settings, ReconstructSettings) and settings.classes is not None:
+    if isinstance(settings, ReconstructSettings) and settings.several_molecules:
         return _work_on_mixture(settings, particles, preprocessing, session, folder)
     if isinstance(settings, HeteroSettings):
         verdict = run_hetero(settings, particles, preprocessing, session)
@@ -168,8 +168,12 @@ def _check_symmetry(settings: ReconstructSettings) -> None:
 
 def _check_classes(settings: ReconstructSettings) -> None:
     """Refuse what can't be combined with several molecules."""
-    if settings.classes is None:
+    if not settings.several_molecules:
         return
+    if settings.classes is not None and settings.classes_from:
+        raise BadInput(
+            "--classes and --classes-from: the given maps are the classes\n  what to do: leave out --classes"
+        )
     if settings.symmetry != "C1":
         raise BadInput(
             f"--classes with --symmetry {settings.symmetry}: the molecules of a mixture may have different symmetries\n"

@@ -66,6 +66,14 @@ def reconstruct(
             show_default="one molecule",
         ),
     ] = None,
+    classes_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="MAP.mrc",
+            help="A map from which a class starts, of any scale; one option for each map. Some may be decoys.",
+            show_default="random starts",
+        ),
+    ] = None,
     *,
     options: RunOptions,
     methods: Any,
@@ -78,6 +86,7 @@ def reconstruct(
     from cryoloom.jobs.presets import chosen_settings
 
     settings = replace(options.settings("reconstruct", particles), classes=_classes(classes))
+    settings = replace(settings, classes_from=tuple(os.path.abspath(path) for path in classes_from or ()))
     settings = chosen_settings(settings, preset, poses=methods.poses)
     chosen = method_settings(methods, POSE_METHODS, settings.poses, settings.methods, "--poses")
     start_run(replace(settings, methods=chosen), output, options)

@@ -160,6 +160,8 @@ class _Rounds:
     def _may_be_more(self, state: _Sorting) -> bool:
         """Whether more classes are looked for than were found so far."""
         requested = self.settings.classes
+        if self.settings.classes_from:
+            return False
         return not isinstance(requested, int) or len(_used(state.labels)) < requested
 
     def _split(self, state: _Sorting) -> _Sorting:

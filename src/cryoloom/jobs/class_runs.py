@@ -40,7 +40,7 @@ def class_run(
         feed, half: all images, and their half sets [N]; found: the first maps; index: of the class, from 0.
     """
     path, rows = layout.class_folder(folder_of(session), index + 1), classes.rows(index)
-    own, base = feed.only(rows), replace(settings, job="refine", classes=None)
+    own, base = feed.only(rows), replace(settings, job="refine", classes=None, classes_from=())
     record = read_record(path) if (path / RECORD).is_file() else None
     if record is None or record.status != "finished":
         session.say(f"{path.name}: {len(rows):,} images")

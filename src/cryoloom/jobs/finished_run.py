@@ -99,7 +99,8 @@ class FinishedRun:
     @property
     def several_molecules(self) -> bool:
         """Whether the run looks for several molecules: its maps are those of its classes, in their folders."""
-        return self.record.settings.get("classes") is not None
+        settings = self.record.settings
+        return settings.get("classes") is not None or bool(settings.get("classes_from"))
 
     @cached_property
     def molecules(self) -> tuple[FinishedRun, ...]:

@@ -15,6 +15,7 @@ from cryoloom.jobs.class_rounds import Classes, find_classes
 from cryoloom.jobs.class_runs import class_run
 from cryoloom.jobs.class_table import ClassRow, write_class_table
 from cryoloom.jobs.finished_run import FinishedRun
+from cryoloom.jobs.given_classes import given_classes
 from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.mixture_verdict import MixtureVerdict, judge_mixture
 from cryoloom.jobs.reconstruct import folder_of
@@ -51,7 +52,7 @@ def run_mixture(
     requested = settings.classes if isinstance(settings.classes, int) else None
     recipe = MixtureRecipe(feed, settings.mixture, settings.seed, requested)
     session.plan(mixture_plan(settings, feed, recipe))
-    start = session.run(recipe)
+    start = given_classes(settings, feed, session) if settings.classes_from else session.run(recipe)
     half = numpy_generator(settings.seed, recipe.name, "half sets").permutation(np.arange(len(feed)) % 2)
     classes = find_classes(settings, feed, half, start, session)
     verdicts = [class_run(settings, feed, classes, half, start, k, session) for k in range(len(classes.maps))]
@@ -71,8 +72,9 @@ def run_mixture(
 def mixture_plan(settings: ReconstructSettings, feed: ImageFeed, recipe: MixtureRecipe) -> list[StagePlan]:
     """The stages ahead and their expected costs; those of all classes together, as their number is not known yet."""
     refinement = sum(refinement_costs(feed, settings.refine))
+    first = [] if settings.classes_from else [StagePlan(recipe.name, sum(recipe.expected_costs(recipe.init())))]
     return [
-        StagePlan(recipe.name, sum(recipe.expected_costs(recipe.init()))),
+        *first,
         StagePlan("rounds", 0.6 * refinement),
         StagePlan("classes", refinement),
     ]

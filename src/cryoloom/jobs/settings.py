@@ -83,6 +83,9 @@ class ReconstructSettings(Common):
     classes: int | Literal["auto"] | None = None
     """Number of classes, one for each molecule, or "auto" if it is to be found; None for a single molecule."""
 
+    classes_from: tuple[str, ...] = ()
+    """Maps (absolute paths) from which classes start, instead of random ones."""
+
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
     """The search for several molecules."""
 
@@ -91,6 +94,11 @@ class ReconstructSettings(Common):
 
     def __post_init__(self) -> None:
         pose_method(self.poses)
+
+    @property
+    def several_molecules(self) -> bool:
+        """Whether several molecules are sought."""
+        return self.classes is not None or bool(self.classes_from)
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -205,8 +205,8 @@ def _one_structure(e: Evidence) -> str:
     )
     if e.mixed:
         return (
-            f"{said}, and the map is an average over different molecules (run cryoloom reconstruct --classes auto) or a "
-            "large motion (run cryoloom hetero)."
+            f"{said}, and the map is an average over different molecules (run cryoloom reconstruct --classes auto) or "
+            "over a large motion (run cryoloom hetero)."
         )
     return f"{said}; the structures differ little (see cryoloom hetero)."
 
