@@ -25,14 +25,18 @@ SMALL = MixtureSettings(
     batch=60,
     judged=60,
     first_guess=4,
+    least_loss=(0.0, 0.06, 0.1, 0.0, 0.08),
+    lasting_loss=0.06,
 )
 
 
 def molecules() -> tuple[DensityMap, DensityMap]:
-    """A round cloud and a rod."""
-    round_one, other = (GaussianCloud.random(24, 24.0, 6.0, torch.Generator().manual_seed(seed)) for seed in (4, 11))
-    rod = replace(other, centres=other.centres * torch.tensor([1.6, 0.5, 0.5], dtype=other.centres.dtype))
-    one, two = (DensityMap(cloud.density(BOX, PIXEL_SIZE).float(), PIXEL_SIZE) for cloud in (round_one, rod))
+    """A ball and a rod."""
+    clouds = []
+    for seed, stretch in ((4, (0.7, 0.7, 0.7)), (11, (1.7, 0.4, 0.4))):
+        cloud = GaussianCloud.random(24, 24.0, 6.0, torch.Generator().manual_seed(seed))
+        clouds.append(replace(cloud, centres=cloud.centres * torch.tensor(stretch, dtype=cloud.centres.dtype)))
+    one, two = (DensityMap(cloud.density(BOX, PIXEL_SIZE).float(), PIXEL_SIZE) for cloud in clouds)
     return one, two
 
 

@@ -165,26 +165,36 @@ class _Rounds:
         return not isinstance(requested, int) or len(_used(state.labels)) < requested
 
     def _split(self, state: _Sorting) -> _Sorting:
-        """Classes that show several molecules are divided, and molecules sought among the images of no class.
+        """Molecules are sought among the images of each class alone, and of no class, as they were among all images.
 
-        The search that found the maps is repeated on the images of each class alone: of one molecule it leaves one map.
+        A map that this gives becomes a class if its images fit it clearly better than the map of the class.
         """
-        s, maps, added = self.settings.mixture, [], 0
+        added: list[Tensor] = []
         for k in (*range(len(state.maps)), -1):
-            rows, own = state.rows(k), [state.maps[k]] if k >= 0 else []
-            if len(rows) < s.least_split:
-                maps += own
-                continue
-            name = f"split_{k + 1}" if k >= 0 else "split_none"
-            found = self.session.run(MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name)).volumes
-            maps += found if len(found) > 1 or k < 0 else own
-            added += len(found) - len(own)
+            if len(state.rows(k)) >= self.settings.mixture.least_split:
+                added += self._others(state, k)
         if not added:
             return state
-        self.session.say(f"the images of single classes, and of none, gave {_counted(added, 'map', 'maps')} more")
+        self.session.say(f"the images of single classes, and of none, gave {_counted(len(added), 'map', 'maps')} more")
+        maps = (*state.maps, *added)
         found = self._sorted([(v, v) for v in (*maps, *state.sinks)], "sort_split", self.start.radius, fine=False)
-        labels = _labels(found.shares, len(maps), s.fewest)
-        return replace(state, maps=tuple(maps), labels=labels, found=found, settled=False)
+        labels = _labels(found.shares, len(maps), self.settings.mixture.fewest)
+        return replace(state, maps=maps, labels=labels, found=found, settled=False)
+
+    def _others(self, state: _Sorting, k: int) -> list[Tensor]:
+        """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own."""
+        s, rows, name = self.settings.mixture, state.rows(k), f"split_{k + 1}" if k >= 0 else "split_none"
+        recipe = MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name)
+        result = self.session.run(recipe)
+        volumes = list(result.volumes)
+        if k < 0:
+            return volumes
+        # by images that are in none of the new maps, whose own noise would make these fit better
+        held = rows[recipe.held_out(result.begun)]
+        maps = [(v, v) for v in (state.maps[k], *volumes)]
+        found = self._sorted(maps, f"sort_{name}", self.start.radius, fine=True, rows=held)
+        dropped = needless(found.evidence, found.generic, s.split_loss, range(1, len(volumes) + 1))
+        return [v for i, v in enumerate(volumes, start=1) if i not in dropped]
 
     def _round(self, state: _Sorting, number: int) -> _Sorting:
         """Classes refined, and all images sorted anew."""
@@ -231,13 +241,20 @@ class _Rounds:
         )
         self.session.say(f"a map of {count:,} images shows no molecule: its half maps {at}")
 
-    def _sorted(self, maps: Sequence[tuple[Tensor, Tensor]], name: str, radius: int, fine: bool) -> Sorted:
-        """The evidence of all images."""
+    def _sorted(
+        self,
+        maps: Sequence[tuple[Tensor, Tensor]],
+        name: str,
+        radius: int,
+        fine: bool,
+        rows: np.ndarray | None = None,
+    ) -> Sorted:
+        """The evidence of all images, or of some."""
         recipe = SortRecipe(
-            self.feed,
+            self.feed if rows is None else self.feed.only(rows),
             self.settings.mixture,
             maps,
-            half=self.half,
+            half=self.half if rows is None else self.half[rows],
             noise=self.start.noise,
             sigma_angstrom=self.start.sigma_angstrom,
             name=name,

@@ -102,6 +102,7 @@ class PCAWithPosesRecipe(FamilyEM):
             PosePosterior.joined([p.posterior for p in parts]).rows(order),
             torch.cat([p.score for p in parts])[order],
             torch.cat([p.power for p in parts])[order],
+            torch.cat([p.log_mass for p in parts])[order],
         )
 
     def _family(self, state: FamilyState, half: int, radius: int) -> Family:

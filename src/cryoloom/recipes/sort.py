@@ -1,14 +1,15 @@
 """Sorting: the evidence of every image for every class, and that it belongs to none.
 
 All images are first matched with all maps at low radius, which costs little; then only with the maps that this leaves,
-at the radius that the maps deserve. Evidence is a mean over all poses, so that it may be compared between maps. Where
-the half sets have maps of their own, an image is compared with those of its own half set.
+at the radius that the maps deserve. Evidence is a mean over all poses, so that it may be compared between maps: by sums
+over a grid, or, where images are searched on the fine grid, by Laplace's method at refined poses. Where the half sets
+have maps of their own, an image is compared with those of its own half set.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from cryoloom.inference.mixtures.generic import UnknownBody, slice_power
 from cryoloom.inference.mixtures.shares import ClassShares, class_shares
-from cryoloom.inference.poses.global_search import FINE_NSIDE, references_of, search, shifts_of
+from cryoloom.inference.poses.global_search import candidates_of, references_of, search, shifts_of
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posed import in_batches
+from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.inference.poses.search import match, shift_prior, slice_reference
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.band import Band
@@ -30,6 +32,9 @@ from cryoloom.recipes.random_starts import STEP_COST
 from cryoloom.runs.progress import StepInfo
 
 BATCH = 500  # images at once
+# of the poses found on the fine grid, and steps in which they are refined: on a grid, the evidence of an image depends
+# on how its pose lies between the grid points of a map's frame, by a tenth
+CANDIDATES, CLIMB_STEPS = 3, 4
 LOW_NSIDE, MIDDLE_NSIDE = 3, 4  # of the grids at low radius, and where the fine grid is not needed
 
 
@@ -94,7 +99,7 @@ class SortRecipe:
         Args:
             maps: [m, m, m] of either half set, for each class; the same tensor twice where they have one in common.
             half: [N] of 0 and 1; noise: [G, S]; sigma_angstrom: standard deviation of shifts.
-            radius: of the comparison, Fourier pixels; fine: whether poses are searched on the fine grid.
+            radius: of the comparison, Fourier pixels; fine: whether poses are searched on the fine grid and refined.
         """
         self.feed, self.settings, self.maps, self.half = feed, settings, maps, half
         self.noise, self.sigma, self.name, self.radius, self.fine = noise, sigma_angstrom, name, radius, fine
@@ -151,18 +156,19 @@ class SortRecipe:
                 evidence[torch.from_numpy(rows), k] = matcher(rows).cpu()
         return replace(state, evidence=evidence)
 
-    def _fine(self, volume: Tensor):
+    def _fine(self, volume: Tensor) -> Callable[[np.ndarray], Tensor]:
+        half = volume_to_half(rebox(volume, Band(self.radius).box))
         references = references_of(self.feed, volume, self.settings.coarse_level, self.radius)
-        shifts = shifts_of(self.feed, self.radius, self.sigma)
-        poses = float(shift_prior(shifts, self.sigma).logsumexp(0)) + math.log(len(cached_rotation_grid(FINE_NSIDE).R))
 
         def matched(rows: np.ndarray) -> Tensor:
             images = self.feed.images(rows, self.radius, self.noise)
-            return search(self.feed, images, references, self.sigma).log_evidence - poses
+            found = search(self.feed, images, references, self.sigma)
+            start = candidates_of(self.feed, [found], self.radius, self.sigma, count=CANDIDATES)
+            return refine_poses(half, images, start, self.sigma, CLIMB_STEPS).log_evidence(self.sigma)
 
         return matched
 
-    def _middle(self, volume: Tensor):
+    def _middle(self, volume: Tensor) -> Callable[[np.ndarray], Tensor]:
         grid = cached_rotation_grid(MIDDLE_NSIDE)
         half = volume_to_half(rebox(volume, Band(self.radius).box))
         reference = slice_reference(half, grid, self.feed.prefix(self.radius))

@@ -60,9 +60,10 @@ class FamilyPoses:
             start = poses.rows(torch.from_numpy(some)).bare().to(self.feed.device)
             images = self.feed.images(some, radius, family.noise)
             refined = climb_poses(self._evidence(grids, images, family), start, steps)
-            parts.append((refined.posterior.to(torch.device("cpu")), refined.score.cpu(), refined.power.cpu()))
-        posteriors, scores, powers = zip(*parts, strict=True)
-        return Refined(PosePosterior.joined(posteriors), torch.cat(scores), torch.cat(powers))
+            numbers = (refined.score.cpu(), refined.power.cpu(), refined.log_mass.cpu())
+            parts.append((refined.posterior.to(torch.device("cpu")), *numbers))
+        posteriors, *numbers = zip(*parts, strict=True)
+        return Refined(PosePosterior.joined(posteriors), *(torch.cat(each) for each in numbers))
 
     def searched(
         self,

@@ -60,10 +60,11 @@ def even_offsets(evidence: Float[Tensor, "B K"], temperature: float) -> Float[Te
 
 
 def loss_without(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], index: int) -> tuple[float, int]:
-    """What a class's images lose without it, as a share of their mean evidence, and the number of these images.
+    """What a class's images lose without it, as a share of their evidence, and the number of these images.
 
     Each image is counted where it fits best; without the class it goes to the best of the others or to the unknown
-    body. 1 and 0 for a class without images.
+    body. The median over the images: with several maps of one molecule, a few images find their pose with one only.
+    Two zeros for a class without images.
     """
     L = torch.cat([evidence, generic[:, None]], 1)
     best = L.argmax(1)
@@ -72,7 +73,7 @@ def loss_without(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], i
         return 0.0, 0
     others = torch.cat([L[mine, :index], L[mine, index + 1 :]], 1).amax(1)
     own = L[mine, index]
-    return float((own - others).mean() / own.mean().clamp(min=1e-6)), int(mine.sum())
+    return float((own - others).median() / own.median().clamp(min=1e-6)), int(mine.sum())
 
 
 def needless(

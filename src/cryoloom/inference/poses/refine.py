@@ -5,6 +5,7 @@ R <- R exp[omega], t <- t + dt; the Gauss-Newton matrix at the optimum is the po
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,11 +42,19 @@ class Refined:
         score: log p(Y | pose, V) - log p(Y | no particle) of each image's best candidate, [B], including the prior on
             shifts; power / 2 +- sqrt(power) at the correct pose and map.
         power: power sum w |X|^2 of the prediction at that candidate, [B].
+        log_mass: log of the integral of exp(score) over rotation vectors and shifts, [B], by Laplace's method; see
+            `log_evidence`.
     """
 
     posterior: PosePosterior
     score: Float[Tensor, " B"]
     power: Float[Tensor, " B"]
+    log_mass: Float[Tensor, " B"]
+
+    def log_evidence(self, sigma_angstrom: float) -> Float[Tensor, " B"]:
+        """log p(Y | V) - log p(Y | no particle), nats: a mean over all rotations and the Gaussian prior on shifts, as
+        far as the candidates hold it."""
+        return self.log_mass - math.log(8 * math.pi**2) - math.log(2 * math.pi * sigma_angstrom**2)
 
     @property
     def misfit(self) -> Float[Tensor, " B"]:
@@ -217,14 +226,18 @@ def _laplace(climb: _Climb, flat: Tensor, start: PosePosterior, group: Tensor, k
     R, t = start.R.reshape(-1, 3, 3).clone(), start.t.reshape(-1, 2).clone()
     R[flat], t[flat] = climb.R, climb.t
     weight = torch.full((B * K,), -torch.inf, device=R.device)
-    weight[flat] = start.log_weight.reshape(-1)[flat] if keep_weights else climb.score + log_det
+    weight[flat] = climb.score + log_det
     full = torch.zeros(B * K, 5, 5, device=R.device)
     full[flat] = covariance
-    R, weight = R.reshape(B, K, 3, 3), weight.reshape(B, K)
-    if not keep_weights:
-        weight = _without_repeats(R, weight, group)
+    R = R.reshape(B, K, 3, 3)
+    weight = _without_repeats(R, weight.reshape(B, K), group)
+    log_mass = weight.logsumexp(1) + 2.5 * math.log(2 * math.pi)
+    if keep_weights:
+        given = torch.full((B * K,), -torch.inf, device=R.device)
+        given[flat] = start.log_weight.reshape(-1)[flat]
+        weight = given.reshape(B, K)
     posterior = PosePosterior(R, t.reshape(B, K, 2), weight, covariance=full.reshape(B, K, 5, 5))
     best = weight.argmax(1) + K * torch.arange(B, device=R.device)
     score, power = weight.new_zeros(B * K), weight.new_zeros(B * K)
     score[flat], power[flat] = climb.score, climb.power
-    return Refined(posterior.normalised(), score[best], power[best])
+    return Refined(posterior.normalised(), score[best], power[best], log_mass)

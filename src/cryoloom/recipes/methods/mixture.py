@@ -69,7 +69,7 @@ class MixtureSettings:
     pruned_from: int = 2
     """Level from which on images are matched only with maps that a match at lower radius leaves."""
 
-    window_nats: float = 15.0
+    window_nats: float = 20.0
     """Log evidence, at the lower radius, by which a map may lie below the best one to be left."""
 
     body_level: float = 6.0
@@ -84,6 +84,10 @@ class MixtureSettings:
     least_split: int = 300
     """Minimum number of images of a class that is searched for several molecules."""
 
+    split_loss: float = 0.05
+    """Share of their log evidence that the images of a map found there must lose if they go to the class's map. Maps of
+    one molecule lose 0.01 to 0.02 at refined poses, those of different molecules 0.4."""
+
     rounds: int = 3
     """Maximum number of rounds in which classes are refined in a few iterations and all images sorted anew."""
 
@@ -93,7 +97,7 @@ class MixtureSettings:
     settled: float = 0.01
     """Share of the images that change their class in a round below which classes are settled."""
 
-    twin_loss: float = 0.08
+    twin_loss: float = 0.05
     """Share of their log evidence that the images of a refined class must lose without it for the class to be kept."""
 
     beyond_start: float = 1.15

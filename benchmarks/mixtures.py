@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Several molecules, measured: mixtures.py CASE [...] [--seeds 1 2 3] [--workdir DIR] [--set-folder DIR] [--force]
+
+A case is a run of cryoloom reconstruct with several classes on a set of different molecules, scored by
+../shared/bench/evaluate_mixture.py (images in the right class and within 10 degrees; states found; junk in no class).
+Cases: SET-auto (the number of classes is found), SET-K (it is given), SET-true (classes start from the true maps: what
+a search can place), SET-one (one map, for the cost). Sets: mix4, mix8, mix-junk of make_sets.sh; mix16 and mix32, made
+here of chain groups cut from ../shared/data/models. Results: results/mixtures-CASE-sSEED.json, results/mixtures.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gemmi
+
+from bench import CRYOLOOM, RESULTS, SHARED_BENCH, commit, machine, make_set, read_json, run_measured, write_json
+
+MODELS = SHARED_BENCH.parent / "data" / "models"
+PIXEL_SIZE, EACH, SNR = 4.0, 1000, 0.1
+# file, chains (all of them where empty), options of make_map.py; the first 16 are mix16
+SPECIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "igg": ("1hzh_IgG.pdb", "", ()),
+    "igg-without-a-light-chain": ("1hzh_IgG.pdb", "HKL", ()),
+    "groel": ("1oel_GroEL.pdb", "", ()),
+    "groel-4": ("1oel_GroEL.pdb", "ABCD", ()),
+    "groel-2": ("1oel_GroEL.pdb", "AB", ()),
+    "spike": ("6vxx_spike_closed.pdb", "", ()),
+    "spike-2": ("6vxx_spike_closed.pdb", "AB", ()),
+    "spike-1": ("6vxx_spike_closed.pdb", "A", ()),
+    "cand1-cul1": ("species/1u6g.pdb.gz", "", ()),
+    "cand1": ("species/1u6g.pdb.gz", "C", ()),
+    "clpb": ("species/1qvr.pdb.gz", "", ()),
+    "clpb-2": ("species/1qvr.pdb.gz", "AB", ()),
+    "rubisco": ("species/1bxn.pdb.gz", "", ("--onto-z", "4")),
+    "rubisco-half": ("species/1bxn.pdb.gz", "AIEK", ()),
+    "hsp90": ("species/2cg9.pdb.gz", "", ("--onto-z", "2")),
+    "cftr": ("6msm_CFTR.pdb.gz", "", ()),
+    "groel-3": ("1oel_GroEL.pdb", "ABC", ()),
+    "groel-5": ("1oel_GroEL.pdb", "ABCDE", ()),
+    "groel-6": ("1oel_GroEL.pdb", "ABCDEF", ()),
+    "groel-1": ("1oel_GroEL.pdb", "A", ()),
+    "cul1": ("species/1u6g.pdb.gz", "AB", ()),
+    "clpb-1": ("species/1qvr.pdb.gz", "A", ()),
+    "rubisco-3": ("species/1bxn.pdb.gz", "AICJEK", ()),
+    "rubisco-large": ("species/1bxn.pdb.gz", "ACEG", ("--onto-z", "4")),
+    "hsp90-1": ("species/2cg9.pdb.gz", "A", ()),
+    "hsp70": ("species/3gl1.pdb.gz", "", ()),
+    "haemoglobin": ("5ni1_hemoglobin.cif", "", ()),
+    "igg-heavy": ("1hzh_IgG.pdb", "HK", ()),
+    "igg-half": ("1hzh_IgG.pdb", "HL", ()),
+    "rubisco-1": ("species/1bxn.pdb.gz", "AI", ()),
+    "groel-alternate": ("1oel_GroEL.pdb", "ACE", ()),
+    "groel-two-pairs": ("1oel_GroEL.pdb", "ABDE", ()),
+}
+SYMMETRY = {
+    "mix4": ("2=C7", "3=C3"),
+    "mix8": ("2=C7", "3=C3", "5=C4", "7=C2", "8=C2"),
+    "mix-junk": ("1=C3",),
+    "mix16": ("3=C7", "6=C3", "13=C4", "15=C2"),
+    "mix32": ("3=C7", "6=C3", "13=C4", "15=C2", "24=C4"),
+}
+
+
+def mixture_set(name: str, seed: int, sets: Path) -> Path:
+    """The folder of a set, made if it is not there."""
+    if name not in ("mix16", "mix32"):
+        return make_set(name, seed, sets)
+    folder = sets / f"{name}-s{seed}"
+    if not (folder / "truth.star").exists():
+        chosen = list(SPECIES)[: int(name.removeprefix("mix"))]
+        maps = [species_map(species, sets / "species") for species in chosen]
+        command = [sys.executable, SHARED_BENCH / "simulate.py", folder, *maps]
+        subprocess.run([*command, "-n", str(EACH * len(maps)), "--snr", str(SNR), "--seed", str(seed)], check=True)
+    return folder
+
+
+def species_map(species: str, folder: Path) -> Path:
+    """The map of a chain group."""
+    file, chains, options = SPECIES[species]
+    source, path = MODELS / file, folder / f"{species}.mrc"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    if chains:
+        structure = gemmi.read_structure(str(source))
+        while len(structure) > 1:
+            del structure[1]
+        for chain in [chain.name for chain in structure[0]]:
+            if chain not in chains:
+                structure[0].remove_chain(chain)
+        source = folder / f"{species}.pdb"
+        structure.write_pdb(str(source))
+    command = [sys.executable, SHARED_BENCH / "make_map.py", source, path, "--pixel", str(PIXEL_SIZE), *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def measure(case: str, seed: int, work: Path, sets: Path) -> dict:
+    """Run a case and score it."""
+    name, how = case.rsplit("-", 1)
+    folder, output = mixture_set(name, seed, sets), work / f"{case}-s{seed}"
+    options: list[str | Path] = [] if how == "one" else ["--classes", how]
+    if how == "true":
+        options = [word for path in sorted(folder.glob("truth_*.mrc")) for word in ("--classes-from", path)]
+    command = [CRYOLOOM, "reconstruct", folder / "particles.star", "--output", output, "--seed", str(seed), "-j", "1"]
+    spent = run_measured([*command, *options, "--overwrite"], work / f"{case}-s{seed}.log")
+    if spent.returncode:
+        raise RuntimeError(f"{case}, seed {seed} failed: see {work / f'{case}-s{seed}.log'}")
+    scored = work / f"{case}-s{seed}.json"
+    scorer = [sys.executable, SHARED_BENCH / "evaluate_mixture.py", folder / "truth.star", output / "particles.star"]
+    subprocess.run([*scorer, "--symmetry", *SYMMETRY[name], "--json", scored], check=True, stdout=subprocess.DEVNULL)
+    record = json.loads((output / "run.json").read_text())
+    return {
+        "case": case,
+        "seed": seed,
+        **json.loads(scored.read_text()),
+        "verdict": record["verdict"],
+        "stages": [(t["stage"], t["cpu_s"]) for t in record["timings"]],
+        "cpu_s": spent.cpu_s,
+        "peak_rss_bytes": spent.peak_rss_bytes,
+        "commit": commit(),
+        "machine": machine(),
+    }
+
+
+def table() -> str:
+    """results/mixtures.md from all results."""
+    lines = [
+        "# Several molecules",
+        "",
+        "Written by `benchmarks/mixtures.py`, one thread. Solved: share of the molecules' images in the right class",
+        "and within 10 degrees. Commits are named in the results themselves.",
+        "",
+        "| case | seed | solved | states found | classes | adjusted Rand index | junk in none | molecules in none "
+        "| outcome | CPU-s | memory, GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("mixtures-*.json")):
+        r = json.loads(path.read_text())
+        junk = "" if r["junk_outside"] is None else f"{r['junk_outside']:.3f}"
+        lines.append(
+            f"| {r['case']} | {r['seed']} | {r['solved']:.4f} | {r['states_found']} of {r['states']} | {r['classes']} "
+            f"| {r['ari']:.4f} | {junk} | {r['molecules_outside']:.4f} | {r['verdict']['outcome']} | {r['cpu_s']:.0f} "
+            f"| {r['peak_rss_bytes'] / 2**30:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure what has no result yet, and write the table."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("cases", nargs="*"), p.add_argument("--seeds", type=int, nargs="+", default=[1])
+    p.add_argument("--workdir", type=Path, default=Path("mixtures")), p.add_argument("--force", action="store_true")
+    p.add_argument("--set-folder", type=Path, default=Path("sets"))
+    a = p.parse_args()
+    a.workdir.mkdir(parents=True, exist_ok=True)
+    for case in a.cases:
+        for seed in a.seeds:
+            path = RESULTS / f"mixtures-{case}-s{seed}.json"
+            if a.force or read_json(path) is None:
+                found = measure(case, seed, a.workdir.resolve(), a.set_folder.resolve())
+                write_json(path, found)
+                print(f"{case} s{seed}: solved {found['solved']:.4f}, {found['cpu_s']:.0f} CPU-s", flush=True)
+    (RESULTS / "mixtures.md").write_text(table())
+
+
+if __name__ == "__main__":
+    main()
