@@ -69,9 +69,11 @@ def test_a_class_without_images_is_needless_and_one_is_always_left():
 
 def test_the_loss_counts_what_the_next_best_explains():
     evidence = torch.tensor([[100.0, 80.0], [100.0, 90.0], [100.0, 0.0]])
-    share, count = loss_without(evidence, torch.tensor([95.0, 0.0, 0.0]), 0)
+    generic = torch.tensor([95.0, 0.0, 0.0])
+    share, count = loss_without(evidence, generic, 0)
     assert count == 3
-    assert abs(share - 0.1) < 1e-6
+    assert abs(share - (5.0 + 10.0 + 100.0) / 300.0) < 1e-6
+    assert abs(loss_without(evidence, generic, 0, median=True)[0] - 0.1) < 1e-6
 
 
 def images_of(observed: torch.Tensor, ctf: torch.Tensor, variance: torch.Tensor, disc: FourierDisc) -> Images:

@@ -193,7 +193,7 @@ class _Rounds:
         held = rows[recipe.held_out(result.begun)]
         maps = [(v, v) for v in (state.maps[k], *volumes)]
         found = self._sorted(maps, f"sort_{name}", self.start.radius, fine=True, rows=held)
-        dropped = needless(found.evidence, found.generic, s.split_loss, range(1, len(volumes) + 1))
+        dropped = needless(found.evidence, found.generic, s.split_loss, range(1, len(volumes) + 1), median=True)
         return [v for i, v in enumerate(volumes, start=1) if i not in dropped]
 
     def _round(self, state: _Sorting, number: int) -> _Sorting:
@@ -209,7 +209,7 @@ class _Rounds:
         radius = min(self.feed.radius_of(s.fine_level), max([round(r.shell) for r in refined.values()]))
         radius = max(radius, self.start.radius)
         found = self._sorted([*halves, *((v, v) for v in sinks)], f"sort_{number}", radius, fine=True)
-        dropped = needless(found.evidence, found.generic, s.twin_loss, range(len(kept)))
+        dropped = needless(found.evidence, found.generic, s.twin_loss, range(len(kept)), median=True)
         left = [i for i in range(len(kept)) if i not in dropped]
         found = found.of([*left, *range(len(kept), len(kept) + len(sinks))])
         places = {kept[i]: place for place, i in enumerate(left)}

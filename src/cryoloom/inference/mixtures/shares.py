@@ -59,12 +59,18 @@ def even_offsets(evidence: Float[Tensor, "B K"], temperature: float) -> Float[Te
     return offset - offset.mean()
 
 
-def loss_without(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], index: int) -> tuple[float, int]:
+def loss_without(
+    evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], index: int, median: bool = False
+) -> tuple[float, int]:
     """What a class's images lose without it, as a share of their evidence, and the number of these images.
 
     Each image is counted where it fits best; without the class it goes to the best of the others or to the unknown
-    body. The median over the images: with several maps of one molecule, a few images find their pose with one only.
-    Two zeros for a class without images.
+    body. Two zeros for a class without images.
+
+    Args:
+        median: take the median over the images, not the mean. Of several refined maps of one molecule, some images find
+            their pose with one only and lose half of their evidence without it, all others next to nothing. Early maps
+            may show several molecules, and the median would hide those in the minority.
     """
     L = torch.cat([evidence, generic[:, None]], 1)
     best = L.argmax(1)
@@ -73,11 +79,17 @@ def loss_without(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], i
         return 0.0, 0
     others = torch.cat([L[mine, :index], L[mine, index + 1 :]], 1).amax(1)
     own = L[mine, index]
-    return float((own - others).median() / own.median().clamp(min=1e-6)), int(mine.sum())
+    if median:
+        return float((own - others).median() / own.median().clamp(min=1e-6)), int(mine.sum())
+    return float((own - others).mean() / own.mean().clamp(min=1e-6)), int(mine.sum())
 
 
 def needless(
-    evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], least: float, among: Sequence[int] | None = None
+    evidence: Float[Tensor, "N K"],
+    generic: Float[Tensor, " N"],
+    least: float,
+    among: Sequence[int] | None = None,
+    median: bool = False,
 ) -> tuple[int, ...]:
     """Classes whose images lose less than the share `least` of their evidence without them, one after the other.
 
@@ -85,13 +97,13 @@ def needless(
     one class.
 
     Args:
-        among: classes that may be dropped; all if left out.
+        among: classes that may be dropped; all if left out. median: see `loss_without`.
     """
     left = list(range(evidence.shape[1]))
     may = set(left if among is None else among)
     dropped: list[int] = []
     while len(left) > 1 and may & set(left):
-        losses = {k: loss_without(evidence[:, left], generic, i)[0] for i, k in enumerate(left) if k in may}
+        losses = {k: loss_without(evidence[:, left], generic, i, median)[0] for i, k in enumerate(left) if k in may}
         lowest = min(losses, key=losses.__getitem__)
         if losses[lowest] >= least:
             break
