@@ -55,7 +55,8 @@ def run_mixture(
     start = given_classes(settings, feed, session) if settings.classes_from else session.run(recipe)
     half = numpy_generator(settings.seed, recipe.name, "half sets").permutation(np.arange(len(feed)) % 2)
     classes = find_classes(settings, feed, half, start, session)
-    verdicts = [class_run(settings, feed, classes, half, start, k, session) for k in range(len(classes.maps))]
+    with session.timing("classes"):
+        verdicts = [class_run(settings, feed, classes, half, start, k, session) for k in range(len(classes.maps))]
     with session.timing("tables"):
         _write(folder_of(session), feed, half, classes)
     return judge_mixture(

@@ -84,7 +84,7 @@ def mixture_summary(verdict: MixtureVerdict) -> str:
     count = len(verdict.classes)
     said = f"{count} {'class' if count == 1 else 'classes'} from {verdict.particles:,} particles"
     if verdict.none:
-        said += f"; {100 * verdict.none_share:.1f} % of them belong to none"
+        said += f"; {verdict.none:,} of them ({100 * verdict.none_share:.1f} %) belong to none"
     return f"{said}."
 
 

@@ -30,7 +30,7 @@ def verdict_part(record: RunRecord, verdict: Verdict | None) -> dict[str, Any]:
         {
             "style": _SIGNS[f.passed][0],
             "sign": _SIGNS[f.passed][1],
-            "name": f.name[:1].upper() + f.name[1:],
+            "name": _title(f.name),
             "text": describe(f, verdict),
             "value": "" if f.value is None else number(f.value),
         }
@@ -43,11 +43,16 @@ def verdict_part(record: RunRecord, verdict: Verdict | None) -> dict[str, Any]:
 def mixture_part(verdict: MixtureVerdict) -> dict[str, Any]:
     """The same for a run that looks for several molecules."""
     findings = [
-        {"style": _SIGNS[ok][0], "sign": _SIGNS[ok][1], "name": name[:1].upper() + name[1:], "text": said, "value": ""}
+        {"style": _SIGNS[ok][0], "sign": _SIGNS[ok][1], "name": _title(name), "text": said, "value": ""}
         for ok, name, said in mixture_findings(verdict)
     ]
     word, tone = WORDS[verdict.outcome], _TONES[verdict.outcome]
     return {"word": word, "tone": tone, "headline": mixture_summary(verdict), "findings": findings}
+
+
+def _title(name: str) -> str:
+    """The name of a finding, capitalised unless it is that of a folder."""
+    return name if "_" in name else name[:1].upper() + name[1:]
 
 
 def key_numbers(run: ShownRun) -> list[dict[str, str]]:
