@@ -121,7 +121,7 @@ def test_poor_fits_and_near_seconds_are_doubtful(seeker):
     )
     power = torch.full((4,), 400.0)
     score = torch.tensor([200.0, 130.0, 200.0, 200.0])  # the second lies 3.5 s.d. below half its power
-    assert seeker.doubtful(Refined(poses, score, power)).tolist() == [False, True, True, False]
+    assert seeker.doubtful(Refined(poses, score, power, log_mass=score)).tolist() == [False, True, True, False]
 
 
 def test_a_single_candidate_has_no_second():
