@@ -164,12 +164,24 @@ def test_given_maps_of_any_scale_sort_the_images_and_a_decoy_stays_empty(particl
     [
         ({"classes_from": ("a.mrc",)}, "leave out --classes"),
         ({"symmetry": "C3"}, "different symmetries"),
+        ({"flip": True}, "either hand"),
+        ({"job": "refine", "start": "poses"}, "without a start"),
         ({"poses": "hybrid"}, "found by search only"),
     ],
 )
 def test_what_can_not_be_combined_is_refused(particles, tmp_path, changes, message):
     with pytest.raises(BadInput, match=message):
         start_run(settings_of(particles, **changes), tmp_path / "run", SilentProgress(), Interrupts(), device="cpu")
+
+
+def test_where_no_class_is_large_enough_all_images_belong_to_none(particles, tmp_path):
+    mixture = replace(SMALL, fewest=COUNT + 1)
+    settings = settings_of(particles, mixture=mixture)
+    start_run(settings, tmp_path / "run", SilentProgress(), Interrupts(), device="cpu")
+    run = FinishedRun(tmp_path / "run")
+    assert run.mixture is not None
+    assert (run.mixture.outcome, run.mixture.none, run.molecules) == ("failed", COUNT, ())
+    assert set(starfile.read(run.path(layout.PARTICLES), always_dict=True)["particles"]["rlnClassNumber"]) == {0}
 
 
 @pytest.mark.parametrize("given", ["1", "many", "0", "1000"])

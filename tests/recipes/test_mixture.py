@@ -128,6 +128,14 @@ def test_the_maps_as_they_are_when_it_is_ended_early(scene):
     assert len(recipe.result(ended).volumes) == SMALL.with_surplus(2)
 
 
+@pytest.mark.parametrize("level", [0, 2, 3])
+def test_it_may_be_ended_at_the_end_of_a_level(scene, done, level):
+    recipe, states = done
+    state = next(s for s in states if s.done == sum(SMALL.steps[: level + 1]))
+    ended = recipe.end_early(state)
+    assert len(recipe.result(ended).volumes) == len(state.classes) + len(state.shelved)
+
+
 @pytest.mark.parametrize("fine", [False, True])
 def test_images_are_sorted_by_the_true_maps(scene, fine):
     recipe = sorter_of(scene, scene.maps, fine=fine)

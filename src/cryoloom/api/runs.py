@@ -174,6 +174,15 @@ def _check_classes(settings: ReconstructSettings) -> None:
         raise BadInput(
             "--classes and --classes-from: the given maps are the classes\n  what to do: leave out --classes"
         )
+    if settings.job != "reconstruct":
+        raise BadInput(f"several molecules are found without a start, not by {settings.job}")
+    if isinstance(settings.classes, int) and settings.classes < 2:
+        raise BadInput(f"--classes {settings.classes}: expected 2 or more, or auto")
+    if settings.flip:
+        raise BadInput(
+            "--flip with --classes: each class may have either hand\n  what to do: leave it out; afterwards, refine a "
+            "class with it"
+        )
     if settings.symmetry != "C1":
         raise BadInput(
             f"--classes with --symmetry {settings.symmetry}: the molecules of a mixture may have different symmetries\n"

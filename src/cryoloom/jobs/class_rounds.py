@@ -133,11 +133,15 @@ class _Rounds:
         found = self._sorted([(v, v) for v in first], "sort_0", self.start.radius, fine=False)
         state = _Sorting(first, (), _labels(found.shares, len(first), s.fewest), found, (), settled=False)
         for number in range(1, s.rounds + 1):
+            if not _used(state.labels):
+                return self._nothing(state)
             state = self._round(state, number)
             if number == 1 < s.rounds and self._may_be_more(state):
                 state = self._split(state)
             if state.settled:
                 break
+        if not _used(state.labels):
+            return self._nothing(state)
         shares = state.found.shares
         return Classes(
             state.maps,
@@ -149,11 +153,17 @@ class _Rounds:
             state.settled,
         ).ordered()
 
+    def _nothing(self, state: _Sorting) -> Classes:
+        """No class: every image belongs to none."""
+        N = len(self.feed)
+        return Classes((), np.full(N, -1), torch.ones(N), (), (), state.rejected, settled=True)
+
     def _moving(self, state: _Sorting) -> tuple[bool, ...]:
         """Whether a component around the map of each class makes its held-out images likelier."""
         seed = self.settings.seed
         return tuple(
-            structures(posed, "C1", seed, self.session, f"structures_{k + 1}").components > 0
+            bool((posed.half == 0).any() and (posed.half == 1).any())
+            and structures(posed, "C1", seed, self.session, f"structures_{k + 1}").components > 0
             for k, posed in enumerate(state.posed)
         )
 
@@ -216,6 +226,7 @@ class _Rounds:
         labels = _labels(found.shares, len(left), s.fewest)
         for k, place in places.items():  # what does not fit its class, and fits no other better
             labels[refined[k].misfits & (labels == place)] = -1
+        labels = _without_small(labels, self.half, s.fewest)
         before = np.array([places.get(k, -1) for k in state.labels.tolist()])
         changed = float((labels != before).mean())
         self.session.say(
@@ -282,6 +293,16 @@ def _labels(shares: ClassShares, count: int, fewest: int) -> np.ndarray:
     counts = np.bincount(best, minlength=shares.posterior.shape[1])
     none = (counts < fewest) | (np.arange(len(counts)) >= count)
     return np.where(none[best], -1, best)
+
+
+def _without_small(labels: np.ndarray, half: np.ndarray, fewest: int) -> np.ndarray:
+    """Labels, -1 for images of classes that have fewer than `fewest` images, or none of a half set."""
+    out = labels.copy()
+    for k in _used(labels):
+        sizes = np.bincount(half[labels == k], minlength=2)
+        if sizes.sum() < fewest or not sizes.all():
+            out[labels == k] = -1
+    return out
 
 
 def _probability(posterior: Tensor, labels: np.ndarray, count: int) -> Tensor:

@@ -285,7 +285,9 @@ class MixtureRecipe:
             ],
             1,
         )
-        return evidence >= evidence.amax(1, keepdim=True) - self.settings.window_nats
+        likely = evidence >= evidence.amax(1, keepdim=True) - self.settings.window_nats
+        likely[evidence.argmax(0), torch.arange(K, device=likely.device)] = True  # no map is without any image
+        return likely
 
     def _weights(self, state: MixtureState, matched: _Matched) -> Tensor:
         """Share of each image that each class gets, [B, K]."""
@@ -404,8 +406,8 @@ class MixtureRecipe:
         return self._match(state, images, self._grid(state, level), level, rng)
 
     def end_early(self, state: MixtureState) -> MixtureState:
-        """The maps as they are."""
-        return replace(state, complete=True)
+        """The maps as they are, those dropped on trial included."""
+        return replace(state, classes=_normalised((*state.classes, *state.shelved)), shelved=(), complete=True)
 
     def expected_costs(self, state: MixtureState) -> Sequence[float]:
         """Expected cost of the steps ahead, without beginning anew."""
@@ -421,8 +423,8 @@ class MixtureRecipe:
 
     def result(self, state: MixtureState) -> MixtureResult:
         """The maps, the one with the largest share first."""
-        level = self.level(state.done - 1)
-        radius = self.radius(level)
+        # at the end of a level the statistics are those of the next one's radius already
+        radius = Band.of_box(state.classes[0].first.side // 2).radius
         ordered = sorted(state.classes, key=lambda c: -c.share)
         volumes = tuple(running_map(c.first, c.second, radius, self.feed.mask(Band(radius).box))[0] for c in ordered)
         shares = tuple(c.share for c in ordered)

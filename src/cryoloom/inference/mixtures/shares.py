@@ -36,7 +36,7 @@ def class_shares(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"]) -
 
     Args:
         evidence: log p(image | class) - log p(image | no particle), nats; -inf where it is known to be low.
-        generic: the same of an unknown body (`generic_evidence`).
+        generic: the same of an unknown body (`inference.mixtures.generic`).
     """
     L = torch.cat([evidence, generic[:, None]], 1).double()
     count = L.shape[1]
@@ -79,6 +79,8 @@ def loss_without(
         return 0.0, 0
     others = torch.cat([L[mine, :index], L[mine, index + 1 :]], 1).amax(1)
     own = L[mine, index]
+    if float(own.mean()) <= 0:  # they are no likelier with a particle than without
+        return 0.0, int(mine.sum())
     if median:
         return float((own - others).median() / own.median().clamp(min=1e-6)), int(mine.sum())
     return float((own - others).mean() / own.mean().clamp(min=1e-6)), int(mine.sum())

@@ -32,7 +32,7 @@ _MODULES = (
     "machine",
 )
 
-_OF_SEVERAL_MOLECULES = ("molecules", "progress", "particle_histograms", "files", "command", "settings", "machine")
+_OF_SEVERAL_MOLECULES = ("molecules", "progress", "files", "command", "settings", "machine")
 
 PANELS: list[Panel] = [importlib.import_module(f"{__name__}.{name}").PANEL for name in _MODULES]
 # those of a run that looks for several molecules: each class has a page of its own with all panels
