@@ -11,9 +11,10 @@ from cryoloom.environment import set_threads
 from cryoloom.jobs.hetero import run_hetero
 from cryoloom.jobs.inputs import open_input, prepare
 from cryoloom.jobs.mixture import run_mixture
-from cryoloom.jobs.mixture_verdict import mixture_lines
+from cryoloom.jobs.mixture_verdict import MixtureVerdict, mixture_lines
 from cryoloom.jobs.reconstruct import run
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
+from cryoloom.jobs.verdict import Verdict
 from cryoloom.jobs.verdict_text import lines
 from cryoloom.particles.errors import BadInput
 from cryoloom.particles.particle_set import ParticleSet
@@ -118,41 +119,24 @@ def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Int
 def _work(
     settings: Settings, particles: ParticleSet, preprocessing: Preprocessing, session: Session, folder: RunFolder
 ) -> Path:
-    if isinstance(settings, ReconstructSettings) and settings.several_molecules:
-        return _work_on_mixture(settings, particles, preprocessing, session, folder)
+    verdict: Verdict | MixtureVerdict | None
     if isinstance(settings, HeteroSettings):
         verdict = run_hetero(settings, particles, preprocessing, session)
+    elif settings.several_molecules:
+        verdict = run_mixture(settings, particles, preprocessing, session)
     else:
         verdict = run(settings, particles, preprocessing, session)
     folder.finish(verdict)
     if verdict is not None:
         with folder.timing("report"):
-            failures = write_report(folder.path)
+            runs = (*layout.class_folders(folder.path), folder.path)
+            failures = [failure for path in runs for failure in write_report(path)]
         for failure in failures:
             session.say(f"a part of the report could not be drawn: {failure}", warning=True)
-        for line in lines(verdict):  # a result that is not right is worth a warning
+        said = mixture_lines(verdict) if isinstance(verdict, MixtureVerdict) else lines(verdict)
+        for line in said:  # a result that is not right is worth a warning
             session.say(line, warning=verdict.outcome != "converged")
     session.say(f"Results in {folder.path}" + ("" if verdict is None else f"; open {layout.REPORT.name} first"))
-    return folder.path
-
-
-def _work_on_mixture(
-    settings: ReconstructSettings,
-    particles: ParticleSet,
-    preprocessing: Preprocessing,
-    session: Session,
-    folder: RunFolder,
-) -> Path:
-    """A run for each class, each with its report, and the report of all of them."""
-    verdict = run_mixture(settings, particles, preprocessing, session)
-    folder.finish(verdict)
-    with folder.timing("report"):
-        failures = [f for run_ in (*layout.class_folders(folder.path), folder.path) for f in write_report(run_)]
-    for failure in failures:
-        session.say(f"a part of the report could not be drawn: {failure}", warning=True)
-    for line in mixture_lines(verdict):
-        session.say(line, warning=verdict.outcome != "converged")
-    session.say(f"Results in {folder.path}; open {layout.REPORT.name} first")
     return folder.path
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from cryoloom.inference.mixtures.shares import ClassShares, needless
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.start import PoseStart
+from cryoloom.jobs.hetero import explained
 from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.jobs.structures import structures
 from cryoloom.maps.band import Band
@@ -27,9 +28,6 @@ from cryoloom.recipes.mixture import MixtureRecipe, MixtureResult
 from cryoloom.recipes.refine import RefineRecipe
 from cryoloom.recipes.sort import Sorted, SortRecipe
 from cryoloom.runs.session import Session
-
-# of the score expected of a correct pose: what fits its class less shows something else (see `jobs.hetero`)
-LEAST_FIT = 0.45
 
 
 @dataclass(frozen=True)
@@ -282,7 +280,7 @@ class _Rounds:
         recipe = RefineRecipe(self.feed.only(rows), few, self.settings.seed, start, name=name)
         state = self.session.state(recipe)
         misfits = np.zeros(len(self.feed), bool)
-        misfits[rows] = (state.score < LEAST_FIT * 0.5 * state.power).numpy()
+        misfits[rows] = ~explained(state.score, state.power).numpy()
         posed = PosedImages(recipe.feed, state.posterior, state.half, state.noise, state.sigma_angstrom)
         return _Refined(state.references, state.shell, misfits, posed.only(np.flatnonzero(~misfits[rows])))
 

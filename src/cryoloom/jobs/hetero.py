@@ -132,14 +132,18 @@ def given_mask(path: Path, feed: ImageFeed) -> Tensor:
     return mask_in_box(given.data.float(), feed.box)
 
 
+def explained(score: Tensor, power: Tensor) -> Tensor:
+    """Whether images have enough of the score of a correct pose, half the power of the prediction; bool [N]."""
+    return score > LEAST_FIT * 0.5 * power
+
+
 def shown(refined: RefineResult) -> PosedImages:
     """The images that the consensus explains at least in part; the others are left out.
 
     The expected score at the correct map and pose is half the power of the prediction. An image with a much lower score
     shows not another conformation but something else, which would get components of its own.
     """
-    explained = refined.score > LEAST_FIT * 0.5 * refined.power
-    half = np.where(explained.numpy(), refined.posed.half, -1)
+    half = np.where(explained(refined.score, refined.power).numpy(), refined.posed.half, -1)
     return replace(refined.posed, half=half, noise=refined.posed.noise.float())
 
 

@@ -31,7 +31,16 @@ from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import random_rotations
 from cryoloom.recipes.methods.mixture import MixtureSettings
-from cryoloom.recipes.random_starts import DRAWS, NOISE_AFTER, NOISE_RATE, REACH, STEP_COST, drawn, learnt_sigma
+from cryoloom.recipes.random_starts import (
+    DRAWS,
+    NOISE_AFTER,
+    NOISE_RATE,
+    REACH,
+    STEP_COST,
+    drawn,
+    learnt_sigma,
+    random_samples,
+)
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
@@ -160,14 +169,8 @@ class MixtureRecipe:
     def _new(self, index: int, step: int, count: int, noise: Tensor, radius: int) -> RunningClass:
         rng = numpy_generator(self.seed, self.name, "start", step, index)
         generator = torch_generator(self.seed, self.name, "start", step, index)
-        rows, device = _some(rng, self.pool(count), FIRST_IMAGES), self.feed.device
-        n = len(rows)
-        samples = Samples(
-            torch.arange(n, device=device),
-            random_rotations(n, generator).float().to(device),
-            torch.zeros(n, 2, device=device),
-            torch.ones(n, device=device),
-        )
+        rows = _some(rng, self.pool(count), FIRST_IMAGES)
+        samples = random_samples(len(rows), generator, self.feed.device)
         first = accumulate(self.feed.images(rows, radius, noise), samples, Band(radius).side)
         return RunningClass(first, first, 1.0 / count)
 

@@ -116,13 +116,7 @@ class RandomStarts:
         noise = self.feed.noise
         rows = np.sort(rng.choice(self.pool, min(400, len(self.pool)), replace=False))
         images = self.feed.images(rows, radius, noise)
-        n, device = len(rows), self.feed.device
-        samples = Samples(
-            torch.arange(n, device=device),
-            random_rotations(n, generator).float().to(device),
-            torch.zeros(n, 2, device=device),
-            torch.ones(n, device=device),
-        )
+        samples = random_samples(len(rows), generator, self.feed.device)
         first = self._inserted(images, samples, radius)
         sigma = FIRST_SIGMA * self.feed.field_of_view
         return RandomStart(
@@ -313,6 +307,16 @@ def step_metrics(
         ("evidence", evidence),
         ("fsc_at_rim", float(rim)),
         ("shift_sigma_angstrom", sigma_angstrom),
+    )
+
+
+def random_samples(count: int, generator: torch.Generator, device: torch.device) -> Samples:
+    """One sample of each image, at a random rotation and without a shift."""
+    return Samples(
+        torch.arange(count, device=device),
+        random_rotations(count, generator).float().to(device),
+        torch.zeros(count, 2, device=device),
+        torch.ones(count, device=device),
     )
 
 

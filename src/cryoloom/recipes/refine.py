@@ -177,7 +177,6 @@ class RefineResult:
         doubt: the rotation by which images are in doubt, and share of all images in any doubt; None where no rotation
             is shared, or a symmetry was stated.
         map_noise: what the noise of the map adds to the covariances; None where poses were not refined.
-        references: the half maps with which images would be compared next, [m, m, m].
         elsewhere: the candidates on the map of the other half set, [N, K]; None where they were not weighed there.
     """
 
@@ -191,7 +190,6 @@ class RefineResult:
     joined: int
     doubt: tuple[SharedDoubt, float] | None
     map_noise: MapNoise | None
-    references: tuple[Tensor, Tensor]
     elsewhere: PosePosterior | None = None
 
     @property
@@ -352,7 +350,6 @@ class RefineRecipe:
             joined=state.joined,
             doubt=self._doubt(state),
             map_noise=self._map_noise(state, posed) if self.settings.climb_steps else None,
-            references=state.references,
             elsewhere=self._elsewhere(state, posed) if self.settings.climb_steps and searched else None,
         )
 
