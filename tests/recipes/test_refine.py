@@ -556,3 +556,25 @@ def test_large_sets_have_no_folds(scene: Scene, monkeypatch: pytest.MonkeyPatch)
     state, _ = recipe.step(recipe.init())
     assert state.without == ()
     assert state.reference(1, 3) is state.references[1]
+
+
+def test_refinement_goes_on_from_a_state_and_searches_images_without_a_pose(refined, scene):
+    recipe, state, _ = refined
+    new = np.zeros(COUNT, bool)
+    new[::7] = True
+    log_weight = state.poses.log_weight.clone()
+    log_weight[torch.from_numpy(new)] = -torch.inf
+    R = state.poses.R.clone()
+    R[torch.from_numpy(new)] = torch.eye(3)
+    poses = PosePosterior(R, state.poses.t, log_weight)
+    begun = replace(state, poses=poses, statistics=None, settled=False, stalled=False, joint=())
+    after = RefineRecipe(scene.feed, SMALL, 1, recipe.start, begun=begun)
+    following, info = after.step(after.init())
+    assert info.step == 1
+    assert dict(info.metrics)["searched"] == pytest.approx(new.mean())
+    found = errors(following, scene)
+    assert found[torch.from_numpy(new)].median() < 5.0
+    assert found[torch.from_numpy(~new)].median() < 4.5
+    # a state that goes on takes part in the search no more than refinement itself would
+    _, onward = after.step(following)
+    assert dict(onward.metrics)["searched"] < new.mean()

@@ -100,3 +100,20 @@ def test_the_last_steps_count_most(clock: Clock):
     seconds = left.seconds()
     assert seconds is not None
     assert 35 < seconds < 40
+
+
+def test_stages_that_the_plan_does_not_name_use_up_the_part_they_belong_to(clock: Clock):
+    left = warm(clock)
+    left.plan([StagePlan("rounds", 10), StagePlan("classes", 20)])
+    left.begin("round_1", 0)
+    clock.now += 8
+    left.update(StepInfo("round_1", 1, cost=4, cost_ahead=2))
+    assert left.seconds() == pytest.approx(2 * (6 + 20))
+    left.begin("sort_1", 0)
+    assert left.seconds() == pytest.approx(2 * (6 + 20))
+    clock.now += 20
+    left.update(StepInfo("sort_1", 1, cost=10, cost_ahead=50))
+    assert left.seconds() == pytest.approx(2 * 50)  # more than is planned
+    clock.now += 100
+    left.update(StepInfo("sort_1", 2, cost=50, cost_ahead=0))
+    assert left.seconds() == pytest.approx(0)

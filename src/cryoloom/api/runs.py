@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from cryoloom.environment import set_threads
+from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.hetero import run_hetero
 from cryoloom.jobs.inputs import open_input, prepare
 from cryoloom.jobs.mixture import run_mixture
@@ -23,7 +24,7 @@ from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.methods.registry import pose_method
 from cryoloom.report.page import write_report
 from cryoloom.runs import layout
-from cryoloom.runs.folder import RunFolder, check_output_folder, read_record, read_settings
+from cryoloom.runs.folder import BadRunFolder, RunFolder, check_output_folder, read_record, read_settings
 from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.machine import check_memory, choose_device
 from cryoloom.runs.progress import Progress
@@ -44,7 +45,8 @@ def start_run(
     """Check all input, then compute in a new run folder.
 
     Args:
-        settings: of the job; `settings.threads` becomes the number of threads of the numerical libraries.
+        settings: of the job; `settings.threads` becomes the number of threads of the numerical libraries. Classes
+            without poses (`HeteroSettings.job_of_classes`) are found by `reconstruct --classes`.
         device: "auto", "cpu" or "cuda".
         overwrite: replace an earlier run in `output`.
 
@@ -59,10 +61,13 @@ def start_run(
     set_threads(settings.threads)
     found = choose_device(device, progress.say)
     chosen: Literal["cpu", "cuda"] = "cuda" if found.type == "cuda" else "cpu"
+    if isinstance(settings, HeteroSettings):
+        settings = settings.job_of_classes or settings
     settings = replace(settings, device=chosen, methods=settings.methods.of(settings.tables))
     if isinstance(settings, ReconstructSettings):
         _check_symmetry(settings)
         _check_classes(settings)
+    _check_one_frame(settings)
     particles = open_input(settings.input)
     preprocessing = prepare(particles, settings)
     _check_memory(settings, particles)
@@ -98,9 +103,14 @@ def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Int
     """Continue an interrupted run; the result equals that of an uninterrupted run.
 
     Raises:
-        BadRunFolder: if there is no run, the run is finished, or its input has changed. Otherwise as `start_run`.
+        BadRunFolder: if there is no run, the run is finished or a class of another, or its input has changed.
+            Otherwise as `start_run`.
     """
-    settings = run_settings(folder)
+    settings, whole = run_settings(folder), layout.whole_run(folder)
+    if whole is not None:
+        raise BadRunFolder(
+            f"{folder}: this run is a class of {whole}\n  what to do: continue the whole with cryoloom resume {whole}"
+        )
     set_threads(threads)
     if threads != settings.threads:
         progress.say(
@@ -176,6 +186,19 @@ def _check_classes(settings: ReconstructSettings) -> None:
         raise BadInput(
             f"--classes with --poses {settings.poses}: several molecules are found by search only\n"
             "  what to do: leave out --poses; afterwards, run a class with it"
+        )
+
+
+def _check_one_frame(settings: Settings) -> None:
+    """Refuse the poses of a run with several molecules, each of which has a frame of its own."""
+    given = settings.start if isinstance(settings, ReconstructSettings) else settings.poses
+    folder = Path(settings.input.particles).parent
+    if given not in ("poses", "given") or Path(settings.input.particles) != layout.PARTICLES.path(folder):
+        return
+    if layout.class_folders(folder) and FinishedRun(folder).several_molecules:
+        raise BadInput(
+            f"{folder}: this run has several molecules, whose poses are in different frames\n"
+            f"  what to do: use the run of one class, such as {layout.class_folder(folder, 1)}"
         )
 
 

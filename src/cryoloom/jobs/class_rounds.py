@@ -16,57 +16,17 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.mixtures.shares import ClassShares, needless
-from cryoloom.inference.poses.posed import PosedImages
-from cryoloom.inference.poses.start import PoseStart
-from cryoloom.jobs.hetero import explained
+from cryoloom.jobs.classes import Classes, RefinedClass, class_start
 from cryoloom.jobs.settings import ReconstructSettings
-from cryoloom.jobs.structures import structures
+from cryoloom.jobs.structures import Structures, structures
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.recipes.mixture import MixtureRecipe, MixtureResult
 from cryoloom.recipes.refine import RefineRecipe
-from cryoloom.recipes.sort import Sorted, SortRecipe
+from cryoloom.recipes.sort import KnownPoses, Sorted, SortRecipe
+from cryoloom.runs.seeds import numpy_generator
 from cryoloom.runs.session import Session
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes of images.
-
-    Attributes:
-        maps: [m, m, m] of the radius of the first maps, for each class; labels: class of each image, -1 for none, [N].
-        probability: of the class (or of none) that each image is in, [N]; shares: of all images, by class.
-        rejected: number of images of each map that was found to show no molecule.
-        settled: whether hardly any image changed its class in the last round.
-        moving: whether the images of each class show more than one conformation, as held-out images say.
-    """
-
-    maps: tuple[Tensor, ...]
-    labels: np.ndarray
-    probability: Tensor
-    shares: tuple[float, ...]
-    moving: tuple[bool, ...]
-    rejected: tuple[int, ...]
-    settled: bool
-
-    def rows(self, index: int) -> np.ndarray:
-        """Images of a class."""
-        return np.flatnonzero(self.labels == index)
-
-    def ordered(self) -> Classes:
-        """The classes that have images, the largest first."""
-        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.maps))
-        order = [k for k in np.argsort(-counts, kind="stable").tolist() if counts[k]]
-        places = {k: i for i, k in enumerate(order)}
-        labels = np.array([places.get(k, -1) for k in self.labels.tolist()], np.int64)
-        return replace(
-            self,
-            maps=tuple(self.maps[k] for k in order),
-            labels=labels,
-            shares=tuple(self.shares[k] for k in order),
-            moving=tuple(self.moving[k] for k in order),
-        )
 
 
 def find_classes(
@@ -76,22 +36,6 @@ def find_classes(
     return _Rounds(settings, feed, half, start, session).classes()
 
 
-def class_start(found: MixtureResult, volume: Tensor, half: np.ndarray) -> PoseStart:
-    """The start of a class's refinement: its map, for both half sets."""
-    return PoseStart((volume, volume), found.noise, found.sigma_angstrom, half=half)
-
-
-@dataclass(frozen=True, slots=True)
-class _Refined:
-    """A class after a few iterations: its half maps, the shell to which they agree, the images that do not fit it [N],
-    and all with their poses."""
-
-    halves: tuple[Tensor, Tensor]
-    shell: float
-    misfits: np.ndarray
-    posed: PosedImages
-
-
 @dataclass(frozen=True, slots=True)
 class _Sorting:
     """Classes between two rounds.
@@ -99,7 +43,8 @@ class _Sorting:
     Attributes:
         maps: [m, m, m] of the classes; sinks: of maps that show no molecule; found: evidence for both, in this order.
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
-        settled: whether hardly any image changed its class; posed: images of each class as last refined.
+        settled: whether hardly any image changed its class; refined: each class as last refined; motion: what a linear
+            family says of its images.
     """
 
     maps: tuple[Tensor, ...]
@@ -108,7 +53,8 @@ class _Sorting:
     found: Sorted
     rejected: tuple[int, ...]
     settled: bool
-    posed: tuple[PosedImages, ...] = ()
+    refined: tuple[RefinedClass, ...] = ()
+    motion: tuple[Structures, ...] = ()
 
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
@@ -146,7 +92,9 @@ class _Rounds:
             state.labels,
             _probability(shares.posterior, state.labels, len(state.maps)),
             tuple(shares.shares[: len(state.maps)].tolist()),
-            self._moving(state),
+            state.motion,
+            tuple(range(len(state.maps))),
+            state.refined,
             state.rejected,
             state.settled,
         ).ordered()
@@ -154,16 +102,15 @@ class _Rounds:
     def _nothing(self, state: _Sorting) -> Classes:
         """No class: every image belongs to none."""
         N = len(self.feed)
-        return Classes((), np.full(N, -1), torch.ones(N), (), (), state.rejected, settled=True)
+        return Classes((), np.full(N, -1), torch.ones(N), (), (), (), (), state.rejected, settled=True)
 
-    def _moving(self, state: _Sorting) -> tuple[bool, ...]:
-        """Whether a component around the map of each class makes its held-out images likelier."""
-        seed = self.settings.seed
-        return tuple(
-            bool((posed.half == 0).any() and (posed.half == 1).any())
-            and structures(posed, "C1", seed, self.session, f"structures_{k + 1}").components > 0
-            for k, posed in enumerate(state.posed)
-        )
+    def _motion(self, refined: RefinedClass, name: str) -> Structures:
+        """Whether components around the map of a class make its held-out images likelier."""
+        posed = refined.posed(self.feed)
+        fitting = posed.only(np.flatnonzero(~refined.misfits))
+        if not ((fitting.half == 0).any() and (fitting.half == 1).any()):
+            return Structures(0, 0.0)
+        return structures(fitting, "C1", self.settings.seed, self.session, name)
 
     def _may_be_more(self, state: _Sorting) -> bool:
         """Whether more classes are looked for than were found so far."""
@@ -173,12 +120,14 @@ class _Rounds:
         return not isinstance(requested, int) or len(_used(state.labels)) < requested
 
     def _split(self, state: _Sorting) -> _Sorting:
-        """Molecules are sought among the images of each class alone, and of no class, as they were among all images.
+        """Molecules are sought among the images of no class, and of each class that one structure does not explain, as
+        they were among all images.
 
         A map that this gives becomes a class if its images fit it clearly better than the map of the class.
         """
         added: list[Tensor] = []
-        for k in (*range(len(state.maps)), -1):
+        several = [k for k, motion in enumerate(state.motion) if motion.components]
+        for k in (*several, -1):
             if len(state.rows(k)) >= self.settings.mixture.least_split:
                 added += self._others(state, k)
         if not added:
@@ -208,22 +157,25 @@ class _Rounds:
         """Classes refined, and all images sorted anew."""
         s = self.settings.mixture
         refined = {k: self._refined(state.maps[k], state.rows(k), f"round_{number}_{k}") for k in _used(state.labels)}
-        kept = [k for k, r in refined.items() if r.shell >= s.beyond_start * self.start.radius]
+        kept = [k for k, r in refined.items() if r.state.shell >= s.beyond_start * self.start.radius]
         wrong = [k for k in refined if k not in kept]
         for k in wrong:
-            self._say_rejected(len(state.rows(k)), refined[k].shell)
+            self._say_rejected(len(state.rows(k)), refined[k].state.shell)
         sinks = (*state.sinks, *(state.maps[k] for k in wrong))
-        halves = [refined[k].halves for k in kept]
-        radius = min(self.feed.radius_of(s.fine_level), max([round(r.shell) for r in refined.values()]))
+        halves = [refined[k].state.references for k in kept]
+        radius = min(self.feed.radius_of(s.fine_level), max([round(r.state.shell) for r in refined.values()]))
         radius = max(radius, self.start.radius)
-        found = self._sorted([*halves, *((v, v) for v in sinks)], f"sort_{number}", radius, fine=True)
-        dropped = needless(found.evidence, found.generic, s.twin_loss, range(len(kept)), median=True)
+        known = [KnownPoses(refined[k].rows, refined[k].state.poses) for k in kept]
+        found = self._sorted([*halves, *((v, v) for v in sinks)], f"sort_{number}", radius, fine=True, known=known)
+        dropped = self._twins([*halves, *((v, v) for v in sinks)], len(kept), state, number, radius)
         left = [i for i in range(len(kept)) if i not in dropped]
         found = found.of([*left, *range(len(kept), len(kept) + len(sinks))])
         places = {kept[i]: place for place, i in enumerate(left)}
         labels = _labels(found.shares, len(left), s.fewest)
         for k, place in places.items():  # what does not fit its class, and fits no other better
-            labels[refined[k].misfits & (labels == place)] = -1
+            misfits = np.zeros(len(labels), bool)
+            misfits[refined[k].rows[refined[k].misfits]] = True
+            labels[misfits & (labels == place)] = -1
         labels = _without_small(labels, self.half, s.fewest)
         before = np.array([places.get(k, -1) for k in state.labels.tolist()])
         changed = float((labels != before).mean())
@@ -239,8 +191,26 @@ class _Rounds:
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
             settled=changed < s.settled,
-            posed=tuple(refined[kept[i]].posed for i in left),
+            refined=tuple(refined[kept[i]] for i in left),
+            motion=tuple(
+                self._motion(refined[kept[i]], f"structures_{number}_{place + 1}") for place, i in enumerate(left)
+            ),
         )
+
+    def _twins(
+        self, maps: Sequence[tuple[Tensor, Tensor]], count: int, state: _Sorting, number: int, radius: int
+    ) -> tuple[int, ...]:
+        """Those of the first `count` maps whose images another map explains nearly as well.
+
+        Images are compared with the half maps that do not hold them: their own noise would make these fit better.
+        """
+        s, rng = self.settings.mixture, numpy_generator(self.settings.seed, "classes", "judges", number)
+        judges = [rng.permutation(state.rows(k))[: s.judged] for k in _used(state.labels)]
+        if count < 2:
+            return ()
+        rows = np.sort(np.concatenate(judges))
+        found = self._sorted(maps, f"twins_{number}", radius, fine=True, rows=rows, half=1 - self.half)
+        return needless(found.evidence, found.generic, s.twin_loss, range(count), median=True)
 
     def _say_rejected(self, count: int, shell: float) -> None:
         at = (
@@ -257,32 +227,34 @@ class _Rounds:
         radius: int,
         fine: bool,
         rows: np.ndarray | None = None,
+        half: np.ndarray | None = None,
+        known: Sequence[KnownPoses] = (),
     ) -> Sorted:
-        """The evidence of all images, or of some."""
+        """The evidence of all images, or of some; half: [N], whose maps images are compared with, own if left out."""
+        half = self.half if half is None else half
         recipe = SortRecipe(
             self.feed if rows is None else self.feed.only(rows),
             self.settings.mixture,
             maps,
-            half=self.half if rows is None else self.half[rows],
+            half=half if rows is None else half[rows],
             noise=self.start.noise,
             sigma_angstrom=self.start.sigma_angstrom,
             name=name,
             radius=radius,
             fine=fine,
+            known=known,
         )
         return self.session.run(recipe)
 
-    def _refined(self, volume: Tensor, rows: np.ndarray, name: str) -> _Refined:
+    def _refined(self, volume: Tensor, rows: np.ndarray, name: str) -> RefinedClass:
         """A class after a few iterations."""
         s = self.settings.mixture
         few = replace(self.settings.refine, most_iterations=s.round_iterations, least_iterations=1)
         start = class_start(self.start, volume, self.half[rows])
         recipe = RefineRecipe(self.feed.only(rows), few, self.settings.seed, start, name=name)
         state = self.session.state(recipe)
-        misfits = np.zeros(len(self.feed), bool)
-        misfits[rows] = ~explained(state.score, state.power).numpy()
-        posed = PosedImages(recipe.feed, state.posterior, state.half, state.noise, state.sigma_angstrom)
-        return _Refined(state.references, state.shell, misfits, posed.only(np.flatnonzero(~misfits[rows])))
+        # normal equations take most of the memory of a state
+        return RefinedClass(rows, replace(state, statistics=None))
 
 
 def _labels(shares: ClassShares, count: int, fewest: int) -> np.ndarray:

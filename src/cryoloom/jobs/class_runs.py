@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoloom.inference.poses.start import PoseStart
-from cryoloom.jobs.class_rounds import Classes, class_start
+from cryoloom.jobs.classes import Classes, class_recipe
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.hetero import counted, find_conformations
 from cryoloom.jobs.mixture_verdict import ClassVerdict
@@ -18,11 +18,23 @@ from cryoloom.jobs.structures import structures
 from cryoloom.jobs.verdict import Verdict, with_conformations
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.recipes.mixture import MixtureResult
-from cryoloom.recipes.refine import RefineRecipe, RefineResult
+from cryoloom.recipes.pca import family_costs
+from cryoloom.recipes.pca_with_poses import turns_costs
+from cryoloom.recipes.refine import RefineResult, refinement_costs
 from cryoloom.runs import layout
 from cryoloom.runs.folder import RunFolder, read_record
 from cryoloom.runs.record import RECORD
 from cryoloom.runs.session import Session
+
+
+def class_cost(settings: ReconstructSettings, feed: ImageFeed, classes: Classes, index: int) -> float:
+    """Expected cost of a class's run (see `runs.loop.Recipe.expected_costs`)."""
+    own = feed.only(classes.rows(index))
+    cost = sum(refinement_costs(own, settings.refine))
+    if classes.motion[index].components:
+        linear = settings.methods["pca"]
+        cost += sum(turns_costs(own, linear, _moving(settings).pca_with_poses)) + sum(family_costs(own, linear))
+    return cost
 
 
 def class_run(
@@ -44,22 +56,27 @@ def class_run(
     record = read_record(path) if (path / RECORD).is_file() else None
     if record is None or record.status != "finished":
         session.say(f"{path.name}: {len(rows):,} images")
-        moving = HeteroSettings(**settings.common, poses="search") if classes.moving[index] else None
-        with _opened(path, moving or base, own, record is not None) as folder:
+        moving = _moving(settings) if classes.motion[index].components else None
+        with _opened(path, moving or base, own, record is not None, session) as folder:
             inner = Session(folder, session.progress, session.interrupts)
-            start = class_start(found, classes.maps[index], half[rows])
-            refined = inner.run(RefineRecipe(own, settings.refine, settings.seed, start))
-            folder.finish(_concluded(base, moving, start, refined, inner))
+            recipe = class_recipe(settings, feed, classes, half, found, index)
+            folder.finish(_concluded(base, moving, recipe.start, inner.run(recipe), inner))
     verdict = FinishedRun(path).verdict
     assert verdict is not None
     return ClassVerdict(
         path.name,
+        classes.molecules[index],
         len(rows),
         len(rows) / len(feed),
         verdict.outcome,
         verdict.resolution_angstrom,
         None if verdict.conformations is None else verdict.conformations.components,
     )
+
+
+def _moving(settings: ReconstructSettings) -> HeteroSettings:
+    """Settings of the run of a class that moves."""
+    return HeteroSettings(**settings.common, poses="search")
 
 
 def _concluded(
@@ -73,12 +90,14 @@ def _concluded(
     return with_conformations(consensus.verdict, counted(found))
 
 
-def _opened(path: Path, settings: ReconstructSettings | HeteroSettings, feed: ImageFeed, exists: bool) -> RunFolder:
-    """The folder of a class, new or continued."""
+def _opened(
+    path: Path, settings: ReconstructSettings | HeteroSettings, feed: ImageFeed, exists: bool, session: Session
+) -> RunFolder:
+    """The folder of a class, new or continued; session: of the whole run."""
     particles = feed.source.particles
     if exists:
         return RunFolder.resume(
-            path, settings, particles.fingerprint(), threads=settings.threads, device=settings.device
+            path, settings, particles.fingerprint(), threads=settings.threads, device=settings.device, part=True
         )
     return RunFolder.create(
         path,
@@ -89,5 +108,7 @@ def _opened(path: Path, settings: ReconstructSettings | HeteroSettings, feed: Im
         seed=settings.seed,
         threads=settings.threads,
         device=settings.device,
+        argv=() if session.folder is None else session.folder.record.argv,
         overwrite=layout.RESULTS,
+        part=True,
     )

@@ -74,12 +74,9 @@ def find_conformations(
     """
     first, searched = consensus, settings.poses != "given"
     if searched:
-        recipe = PCAWithPosesRecipe(
-            shown(consensus.refined), settings.methods["pca"], settings.seed, settings.pca_with_poses, mask
-        )
-        posed = session.run(recipe)
-        if posed is not None:
-            consensus = conclude(base, consensus.start, reposed(consensus.refined, posed), session)
+        refined = in_turns(settings, consensus.refined, session, mask)
+        if refined is not consensus.refined:
+            consensus = conclude(base, consensus.start, refined, session)
     job = ConformationJob(
         shown(consensus.refined),
         consensus.maps.combined,
@@ -96,6 +93,15 @@ def find_conformations(
     with session.timing("conformations"):
         _write(found, consensus, folder_of(session), settings.seed)
     return consensus, found
+
+
+def in_turns(
+    settings: HeteroSettings, refined: RefineResult, session: Session, mask: Tensor | None = None
+) -> RefineResult:
+    """The consensus at poses found along with components, in turns; the same where no component is seen."""
+    recipe = PCAWithPosesRecipe(shown(refined), settings.methods["pca"], settings.seed, settings.pca_with_poses, mask)
+    posed = session.run(recipe)
+    return refined if posed is None else reposed(refined, posed)
 
 
 def consensus_settings(settings: HeteroSettings) -> ReconstructSettings:

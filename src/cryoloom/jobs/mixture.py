@@ -2,22 +2,26 @@
 
 1. `MixtureRecipe` finds a low-resolution map of each molecule, all at once.
 2. `find_classes` gives every image to one of them, or to none, in rounds of refinement and sorting.
-3. Each class is refined as a run of its own, in its own folder.
+3. Where fewer are found than were asked for, a molecule that moves is divided (`jobs.divided_class`).
+4. Each class is refined as a run of its own, in its own folder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cryoloom.jobs.class_rounds import Classes, find_classes
-from cryoloom.jobs.class_runs import class_run
+from cryoloom.jobs.class_rounds import find_classes
+from cryoloom.jobs.class_runs import class_cost, class_run
 from cryoloom.jobs.class_table import ClassRow, write_class_table
+from cryoloom.jobs.classes import Classes
+from cryoloom.jobs.divided_class import with_conformations_as_classes
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.given_classes import given_classes
 from cryoloom.jobs.inputs import make_feed
-from cryoloom.jobs.mixture_verdict import MixtureVerdict, judge_mixture
+from cryoloom.jobs.mixture_verdict import ClassVerdict, MixtureVerdict, judge_mixture
 from cryoloom.jobs.reconstruct import folder_of
 from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.particles.feed import ImageFeed
@@ -39,6 +43,7 @@ _COLUMNS: tuple[Quantity, ...] = (
     "shift_error_angstrom",
     "misfit",
 )
+ROUNDS_COST = 0.6  # of all rounds, relative to refinement
 CLASS_PROBABILITY = "cryoloomClassProbability"
 
 
@@ -51,12 +56,17 @@ def run_mixture(
         session.say(said)
     requested = settings.classes if isinstance(settings.classes, int) else None
     recipe = MixtureRecipe(feed, settings.mixture, settings.seed, requested)
-    session.plan(mixture_plan(settings, feed, recipe))
+    refinement = sum(refinement_costs(feed, settings.refine))
+    later = [StagePlan("rounds", ROUNDS_COST * refinement), StagePlan("classes", refinement)]  # of many stages each
+    session.plan([StagePlan(recipe.name, sum(recipe.expected_costs(recipe.init()))), *later])
     start = given_classes(settings, feed, session) if settings.classes_from else session.run(recipe)
     half = numpy_generator(settings.seed, recipe.name, "half sets").permutation(np.arange(len(feed)) % 2)
+    session.plan(later)
     classes = find_classes(settings, feed, half, start, session)
-    with session.timing("classes"):
-        verdicts = [class_run(settings, feed, classes, half, start, k, session) for k in range(len(classes.maps))]
+    classes = with_conformations_as_classes(settings, feed, classes, half, start, session)
+    session.plan([StagePlan("classes", sum(class_cost(settings, feed, classes, k) for k in range(len(classes.maps))))])
+    verdicts = [class_run(settings, feed, classes, half, start, k, session) for k in range(len(classes.maps))]
+    _record_time(verdicts, session)
     with session.timing("tables"):
         _write(folder_of(session), feed, half, classes)
     return judge_mixture(
@@ -70,15 +80,12 @@ def run_mixture(
     )
 
 
-def mixture_plan(settings: ReconstructSettings, feed: ImageFeed, recipe: MixtureRecipe) -> list[StagePlan]:
-    """The stages ahead and their expected costs; those of all classes together, as their number is not known yet."""
-    refinement = sum(refinement_costs(feed, settings.refine))
-    first = [] if settings.classes_from else [StagePlan(recipe.name, sum(recipe.expected_costs(recipe.init())))]
-    return [
-        *first,
-        StagePlan("rounds", 0.6 * refinement),
-        StagePlan("classes", refinement),
-    ]
+def _record_time(verdicts: Sequence[ClassVerdict], session: Session) -> None:
+    """What the classes' runs have taken together, over all resumptions."""
+    if session.folder is not None:
+        runs = [FinishedRun(session.folder.path / verdict.name) for verdict in verdicts]
+        spent = [timing for run in runs for timing in run.record.timings]
+        session.folder.record_timing("classes", sum(t.wall_s for t in spent), sum(t.cpu_s for t in spent))
 
 
 def _write(folder: Path, feed: ImageFeed, half: np.ndarray, classes: Classes) -> None:

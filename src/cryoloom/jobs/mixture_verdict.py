@@ -10,9 +10,11 @@ from cryoloom.jobs.verdict_text import WORDS
 
 @dataclass(frozen=True, slots=True)
 class ClassVerdict:
-    """One class: name of its folder, number of images, share of all images, and what its own verdict says."""
+    """One class: name of its folder, number of its molecule (of which other classes show other conformations, perhaps),
+    number of images, share of all images, and what its own verdict says."""
 
     name: str
+    molecule: int
     particles: int
     share: float
     outcome: Outcome
@@ -25,7 +27,7 @@ class MixtureVerdict:
     """What a run says of the molecules in its images.
 
     Attributes:
-        outcome: converged where all classes are, and no more of them were asked for than found; uncertain where some
+        outcome: converged where all classes are, and as many were found as were asked for; uncertain where some
             are; failed where none is.
         classes: the classes, by their numbers; particles: number of images of the whole set.
         none: images that belong to no class; requested: number of classes that was asked for, None if it was to be
@@ -62,9 +64,9 @@ def judge_mixture(
     """The verdict on the whole set."""
     right = sum(c.outcome == "converged" for c in classes)
     stated = sum(c.outcome in ("converged", "uncertain") for c in classes)
-    found_all = requested is None or len(classes) >= requested
+    as_asked = requested is None or len(classes) == requested
     outcome: Outcome = "failed"
-    if classes and right == len(classes) and settled and found_all:
+    if classes and right == len(classes) and settled and as_asked:
         outcome = "converged"
     elif stated:
         outcome = "uncertain"
@@ -119,18 +121,23 @@ def mixture_lines(verdict: MixtureVerdict) -> list[str]:
 
 
 def _number(verdict: MixtureVerdict) -> tuple[bool | None, str, str]:
-    count, rejected = len(verdict.classes), len(verdict.rejected)
-    said = f"The search began with {verdict.begun} maps; {count} of them explain images that no other explains"
-    said += (
-        f", {rejected} {'was' if rejected == 1 else 'were'} rejected since the half maps did not agree."
-        if rejected
-        else "."
-    )
+    count, rejected = len({c.molecule for c in verdict.classes}), len(verdict.rejected)
+    said = f"The search began with {verdict.begun} maps and ended with {_counted(count, 'molecule')}."
+    if rejected:
+        said += f" {rejected} {'was' if rejected == 1 else 'were'} rejected since the half maps did not agree."
+    for molecule in sorted({c.molecule for c in verdict.classes}):
+        names = [c.name for c in verdict.classes if c.molecule == molecule]
+        if len(names) > 1:
+            said += f" {', '.join(names[:-1])} and {names[-1]} are conformations of one molecule."
     if verdict.requested is None:
         return None, "number of classes", said
-    if count >= verdict.requested:
+    if len(verdict.classes) == verdict.requested:
         return True, "number of classes", said
     return False, "number of classes", f"{verdict.requested} classes were requested. {said}"
+
+
+def _counted(count: int, one: str) -> str:
+    return f"1 {one}" if count == 1 else f"{count} {one}s"
 
 
 def _settled(verdict: MixtureVerdict) -> str:

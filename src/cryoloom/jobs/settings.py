@@ -103,6 +103,8 @@ class ReconstructSettings(Common):
     @property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables of method settings that this run uses."""
+        if self.several_molecules:  # whose conformations are sought
+            return tuple(conformation_method("pca").settings)
         return () if self.job == "refine" else tuple(pose_method(self.poses).settings)
 
 
@@ -127,6 +129,22 @@ class HeteroSettings(Common):
         conformation_method(self.method)
         if self.poses != "given":
             pose_method(self.poses)
+
+    @property
+    def job_of_classes(self) -> ReconstructSettings | None:
+        """The job that finds classes of images without poses, whether of molecules or conformations; None for others.
+
+        Raises:
+            ValueError: with a mask, which can't be in the frame of maps that are yet to be found.
+        """
+        if self.method != "classes" or self.poses == "given":
+            return None
+        if self.mask is not None:
+            raise ValueError(
+                "--mask with --method classes: the maps that are found have a frame of their own\n  what to do: leave "
+                "it out; afterwards, run cryoloom hetero RUN --method classes --mask MASK.mrc on a run with one map"
+            )
+        return ReconstructSettings(**self.common, poses=self.poses, classes=self.methods["classes"].classes)
 
     @property
     def tables(self) -> tuple[str, ...]:

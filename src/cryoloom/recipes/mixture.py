@@ -358,6 +358,8 @@ class MixtureRecipe:
     def _level_ended(self, state: MixtureState, level: int) -> tuple[MixtureState, str | None]:
         """Without the maps that explain no images of their own; at the next level, at an end, or begun anew."""
         message = None
+        if level == 0:
+            state = self._one_left(state)
         if self.settings.least_loss[level] > 0:
             state = self._without_needless(state, level)
         if level == self.settings.shelved_at + 1:
@@ -380,6 +382,14 @@ class MixtureRecipe:
         """Whether the search began with more maps than there are molecules."""
         spare = max(self.settings.least_surplus, round(state.begun * self.settings.spare))
         return len(state.classes) <= state.begun - spare or state.begun >= self.settings.most
+
+    def _one_left(self, state: MixtureState) -> MixtureState:
+        """One map, where all show the same already: a single molecule need not be matched with many maps."""
+        matched = self._judged(state, 0)
+        dropped = needless(matched.evidence, matched.generic, self.settings.one_left_loss)
+        if len(dropped) + 1 < len(state.classes):
+            return state
+        return replace(state, classes=_normalised([c for k, c in enumerate(state.classes) if k not in dropped]))
 
     def _without_needless(self, state: MixtureState, level: int) -> MixtureState:
         matched = self._judged(state, level)

@@ -261,12 +261,16 @@ class RefineRecipe:
         start: PoseStart,
         symmetry: str = "C1",
         name: str = REFINE,
+        begun: RefineState | None = None,
     ) -> None:
         """Refine all images of `feed` from a start's maps; given poses are refined first, without a search.
 
-        `name`: of the stage, where a run has several.
+        Args:
+            name: of the stage, where a run has several.
+            begun: a state to go on from; images that it has no pose of are searched. Its references must be the
+                half maps of other images, or of the same ones in the same half sets.
         """
-        self.feed, self.settings, self.seed, self.name = feed, settings, seed, name
+        self.feed, self.settings, self.seed, self.name, self.begun = feed, settings, seed, name, begun
         self.start = start
         self.group, self.polyhedral = symmetry_group(symmetry).float(), is_polyhedral(symmetry)
         self.symmetric = SymmetricSums.of(self.group)
@@ -287,6 +291,8 @@ class RefineRecipe:
 
     def init(self) -> RefineState:
         """State with the poses of the start, if any; half sets are drawn if the start has none."""
+        if self.begun is not None:
+            return self.begun
         N, K, given = len(self.feed), self.settings.candidates, self.start.poses
         half = self.start.half
         if half is None:
@@ -546,7 +552,8 @@ class RefineRecipe:
             ("shift_sigma_angstrom", state.sigma_angstrom),
             ("score", float(state.score.mean())),
         )
-        return StepInfo(self.name, state.iteration, resolution, metrics)
+        before = 0 if self.begun is None else self.begun.iteration
+        return StepInfo(self.name, state.iteration - before, resolution, metrics)
 
     def _search_radius(self, state: RefineState) -> int:
         """Radius of the next global search: as far as the maps can be trusted.
@@ -579,6 +586,9 @@ class RefineRecipe:
             return np.ones(N, bool)
         if state.joint:
             return self._undecided(state)
+        new = ~np.isfinite(state.poses.log_weight[:, 0].numpy())
+        if new.any():
+            return new
         doubt = in_doubt(state.mode_weight(self.group))
         if state.searches < len(self.settings.fine_levels):
             # what fits nowhere after as many searches is no particle, and another does not help it

@@ -21,6 +21,7 @@ from cryoloom.inference.mixtures.shares import ClassShares, class_shares
 from cryoloom.inference.poses.global_search import candidates_of, references_of, search, shifts_of
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.posed import in_batches
+from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.inference.poses.search import match, shift_prior, slice_reference
 from cryoloom.kernels.half_grid import volume_to_half
@@ -52,6 +53,18 @@ class SortState:
     low: Tensor
     evidence: Tensor
     generic: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPoses:
+    """Candidate poses of some images in the frame of a map; `rows` are ascending."""
+
+    rows: np.ndarray
+    poses: PosePosterior
+
+    def of(self, rows: np.ndarray) -> PosePosterior:
+        """Those of some of its images."""
+        return self.poses.rows(torch.from_numpy(np.searchsorted(self.rows, rows))).bare()
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ class SortRecipe:
         name: str,
         radius: int,
         fine: bool,
+        known: Sequence[KnownPoses] = (),
     ) -> None:
         """Sort all images of `feed`.
 
@@ -100,7 +114,9 @@ class SortRecipe:
             maps: [m, m, m] of either half set, for each class; the same tensor twice where they have one in common.
             half: [N] of 0 and 1; noise: [G, S]; sigma_angstrom: standard deviation of shifts.
             radius: of the comparison, Fourier pixels; fine: whether poses are searched on the fine grid and refined.
+            known: poses in the frame of each of the first maps, which are refined without a search, if `fine`.
         """
+        self.known = dict(enumerate(known)) if fine else {}
         self.feed, self.settings, self.maps, self.half = feed, settings, maps, half
         self.noise, self.sigma, self.name, self.radius, self.fine = noise, sigma_angstrom, name, radius, fine
         self.low_radius = min(radius, feed.radius_of(settings.levels[settings.pruned_from - 1]))
@@ -148,12 +164,21 @@ class SortRecipe:
     def _class(self, state: SortState, k: int) -> SortState:
         evidence = state.evidence.clone()
         likely = (state.low[:, k] >= state.low.amax(1) - self.settings.window_nats).numpy()
+        known = np.zeros(len(self.feed), bool)
+        if k in self.known:
+            known[self.known[k].rows] = True
         same = self.maps[k][0] is self.maps[k][1]
         for h in (0,) if same else (0, 1):
-            rows_here = np.flatnonzero(likely if same else likely & (self.half == h))
-            matcher = self._fine(self.maps[k][h]) if self.fine else self._middle(self.maps[k][h])
-            for rows in in_batches(rows_here, BATCH):
-                evidence[torch.from_numpy(rows), k] = matcher(rows).cpu()
+            here = np.ones(len(self.feed), bool) if same else self.half == h
+            unknown = np.flatnonzero(likely & here & ~known)
+            if len(unknown):
+                matcher = self._fine(self.maps[k][h]) if self.fine else self._middle(self.maps[k][h])
+                for rows in in_batches(unknown, BATCH):
+                    evidence[torch.from_numpy(rows), k] = matcher(rows).cpu()
+            half = volume_to_half(rebox(self.maps[k][h], Band(self.radius).box))
+            for rows in in_batches(np.flatnonzero(here & known), BATCH):
+                start = self.known[k].of(rows).to(self.feed.device)
+                evidence[torch.from_numpy(rows), k] = self._refined(half, rows, start).cpu()
         return replace(state, evidence=evidence)
 
     def _fine(self, volume: Tensor) -> Callable[[np.ndarray], Tensor]:
@@ -167,6 +192,10 @@ class SortRecipe:
             return refine_poses(half, images, start, self.sigma, CLIMB_STEPS).log_evidence(self.sigma)
 
         return matched
+
+    def _refined(self, half: Tensor, rows: np.ndarray, start: PosePosterior) -> Tensor:
+        images = self.feed.images(rows, self.radius, self.noise)
+        return refine_poses(half, images, start, self.sigma, CLIMB_STEPS).log_evidence(self.sigma)
 
     def _middle(self, volume: Tensor) -> Callable[[np.ndarray], Tensor]:
         grid = cached_rotation_grid(MIDDLE_NSIDE)
@@ -183,9 +212,8 @@ class SortRecipe:
         return matched
 
     def end_early(self, state: SortState) -> SortState:
-        """Evidence at low radius, where there is none at full radius."""
-        missing = torch.arange(state.evidence.shape[1]) >= state.step - 1
-        evidence = torch.where(missing[None], state.low, state.evidence)
+        """Evidence at low radius for all classes: that of two radii can't be compared."""
+        evidence = state.evidence if self.finished(state) else state.low
         return replace(state, step=len(self.maps) + 1, evidence=evidence)
 
     def expected_costs(self, state: SortState) -> Sequence[float]:

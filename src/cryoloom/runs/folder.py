@@ -59,10 +59,11 @@ class RunFolder:
         log, lock_path: paths of its log and its lock.
         checkpoints, metrics: stores of checkpoints and metrics, which `Session` uses.
         record: contents of run.json.
+        part: whether the run is a part of another one, which is resumed as a whole.
     """
 
-    def __init__(self, path: Path, lock: RunLock, record: RunRecord) -> None:
-        self.path = path
+    def __init__(self, path: Path, lock: RunLock, record: RunRecord, part: bool = False) -> None:
+        self.path, self.part = path, part
         self.log = path / LOG
         self.lock_path = path / LOCK
         self.record = record
@@ -87,6 +88,7 @@ class RunFolder:
         argv: tuple[str, ...] = (),
         input_notes: tuple[str, ...] = (),
         overwrite: Iterable[str] | None = None,
+        part: bool = False,
     ) -> RunFolder:
         """Start a run in a new or empty folder, or in the folder of an earlier run, whose files are then removed.
 
@@ -96,6 +98,7 @@ class RunFolder:
             input_notes: what was said of the particles when they were opened.
             overwrite: glob patterns of the results that an earlier run may have left, relative to the folder; None
                 refuses the folder of an earlier run.
+            part: see the class.
 
         Raises:
             BadRunFolder: as in `check_output_folder`.
@@ -127,14 +130,16 @@ class RunFolder:
                 input_notes=input_notes,
             )
             write_record(path / RECORD, record)
-            return RunFolder(path, lock, record)
+            return RunFolder(path, lock, record, part)
         except BaseException:
             lock.release()
             raise
 
     @staticmethod
-    def resume(path: Path, settings: object, fingerprint: str, *, threads: int, device: str) -> RunFolder:
-        """Continue a run that was interrupted, with the same data and settings.
+    def resume(
+        path: Path, settings: object, fingerprint: str, *, threads: int, device: str, part: bool = False
+    ) -> RunFolder:
+        """Continue a run that was interrupted, with the same data and settings; `part`: see the class.
 
         Raises:
             BadRunFolder: if there is no run, it is finished, or data or settings differ (the message names them).
@@ -158,7 +163,7 @@ class RunFolder:
                 updated=now(),
             )
             write_record(path / RECORD, record)
-            folder = RunFolder(path, lock, record)
+            folder = RunFolder(path, lock, record, part)
         except BaseException:
             lock.release()
             raise
@@ -210,7 +215,7 @@ class RunFolder:
             self.close("interrupted")
         elif isinstance(error, Stopped | KeyboardInterrupt):
             logger.info("%s", error if isinstance(error, Stopped) else "interrupted")
-            if self.record.status == "running":
+            if self.record.status == "running" and not self.part:
                 error.add_note(f"resume with: cryoloom resume {shlex.quote(str(self.path))}")
             self.close("interrupted")
         else:

@@ -206,6 +206,13 @@ def class_folders(run: Path) -> tuple[Path, ...]:
     return tuple(sorted(path.parent for path in Path(run).glob(CLASS_RUN.pattern + RECORD)))
 
 
+def whole_run(folder: Path) -> Path | None:
+    """The run with several molecules of which `folder` is a class; None for the folder of any other run."""
+    path = Path(folder).absolute()
+    whole = path.parent
+    return whole if path in class_folders(whole) and (whole / RECORD).is_file() else None
+
+
 def particles_of(path: Path) -> Path:
     """The particle file of a run where `path` is the folder of one; else `path` itself."""
     return PARTICLES.path(path) if RUN_RECORD.path(path).is_file() else path

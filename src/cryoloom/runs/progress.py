@@ -90,6 +90,8 @@ class RemainingTime:
     The speed, in seconds per unit of expected cost, is measured on the steps done so far, with most weight on the last
     ones. The time left is the speed times the expected cost still ahead, in this stage and in later ones. The first
     step is not counted, because it compiles or loads kernels.
+
+    The plan may name parts of a run whose stages are not known yet: stages that it does not name use these up.
     """
 
     # weight of a step relative to the next one: stages differ in how well their costs are known
@@ -97,8 +99,8 @@ class RemainingTime:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._plan: dict[str, float] = {}
-        self._stage = ""
+        self._later: dict[str, float] = {}
+        self._named = False
         self._last = clock()
         self._spent = self._cost = 0.0
         self._warm = False
@@ -106,12 +108,17 @@ class RemainingTime:
 
     def plan(self, stages: Sequence[StagePlan]) -> None:
         """Take the stages of the run, in order."""
-        self._plan = {s.stage: s.cost for s in stages}
+        self._later = {s.stage: s.cost for s in stages}
 
     def begin(self, stage: str, step: int) -> None:
         """Note that a stage starts."""
-        self._stage, self._last = stage, self._clock()
-        self._ahead = self._plan.get(stage)
+        self._last, self._named = self._clock(), stage in self._later
+        if self._named:
+            names = list(self._later)
+            self._ahead = self._later[stage]
+            self._later = {name: self._later[name] for name in names[names.index(stage) + 1 :]}
+        else:
+            self._ahead = 0.0 if self._later else None
 
     def update(self, info: StepInfo) -> None:
         """Note that a step is done."""
@@ -120,11 +127,17 @@ class RemainingTime:
             self._spent = self._MEMORY * self._spent + now - self._last
             self._cost = self._MEMORY * self._cost + info.cost
         self._last, self._ahead, self._warm = now, info.cost_ahead, True
+        if not self._named:
+            self._use_up(info.cost)
 
     def seconds(self) -> float | None:
         """Expected seconds from the last step to the end of the run; None while nothing has been measured."""
         if self._cost <= 0 or self._ahead is None:
             return None
-        names = list(self._plan)
-        later = names[names.index(self._stage) + 1 :] if self._stage in self._plan else []
-        return self._spent / self._cost * (self._ahead + sum(self._plan[name] for name in later))
+        later = sum(self._later.values())
+        return self._spent / self._cost * (self._ahead + later if self._named else max(self._ahead, later))
+
+    def _use_up(self, cost: float) -> None:
+        for name, left in self._later.items():
+            self._later[name] = max(0.0, left - cost)
+            cost -= left - self._later[name]

@@ -53,8 +53,12 @@ class Refined:
 
     def log_evidence(self, sigma_angstrom: float) -> Float[Tensor, " B"]:
         """log p(Y | V) - log p(Y | no particle), nats: a mean over all rotations and the Gaussian prior on shifts, as
-        far as the candidates hold it."""
-        return self.log_mass - math.log(8 * math.pi**2) - math.log(2 * math.pi * sigma_angstrom**2)
+        far as the candidates hold it.
+
+        A mean is at most the best value, which Laplace's method overshoots where the posterior is nearly flat.
+        """
+        mean = self.log_mass - math.log(8 * math.pi**2) - math.log(2 * math.pi * sigma_angstrom**2)
+        return torch.minimum(mean, self.score)
 
     @property
     def misfit(self) -> Float[Tensor, " B"]:

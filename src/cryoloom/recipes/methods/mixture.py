@@ -56,6 +56,10 @@ class MixtureSettings:
     0 drops none. Two maps of one molecule lose 0.05 to 0.2 (more where they share its views out among them), those of
     different molecules 0.45."""
 
+    one_left_loss: float = 0.1
+    """The same at the end of the first level, if no more than one map is left: of one molecule, all maps lose less than
+    0.1 by then (0.02 to 0.096 for four of them), of four, or of three among junk, some lose 0.3."""
+
     shelved_at: int = 2
     """Level at whose end maps are dropped on trial. After the next one, those without which their images still lose
     `lasting_loss` come back: the other maps have had these images by then."""
