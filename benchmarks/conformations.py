@@ -60,7 +60,6 @@ CASES = {
     "adk-path-pca-search": Case("adk-path", "pca", "search"),
     "adk-path-vae-search": Case("adk-path", "vae", "search"),
     "ribosome-mix-classes": Case("ribosome-mix", "classes"),
-    "ribosome-mix-classes-search": Case("ribosome-mix", "classes", "search"),
     "ribosome-mix-vae": Case("ribosome-mix", "vae"),
     "ribosome-pca-search": Case("ribosome", "pca", "search"),
     "ribosome-junk-pca-search": Case("ribosome-junk", "pca", "search"),
@@ -68,7 +67,6 @@ CASES = {
     "adk-path-noisy-pca": Case("adk-path-noisy", "pca"),
     "adk-path-noisy-pca-search": Case("adk-path-noisy", "pca", "search"),
     "ribosome-mix-noisy-classes": Case("ribosome-mix-noisy", "classes"),
-    "ribosome-mix-noisy-classes-search": Case("ribosome-mix-noisy", "classes", "search"),
     "adk-path-five-times-pca": Case("adk-path-five-times", "pca", options=("--on-duplicates", "keep")),
 }
 SIMULATE = {"adk-path": (), "ribosome-mix": ("--shares", "60", "30", "10")}

@@ -45,6 +45,7 @@ class InitialModel:
     name: str
     iterations: tuple[int, int, int]  # initial, in between, final
     extra: tuple[str, ...] = ()
+    classes: int = 1
 
 
 DEFAULT = InitialModel("relion InitialModel, GUI defaults", (50, 200, 50))
@@ -84,7 +85,7 @@ def relion_initial_model(folder: Path, work: Path, job: InitialModel, seed: int,
         "500",
         "--ctf",
         "--K",
-        "1",
+        str(job.classes),
         "--sym",
         "C1",
         "--flatten_solvent",
