@@ -26,6 +26,7 @@ SMALL = MixtureSettings(
     judged=60,
     first_guess=4,
     least_loss=(0.0, 0.06, 0.1, 0.0, 0.08),
+    one_left_loss=0.03,
     lasting_loss=0.06,
 )
 

@@ -23,6 +23,14 @@ def report(
             metavar="FOLDER", help="Also write the metrics as TensorBoard events (needs the extra tensorboard)."
         ),
     ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN2",
+            help="A run on the same images, with another seed for example: the page then shows how the classes of both "
+            "agree.",
+        ),
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Write report.html into a run folder: verdict, curves, maps and particles on one page that needs no network.
@@ -36,7 +44,12 @@ def report(
     from cryoloom.report.page import write_report
     from cryoloom.runs import layout
 
-    failures = write_report(run)
+    if compare is not None:
+        from cryoloom.jobs.class_agreement import class_agreement
+        from cryoloom.jobs.finished_run import FinishedRun
+
+        class_agreement(FinishedRun(run), FinishedRun(compare))  # raises where they can't be compared
+    failures = write_report(run, compare)
     typer.echo(str(layout.REPORT.path(run)))
     for failure in failures:
         typer.echo(f"a part of the page could not be drawn: {failure}", err=True)

@@ -156,7 +156,7 @@ class _Rounds:
     def _round(self, state: _Sorting, number: int) -> _Sorting:
         """Classes refined, and all images sorted anew."""
         s = self.settings.mixture
-        refined = {k: self._refined(state.maps[k], state.rows(k), f"round_{number}_{k}") for k in _used(state.labels)}
+        refined = {k: self._refined(state, k, f"round_{number}_{k}") for k in _used(state.labels)}
         kept = [k for k, r in refined.items() if r.state.shell >= s.beyond_start * self.start.radius]
         wrong = [k for k in refined if k not in kept]
         for k in wrong:
@@ -178,10 +178,11 @@ class _Rounds:
             labels[misfits & (labels == place)] = -1
         labels = _without_small(labels, self.half, s.fewest)
         before = np.array([places.get(k, -1) for k in state.labels.tolist()])
-        changed = float((labels != before).mean())
+        either = (labels < 0) | (before < 0)
+        changed, aside = ((labels != before)[part].sum() / len(labels) for part in (~either, either))
         self.session.say(
-            f"round {number}: {_counted(len(_used(labels)), 'class', 'classes')}, {100 * changed:.1f} % of the images "
-            f"changed theirs, {100 * float((labels < 0).mean()):.1f} % belong to none"
+            f"round {number}: {_counted(len(_used(labels)), 'class', 'classes')}; {100 * changed:.1f} % of the images "
+            f"went to another; {100 * (labels < 0).mean():.1f} % belong to none, {100 * aside:.1f} % left or came back"
         )
         box = Band(self.start.radius).box
         return _Sorting(
@@ -190,7 +191,7 @@ class _Rounds:
             labels,
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
-            settled=changed < s.settled,
+            settled=bool(changed < s.settled and aside < s.settled_none),
             refined=tuple(refined[kept[i]] for i in left),
             motion=tuple(
                 self._motion(refined[kept[i]], f"structures_{number}_{place + 1}") for place, i in enumerate(left)
@@ -246,15 +247,17 @@ class _Rounds:
         )
         return self.session.run(recipe)
 
-    def _refined(self, volume: Tensor, rows: np.ndarray, name: str) -> RefinedClass:
-        """A class after a few iterations."""
-        s = self.settings.mixture
-        few = replace(self.settings.refine, most_iterations=s.round_iterations, least_iterations=1)
-        start = class_start(self.start, volume, self.half[rows])
-        recipe = RefineRecipe(self.feed.only(rows), few, self.settings.seed, start, name=name)
-        state = self.session.state(recipe)
+    def _refined(self, state: _Sorting, k: int, name: str) -> RefinedClass:
+        """A class after a few iterations, from where the round before left it if its images are the same."""
+        s, rows = self.settings.mixture, state.rows(k)
+        begun = state.refined[k].begun(rows, self.half) if k < len(state.refined) else None
+        most = s.round_iterations if begun is None else begun.iteration - begun.joined + s.further_iterations
+        few = replace(self.settings.refine, most_iterations=most, least_iterations=1)
+        start = class_start(self.start, state.maps[k], self.half[rows])
+        recipe = RefineRecipe(self.feed.only(rows), few, self.settings.seed, start, name=name, begun=begun)
+        after = self.session.state(recipe)
         # normal equations take most of the memory of a state
-        return RefinedClass(rows, replace(state, statistics=None))
+        return RefinedClass(rows, replace(after, statistics=None))
 
 
 def _labels(shares: ClassShares, count: int, fewest: int) -> np.ndarray:

@@ -189,6 +189,8 @@ class MixtureRecipe:
         weights = self._weights(state, matched)
         following = self._updated(state, level, images, grid, matched, weights)
         message = None
+        if following.done == round(self.settings.one_left_at * self.settings.steps[0]):
+            following = self._one_left(following)
         if following.done == sum(self.settings.steps[: level + 1]):
             following, message = self._level_ended(following, level)
         # mean over the batch of the log evidence of the mixture
@@ -358,8 +360,6 @@ class MixtureRecipe:
     def _level_ended(self, state: MixtureState, level: int) -> tuple[MixtureState, str | None]:
         """Without the maps that explain no images of their own; at the next level, at an end, or begun anew."""
         message = None
-        if level == 0:
-            state = self._one_left(state)
         if self.settings.least_loss[level] > 0:
             state = self._without_needless(state, level)
         if level == self.settings.shelved_at + 1:

@@ -53,8 +53,10 @@ class Report:
     failures: tuple[str, ...]
 
 
-def write_report(folder: Path) -> tuple[str, ...]:
+def write_report(folder: Path, other: Path | None = None) -> tuple[str, ...]:
     """Write report.html into a run's folder; what is absent there is said on the page.
+
+    `other`: a run on the same images whose classes are compared with those of this one (`jobs.class_agreement`).
 
     Reads each map once; costs about 1 CPU-s at 5,000 particles of 64 pixels, and one parse of particles.star.
 
@@ -65,7 +67,7 @@ def write_report(folder: Path) -> tuple[str, ...]:
         BadRunFolder: when `folder` is no run, or its verdict is not one of this version.
     """
     run = FinishedRun(folder)
-    report = render(ShownRun(run))
+    report = render(ShownRun(run, other=None if other is None else FinishedRun(other)))
     write_durably(run.path(layout.REPORT), report.html.encode("utf-8"))
     return report.failures
 

@@ -59,21 +59,22 @@ def compare(
     resolution_angstrom: float | None,
     log_likelihood: np.ndarray | None,
     angular_error_degrees: np.ndarray | None,
+    places: tuple[float, ...] = _QUANTILES,
 ) -> Pairs:
-    """Six particles spread over the log-likelihood (over the file where there is none), each beside its reprojection.
+    """Particles spread over the log-likelihood (over the file where there is none), each beside its reprojection.
+
+    Args:
+        places: of the particles in the order of log-likelihood, from 0 to 1.
 
     Raises:
         BadInput: if poses or images can't be read.
     """
     poses = particles.input_poses()
-    chosen, rank = _choose(len(particles), log_likelihood)
+    chosen, rank = _choose(len(particles), log_likelihood, places)
     voters = np.unique(np.linspace(0, len(particles) - 1, _VOTERS).astype(np.int64))
     rows = np.concatenate([chosen, voters])
-    side = min(SIDE, particles.box)
-    field = particles.box * particles.pixel_size
-    disc = FourierDisc.create(side, field / side)
-    finest = max(2 * field / side, 1.5 * (resolution_angstrom or 0), field / 16)
-    soft = torch.exp(-np.log(2) * (disc.k.norm(dim=-1) * finest) ** 2)
+    side, field, disc, finest = _shown_disc(particles, resolution_angstrom)
+    soft = _low_pass(disc, finest)
     images = disc.transform(resample(torch.from_numpy(particles.read(rows)), side, 2)) * soft
     grid = volume_to_grid(_fit(view, field, side))
     at = torch.from_numpy(rows)
@@ -94,14 +95,37 @@ def compare(
         )
         for i, row in enumerate(chosen)
     )
-    return Pairs(pairs, float(finest), sign < 0)
+    return Pairs(pairs, finest, sign < 0)
 
 
-def _choose(count: int, log_likelihood: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def low_passed(particles: ParticleSet, rows: np.ndarray) -> tuple[Float[np.ndarray, "n m m"], float]:
+    """Images as `compare` shows them where no map is known, and the resolution to which they are filtered, angstrom.
+
+    Raises:
+        BadInput: if images can't be read.
+    """
+    side, _, disc, finest = _shown_disc(particles, None)
+    images = disc.transform(resample(torch.from_numpy(particles.read(rows)), side, 2)) * _low_pass(disc, finest)
+    return _pictures(images, disc).numpy(), finest
+
+
+def _shown_disc(particles: ParticleSet, resolution_angstrom: float | None) -> tuple[int, float, FourierDisc, float]:
+    """Side and field of view of the pictures, their frequencies, and the resolution to which they are filtered."""
+    side = min(SIDE, particles.box)
+    field = particles.box * particles.pixel_size
+    finest = max(2 * field / side, 1.5 * (resolution_angstrom or 0), field / 16)
+    return side, field, FourierDisc.create(side, field / side), float(finest)
+
+
+def _low_pass(disc: FourierDisc, finest: float) -> Float[Tensor, " P"]:
+    return torch.exp(-np.log(2) * (disc.k.norm(dim=-1) * finest) ** 2)
+
+
+def _choose(count: int, log_likelihood: np.ndarray | None, at: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     order = np.arange(count)
     if log_likelihood is not None:
         order = np.argsort(np.where(np.isfinite(log_likelihood), log_likelihood, -np.inf), kind="stable")
-    places = np.unique(np.round(np.array(_QUANTILES) * (count - 1)).astype(np.int64))
+    places = np.unique(np.round(np.array(at) * (count - 1)).astype(np.int64))
     return order[places], places / max(count - 1, 1)
 
 

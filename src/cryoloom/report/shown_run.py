@@ -16,11 +16,13 @@ class ShownRun:
     """A run and its reduced maps.
 
     Attributes:
-        run: the folder.
+        run: the folder; other: a run on the same images whose classes are compared with those of this one.
     """
 
-    def __init__(self, run: FinishedRun, conformations: Conformations | None = None) -> None:
-        self.run = run
+    def __init__(
+        self, run: FinishedRun, conformations: Conformations | None = None, other: FinishedRun | None = None
+    ) -> None:
+        self.run, self.other = run, other
         self._given = conformations
         self._views: dict[RunFile, MapView | None] = {}
 

@@ -56,9 +56,12 @@ class MixtureSettings:
     0 drops none. Two maps of one molecule lose 0.05 to 0.2 (more where they share its views out among them), those of
     different molecules 0.45."""
 
-    one_left_loss: float = 0.1
-    """The same at the end of the first level, if no more than one map is left: of one molecule, all maps lose less than
-    0.1 by then (0.02 to 0.096 for four of them), of four, or of three among junk, some lose 0.3."""
+    one_left_at: float = 0.67
+    """Share of the first level's steps after which all maps but one are dropped if they show one molecule."""
+
+    one_left_loss: float = 0.08
+    """That is so where all lose less than this share of their log evidence without each other: 0.02 to 0.063 for the
+    maps of one molecule (four of them tried). Of two molecules (nine pairs), a map loses 0.1 to 0.38."""
 
     shelved_at: int = 2
     """Level at whose end maps are dropped on trial. After the next one, those without which their images still lose
@@ -98,8 +101,15 @@ class MixtureSettings:
     round_iterations: int = 3
     """Iterations of refinement in such a round."""
 
+    further_iterations: int = 2
+    """The same for a class whose refinement goes on from the round before."""
+
     settled: float = 0.01
-    """Share of the images that change their class in a round below which classes are settled."""
+    """Share of the images that go from one class to another in a round below which classes are settled."""
+
+    settled_none: float = 0.05
+    """The same for images that are left out or come back. Those that fit hardly change sides often: 3 % of real-like
+    images of one molecule do in each round."""
 
     twin_loss: float = 0.05
     """Share of their log evidence that the images of a refined class must lose without it for the class to be kept."""

@@ -21,6 +21,8 @@ _MODULES = (
     "local_resolution",
     "progress",
     "training",
+    "class_images",
+    "class_agreement",
     "image_pairs",
     "viewing_directions",
     "particle_histograms",
@@ -32,7 +34,16 @@ _MODULES = (
     "machine",
 )
 
-_OF_SEVERAL_MOLECULES = ("molecules", "progress", "files", "command", "settings", "machine")
+_OF_SEVERAL_MOLECULES = (
+    "molecules",
+    "class-images",
+    "class-agreement",
+    "progress",
+    "files",
+    "command",
+    "settings",
+    "machine",
+)
 
 PANELS: list[Panel] = [importlib.import_module(f"{__name__}.{name}").PANEL for name in _MODULES]
 # those of a run that looks for several molecules: each class has a page of its own with all panels
