@@ -5,10 +5,10 @@ A case is a run of cryoloom reconstruct with several classes on a set of differe
 ../shared/bench/evaluate_mixture.py (images in the right class and within 10 degrees; states found; junk in no class).
 Cases: SET-auto (the number of classes is found), SET-K (it is given), SET-true (classes start from the true maps: what
 a search can place), SET-one (one map, for the cost), SET-relion (RELION's InitialModel with as many classes as there
-are molecules, stopped after --cpu-budget CPU-seconds). Sets: those of make_sets.sh; and, made here, mix16 and mix32, of
-chain groups cut from ../shared/data/models; rare, of two molecules 94 to 6; moving, of haemoglobin and of ten states on
-the path of adenylate kinase, which count as one molecule. Results: results/mixtures-CASE-sSEED.json,
-results/mixtures.md.
+are molecules, stopped after --cpu-budget CPU-seconds), CASE~NAME (without a part of the method, see ABLATIONS). Sets:
+those of make_sets.sh; and, made here, mix16 and mix32, of chain groups cut from ../shared/data/models; rare, of two
+molecules 94 to 6; moving, of haemoglobin and of ten states on the path of adenylate kinase, which count as one
+molecule. Results: results/mixtures-CASE-sSEED.json, results/mixtures.md.
 """
 
 from __future__ import annotations
@@ -73,6 +73,14 @@ SPECIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "rubisco-1": ("species/1bxn.pdb.gz", "AI", ()),
     "groel-alternate": ("1oel_GroEL.pdb", "ACE", ()),
     "groel-two-pairs": ("1oel_GroEL.pdb", "ABDE", ()),
+}
+# cases CASE~NAME: settings without a part of the method
+ABLATIONS = {
+    "exact": "temperature = 1.0\neven_until = 0.0",  # posterior over classes from the first step
+    "no-surplus": "surplus = 0.0\nleast_surplus = 0",  # as many maps as molecules
+    "no-trial": "lasting_loss = 1000.0",  # maps dropped do not come back
+    "no-split": "least_split = 1000000000",  # single classes are not searched for more molecules
+    "one-round": "rounds = 1",
 }
 FRAMES = range(0, 100, 10)  # states of `moving`, of the trajectory
 PATHS = {"moving": len(FRAMES), "adk-path": 20}  # first states of a set that count as one molecule
@@ -145,7 +153,8 @@ def species_map(species: str, folder: Path) -> Path:
 
 def measure(case: str, seed: int, work: Path, sets: Path, relion_cpu_s: float) -> dict:
     """Run a case and score it."""
-    name, how = case.rsplit("-", 1)
+    base, _, without = case.partition("~")
+    name, how = base.rsplit("-", 1)
     folder, output = mixture_set(name, seed, sets), work / f"{case}-s{seed}"
     if how == "relion":
         return {"case": case, "seed": seed, **relion(name, folder, output, seed, relion_cpu_s), "machine": machine()}
@@ -153,6 +162,10 @@ def measure(case: str, seed: int, work: Path, sets: Path, relion_cpu_s: float) -
     if how == "true":
         options = [word for path in sorted(folder.glob("truth_*.mrc")) for word in ("--classes-from", path)]
     command = [CRYOLOOM, "reconstruct", folder / "particles.star", "--output", output, "--seed", str(seed), "-j", "1"]
+    if without:
+        preset = work / f"{without}.toml"
+        preset.write_text(f"[mixture]\n{ABLATIONS[without]}\n")
+        options += ["--preset", preset]
     spent = run_measured([*command, *options, "--overwrite"], work / f"{case}-s{seed}.log")
     if spent.returncode:
         raise RuntimeError(f"{case}, seed {seed} failed: see {work / f'{case}-s{seed}.log'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_the_page_shows_the_molecules(run):
     assert 'id="panel-molecules"' in page
     assert "class_002/report.html" in page
     assert 'id="panel-surface"' not in page
+    assert 'id="panel-class-images"' in page
+    assert "image of row" in page
+    assert 'id="panel-class-agreement"' not in page
+
+
+def test_the_page_compares_the_classes_with_those_of_another_run(run, particles, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "again")
+    cryoloom(f"report {copy} --compare {run.folder}")
+    page = (copy / "report.html").read_text()
+    assert 'id="panel-class-agreement"' in page
+    assert "adjusted Rand index 1.000" in page
+    said = cryoloom(f"report {run.molecules[0].folder} --compare {run.folder}", code=2)
+    assert "no classes of several molecules" in said
 
 
 def test_a_class_is_refined_further_as_a_run(run, tmp_path):
