@@ -15,7 +15,7 @@ import torch
 
 from cryoloom.api.runs import continue_run, start_run
 from cryoloom.jobs.finished_run import FinishedRun
-from cryoloom.jobs.mixture_verdict import ClassVerdict, MixtureVerdict, judge_mixture, mixture_lines
+from cryoloom.jobs.mixture_verdict import ClassVerdict, MixtureVerdict, judge_mixture, mixture_headline, mixture_lines
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Outcome
 from cryoloom.maps.io import DensityMap, write_map
@@ -111,7 +111,7 @@ def test_the_table_and_the_verdict_name_the_same_classes(run):
     assert [c.name for c in mixture.classes] == [row["name"] for row in rows]
     assert [c.particles for c in mixture.classes] == [int(row["particles"]) for row in rows]
     assert sum(c.particles for c in mixture.classes) + mixture.none == mixture.particles == COUNT
-    assert "2 classes" in repr(run)
+    assert "2 molecules" in repr(run)
 
 
 def test_the_page_shows_the_molecules(run):
@@ -277,3 +277,19 @@ def test_poses_of_a_run_with_several_molecules_are_in_no_common_frame(run, tmp_p
     for job in (f"refine {run.path(layout.PARTICLES)} --from poses", f"hetero {run.folder}"):
         said = cryoloom(f"{job} --output {tmp_path / 'r'} --particle-diameter 85 -q", code=2)
         assert "class_001" in said
+
+
+def test_the_headline_counts_molecules_and_says_which_move():
+    classes = tuple(
+        ClassVerdict(f"class_00{i}", molecule, 250, 0.25, "converged", 8.0, components)
+        for i, (molecule, components) in enumerate([(0, None), (1, 2), (2, 1)], start=1)
+    )
+    found = judge_mixture(classes, 1000, 250, requested=None, begun=6, rejected=(), settled=True)
+    assert mixture_headline(found) == (
+        "Converged: 3 molecules from 1,000 particles, 2 of which move; 250 particles (25.0 %) belong to none."
+    )
+    divided = tuple(replace(c, molecule=0, components=None) for c in classes)
+    found = judge_mixture(divided, 750, 0, requested=3, begun=6, rejected=(), settled=True)
+    assert mixture_headline(found) == "Converged: 3 classes of 1 molecule from 750 particles."
+    one = judge_mixture(classes[1:2], 250, 0, requested=None, begun=6, rejected=(), settled=True)
+    assert mixture_headline(one) == "Converged: 1 molecule from 250 particles, which moves."

@@ -74,7 +74,7 @@ def judge_mixture(
 
 
 def mixture_headline(verdict: MixtureVerdict) -> str:
-    """'Converged: 4 classes from 8,000 particles.'"""
+    """'Converged: 4 molecules from 8,000 particles, 2 of which move; 1,440 particles (18.0 %) belong to none.'"""
     said = mixture_summary(verdict)
     return f"{WORDS[verdict.outcome]}: {said[0].lower()}{said[1:]}"
 
@@ -83,10 +83,16 @@ def mixture_summary(verdict: MixtureVerdict) -> str:
     """The headline without the word for the outcome."""
     if not verdict.classes:
         return "No class has half maps that agree."
-    count = len(verdict.classes)
-    said = f"{count} {'class' if count == 1 else 'classes'} from {verdict.particles:,} particles"
+    count, molecules = len(verdict.classes), len({c.molecule for c in verdict.classes})
+    said = _counted(molecules, "molecule")
+    if count > molecules:
+        said = f"{count} classes of {said}"
+    said += f" from {verdict.particles:,} particles"
+    moving = sum(bool(c.components) for c in verdict.classes)
+    if moving:
+        said += ", which moves" if count == 1 else f", {moving} of which {'moves' if moving == 1 else 'move'}"
     if verdict.none:
-        said += f"; {verdict.none:,} of them ({100 * verdict.none_share:.1f} %) belong to none"
+        said += f"; {verdict.none:,} particles ({100 * verdict.none_share:.1f} %) belong to none"
     return f"{said}."
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.mixture_verdict import ClassVerdict
 from cryoloom.jobs.verdict_text import WORDS
 from cryoloom.report.class_rows import class_colour
-from cryoloom.report.figures import picture
+from cryoloom.report.figures import Picture, picture
 from cryoloom.report.panel import Absent, Panel, beside, from_template
 from cryoloom.report.shown_run import ShownRun
+from cryoloom.report.spheres import view_map
 from cryoloom.report.surface import draw_view
 from cryoloom.report.text import angstrom, number
 from cryoloom.runs import layout
@@ -22,7 +24,7 @@ _SIDES = ("from +z: x right, y up", "from −y: x right, z up")
 
 
 def html(run: ShownRun) -> Markup:
-    """A card for each class; costs about 0.3 CPU-s each."""
+    """A card for each class; costs about 0.4 CPU-s each."""
     mixture = run.run.mixture
     if mixture is None:
         raise Absent("The run has not finished: the classes are not known yet.")
@@ -57,7 +59,17 @@ def _card(found: ClassVerdict, run: FinishedRun, colour: str) -> dict[str, Any]:
         "moves": found.components,
         "colour": colour,
         "pictures": pictures,
+        "directions": _directions(run),
     }
+
+
+def _directions(run: FinishedRun) -> Picture | None:
+    """The density of viewing directions, as on the page of the class; half as large."""
+    found = run.estimates
+    if found is None or found.rot_degrees is None or found.tilt_degrees is None:
+        return None
+    pixels = view_map(found.rot_degrees, found.tilt_degrees).pixels
+    return picture(np.ascontiguousarray(pixels[::2, ::2]), f"{run.folder.name}, viewing directions")
 
 
 def shown(run: ShownRun) -> bool:
