@@ -87,6 +87,7 @@ PATHS = {"moving": len(FRAMES), "adk-path": 20}  # first states of a set that co
 SYMMETRY = {
     "moving": ("2=C2",),
     "rare": ("1=C3",),
+    "real-spike": ("1=C3",),
     "mix4": ("2=C7", "3=C3"),
     "mix8": ("2=C7", "3=C3", "5=C4", "7=C2", "8=C2"),
     "mix-junk": ("1=C3",),
@@ -227,9 +228,11 @@ def class_record(verdict: dict, states: dict, folder: Path, run: Path) -> dict:
 
 def relion(name: str, folder: Path, work: Path, seed: int, cpu_s: float) -> dict:
     """RELION's InitialModel with the true number of classes, and what its classes and poses are worth."""
-    count = len(list(folder.glob("truth_*.mrc")))
+    count = len(list(folder.glob("truth_*.mrc"))) - PATHS.get(name, 1) + 1
     job = replace(DEFAULT, classes=count)
     found = relion_initial_model(folder, work, job, seed, cpu_s, nice=0)
+    if "failed" in found:
+        raise RuntimeError(found["failed"])
     number = f"{found['iterations']:03d}"
     tables = read_star(work / f"run_it{number}_data.star")
     seen = tables["particles"]["rlnMaxValueProbDistribution"].to_numpy(float) > 0

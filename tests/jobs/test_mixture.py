@@ -140,7 +140,7 @@ def test_a_class_is_refined_further_as_a_run(run, tmp_path):
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("stage", ["round_1_0", "refine"])
+@pytest.mark.parametrize("stage", ["round_1_1", "refine"])
 def test_a_run_stopped_anywhere_goes_on_from_there(particles, tmp_path, stage):
     """Exact resumption of each recipe is tested with the recipes; here, that no stage is repeated."""
     with pytest.raises(Stopped) as stopped:

@@ -106,8 +106,8 @@ def continue_run(folder: Path, threads: int, progress: Progress, interrupts: Int
         BadRunFolder: if there is no run, the run is finished or a class of another, or its input has changed.
             Otherwise as `start_run`.
     """
-    settings, whole = run_settings(folder), layout.whole_run(folder)
-    if whole is not None:
+    settings, whole = run_settings(folder), layout.run_around(folder)
+    if whole is not None and FinishedRun(whole).several_molecules:
         raise BadRunFolder(
             f"{folder}: this run is a class of {whole}\n  what to do: continue the whole with cryoloom resume {whole}"
         )
@@ -170,8 +170,9 @@ def _check_classes(settings: ReconstructSettings) -> None:
         )
     if settings.job != "reconstruct":
         raise BadInput(f"several molecules are found without a start, not by {settings.job}")
-    if isinstance(settings.classes, int) and settings.classes < 2:
-        raise BadInput(f"--classes {settings.classes}: expected 2 or more, or auto")
+    most = settings.mixture.most
+    if isinstance(settings.classes, int) and not 2 <= settings.classes <= most:
+        raise BadInput(f"--classes {settings.classes}: expected 2 to {most}, or auto")
     if settings.flip:
         raise BadInput(
             "--flip with --classes: each class may have either hand\n  what to do: leave it out; afterwards, refine a "

@@ -52,9 +52,9 @@ def compared(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> ClassAgreeme
     counts = np.zeros((a.max() + 1, b.max() + 1), np.int64)
     np.add.at(counts, (a, b), 1)
     rows, columns = linear_sum_assignment(-counts[1:, 1:])
-    partner = dict(zip((rows + 1).tolist(), (columns + 1).tolist(), strict=True))
-    pairs = [(0, 0), *partner.items()]
-    together = float(sum(counts[pair] for pair in pairs) / len(a))
+    pairs = zip((rows + 1).tolist(), (columns + 1).tolist(), strict=True)
+    partner = {k: c for k, c in pairs if counts[k, c]}
+    together = float(sum(counts[pair] for pair in ((0, 0), *partner.items())) / len(a))
     partners = tuple(partner.get(k, 0) for k in range(1, len(counts)))
     return ClassAgreement(counts, partners, together, float(adjusted_rand_score(a, b)))
 

@@ -123,7 +123,8 @@ class _Rounds:
         """Molecules are sought among the images of no class, and of each class that one structure does not explain, as
         they were among all images.
 
-        A map that this gives becomes a class if its images fit it clearly better than the map of the class.
+        A map from the images of a class becomes a class of its own if its images fit it clearly better than the map of
+        theirs.
         """
         added: list[Tensor] = []
         several = [k for k, motion in enumerate(state.motion) if motion.components]
@@ -141,7 +142,7 @@ class _Rounds:
     def _others(self, state: _Sorting, k: int) -> list[Tensor]:
         """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own."""
         s, rows, name = self.settings.mixture, state.rows(k), f"split_{k + 1}" if k >= 0 else "split_none"
-        recipe = MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name)
+        recipe = MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name, one_may_do=True)
         result = self.session.run(recipe)
         volumes = list(result.volumes)
         if k < 0:
@@ -156,7 +157,7 @@ class _Rounds:
     def _round(self, state: _Sorting, number: int) -> _Sorting:
         """Classes refined, and all images sorted anew."""
         s = self.settings.mixture
-        refined = {k: self._refined(state, k, f"round_{number}_{k}") for k in _used(state.labels)}
+        refined = {k: self._refined(state, k, f"round_{number}_{k + 1}") for k in _used(state.labels)}
         kept = [k for k, r in refined.items() if r.state.shell >= s.beyond_start * self.start.radius]
         wrong = [k for k in refined if k not in kept]
         for k in wrong:
@@ -177,8 +178,9 @@ class _Rounds:
             misfits[refined[k].rows[refined[k].misfits]] = True
             labels[misfits & (labels == place)] = -1
         labels = _without_small(labels, self.half, s.fewest)
-        before = np.array([places.get(k, -1) for k in state.labels.tolist()])
-        either = (labels < 0) | (before < 0)
+        # -2 where the class is left no more
+        before = np.array([places.get(k, -2) if k >= 0 else -1 for k in state.labels.tolist()])
+        either = (labels == -1) | (before == -1)
         changed, aside = ((labels != before)[part].sum() / len(labels) for part in (~either, either))
         self.session.say(
             f"round {number}: {_counted(len(_used(labels)), 'class', 'classes')}; {100 * changed:.1f} % of the images "
@@ -193,9 +195,7 @@ class _Rounds:
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
             settled=bool(changed < s.settled and aside < s.settled_none),
             refined=tuple(refined[kept[i]] for i in left),
-            motion=tuple(
-                self._motion(refined[kept[i]], f"structures_{number}_{place + 1}") for place, i in enumerate(left)
-            ),
+            motion=tuple(self._motion(refined[kept[i]], f"structures_{number}_{kept[i] + 1}") for i in left),
         )
 
     def _twins(
@@ -251,7 +251,7 @@ class _Rounds:
         """A class after a few iterations, from where the round before left it if its images are the same."""
         s, rows = self.settings.mixture, state.rows(k)
         begun = state.refined[k].begun(rows, self.half) if k < len(state.refined) else None
-        most = s.round_iterations if begun is None else begun.iteration - begun.joined + s.further_iterations
+        most = s.round_iterations if begun is None else s.further_iterations
         few = replace(self.settings.refine, most_iterations=most, least_iterations=1)
         start = class_start(self.start, state.maps[k], self.half[rows])
         recipe = RefineRecipe(self.feed.only(rows), few, self.settings.seed, start, name=name, begun=begun)

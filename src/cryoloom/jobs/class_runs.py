@@ -27,13 +27,16 @@ from cryoloom.runs.record import RECORD
 from cryoloom.runs.session import Session
 
 
-def class_cost(settings: ReconstructSettings, feed: ImageFeed, classes: Classes, index: int) -> float:
-    """Expected cost of a class's run (see `runs.loop.Recipe.expected_costs`)."""
+def class_cost(settings: ReconstructSettings, feed: ImageFeed, classes: Classes, index: int, session: Session) -> float:
+    """Expected cost of a class's run (see `runs.loop.Recipe.expected_costs`), 0 if it is finished."""
+    path = layout.class_folder(folder_of(session), index + 1)
+    if (path / RECORD).is_file() and read_record(path).status == "finished":
+        return 0.0
     own = feed.only(classes.rows(index))
     cost = sum(refinement_costs(own, settings.refine))
     if classes.motion[index].components:
         linear = settings.methods["pca"]
-        cost += sum(turns_costs(own, linear, _moving(settings).pca_with_poses)) + sum(family_costs(own, linear))
+        cost += sum(turns_costs(own, linear, settings.pca_with_poses)) + sum(family_costs(own, linear))
     return cost
 
 
@@ -54,9 +57,11 @@ def class_run(
     path, rows = layout.class_folder(folder_of(session), index + 1), classes.rows(index)
     own, base = feed.only(rows), replace(settings, job="refine", classes=None, classes_from=())
     record = read_record(path) if (path / RECORD).is_file() else None
+    if record is not None and record.fingerprint != own.source.particles.fingerprint():
+        record = None  # resumed with another number of threads: an image that is in doubt changed its class
     if record is None or record.status != "finished":
         session.say(f"{path.name}: {len(rows):,} images")
-        moving = _moving(settings) if classes.motion[index].components else None
+        moving = settings.of_moving_class() if classes.motion[index].components else None
         with _opened(path, moving or base, own, record is not None, session) as folder:
             inner = Session(folder, session.progress, session.interrupts)
             recipe = class_recipe(settings, feed, classes, half, found, index)
@@ -72,11 +77,6 @@ def class_run(
         verdict.resolution_angstrom,
         None if verdict.conformations is None else verdict.conformations.components,
     )
-
-
-def _moving(settings: ReconstructSettings) -> HeteroSettings:
-    """Settings of the run of a class that moves."""
-    return HeteroSettings(**settings.common, poses="search")
 
 
 def _concluded(

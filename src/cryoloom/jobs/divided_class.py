@@ -2,7 +2,7 @@
 
 The molecule whose images gain most by components around its map is divided: its images are refined on one map, then
 poses and components in turns, and the latent space of the components is divided into as many classes as are missing
-(`recipes.methods.classes`).
+(`recipes.methods.classes`). The components are fitted to the images of both half sets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.jobs.class_maps import FEWEST_PER_HALF, cluster_map
 from cryoloom.jobs.classes import Classes, class_recipe
 from cryoloom.jobs.hetero import in_turns, shown
-from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
+from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.jobs.structures import Structures
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
@@ -49,13 +49,14 @@ def with_conformations_as_classes(
         return classes
     index = int(np.argmax(gains))
     rows = classes.rows(index)
-    session.say(f"one molecule of {len(rows):,} images shows several conformations: it is divided into {missing + 1}")
+    session.say(
+        f"a molecule of {len(rows):,} images shows several conformations: {missing + 1} classes of it are sought"
+    )
     refined = session.run(class_recipe(settings, feed, classes, half, found, index, "divided"))
     methods = settings.methods.changed(METHOD, classes=missing + 1)
-    moving = HeteroSettings(**{**settings.common, "methods": methods}, method=METHOD, poses="search")
-    posed = shown(in_turns(moving, refined, session))
+    posed = shown(in_turns(settings.of_moving_class(METHOD, methods), refined, session))
     best = replace(posed, poses=PosePosterior.certain(*posed.poses.best()))
-    mean = cluster_map(best, np.flatnonzero(best.half >= 0), settings.seed).combined
+    mean = rebox(classes.maps[index], feed.box)
     job = ConformationJob(posed, mean, session, settings=methods, seed=settings.seed, searched=True)
     parts = conformation_method(METHOD).find(job).classes
     if parts is None:
@@ -77,7 +78,8 @@ def _divided(
         cluster_map(posed, np.flatnonzero((part == p) & (posed.half >= 0)), settings.seed) for p in range(len(large))
     ]
     labels, probability = classes.labels.copy(), classes.probability.clone()
-    labels[rows] = len(classes.maps) + part  # after all classes; the number of the class itself is left without images
+    # after all classes; the number of the class itself is left without images, as are those that do not fit its map
+    labels[rows] = np.where(posed.half >= 0, len(classes.maps) + part, -1)
     probability[torch.from_numpy(rows)] *= weight.amax(1)
     return replace(
         classes,

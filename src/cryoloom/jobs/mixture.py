@@ -64,7 +64,9 @@ def run_mixture(
     session.plan(later)
     classes = find_classes(settings, feed, half, start, session)
     classes = with_conformations_as_classes(settings, feed, classes, half, start, session)
-    session.plan([StagePlan("classes", sum(class_cost(settings, feed, classes, k) for k in range(len(classes.maps))))])
+    session.plan(
+        [StagePlan("classes", sum(class_cost(settings, feed, classes, k, session) for k in range(len(classes.maps))))]
+    )
     verdicts = [class_run(settings, feed, classes, half, start, k, session) for k in range(len(classes.maps))]
     _record_time(verdicts, session)
     with session.timing("tables"):

@@ -45,7 +45,7 @@ class Presets:
 
 _FOLDER = Path(__file__).with_name("presets")
 PRESETS: dict[type[Common], Presets] = {
-    ReconstructSettings: Presets(_FOLDER, ("poses", "refine", "mixture")),
+    ReconstructSettings: Presets(_FOLDER, ("poses", "refine", "mixture", "pca_with_poses")),
     HeteroSettings: Presets(_FOLDER / "hetero", ("method", "poses", "refine", "pca_with_poses")),
 }
 

@@ -89,6 +89,9 @@ class ReconstructSettings(Common):
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
     """The search for several molecules."""
 
+    pca_with_poses: PCAWithPosesSettings = field(default_factory=PCAWithPosesSettings)
+    """Poses and conformations refined in alternation, of those of several molecules that move."""
+
     flip: bool = False
     """Write the mirror image: the hand can't be determined from the images."""
 
@@ -99,6 +102,11 @@ class ReconstructSettings(Common):
     def several_molecules(self) -> bool:
         """Whether several molecules are sought."""
         return self.classes is not None or bool(self.classes_from)
+
+    def of_moving_class(self, method: str = "pca", methods: MethodSettings | None = None) -> HeteroSettings:
+        """Settings of the conformations of one of several molecules; `methods`: in place of those of this run."""
+        common = {**self.common, "methods": self.methods if methods is None else methods}
+        return HeteroSettings(**common, method=method, poses="search", pca_with_poses=self.pca_with_poses)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -144,7 +152,15 @@ class HeteroSettings(Common):
                 "--mask with --method classes: the maps that are found have a frame of their own\n  what to do: leave "
                 "it out; afterwards, run cryoloom hetero RUN --method classes --mask MASK.mrc on a run with one map"
             )
-        return ReconstructSettings(**self.common, poses=self.poses, classes=self.methods["classes"].classes)
+        if self.poses != "search":
+            raise ValueError(
+                f"--method classes with --poses {self.poses}: classes without poses are found by search only\n"
+                f"  what to do: --poses search; or find poses with cryoloom reconstruct --poses {self.poses}, then run "
+                "cryoloom hetero RUN --method classes"
+            )
+        return ReconstructSettings(
+            **self.common, classes=self.methods["classes"].classes, pca_with_poses=self.pca_with_poses
+        )
 
     @property
     def tables(self) -> tuple[str, ...]:

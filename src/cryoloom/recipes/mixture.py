@@ -140,9 +140,21 @@ class MixtureRecipe:
     state_type = MixtureState
 
     def __init__(
-        self, feed: ImageFeed, settings: MixtureSettings, seed: int, classes: int | None, name: str = "mixture"
+        self,
+        feed: ImageFeed,
+        settings: MixtureSettings,
+        seed: int,
+        classes: int | None,
+        name: str = "mixture",
+        one_may_do: bool = False,
     ) -> None:
-        """`classes`: expected number of molecules, None if it is not known."""
+        """Find the molecules of all images of a feed.
+
+        Args:
+            classes: expected number of molecules, None if it is not known; one_may_do: whether there may as well be
+                one.
+        """
+        self.one_may_do = classes is None or one_may_do
         self.feed, self.settings, self.seed, self.expected, self.name = feed, settings, seed, classes, name
         self._order = numpy_generator(seed, name, "images").permutation(len(feed))
 
@@ -189,7 +201,7 @@ class MixtureRecipe:
         weights = self._weights(state, matched)
         following = self._updated(state, level, images, grid, matched, weights)
         message = None
-        if following.done == round(self.settings.one_left_at * self.settings.steps[0]):
+        if self.one_may_do and following.done == round(self.settings.one_left_at * self.settings.steps[0]):
             following = self._one_left(following)
         if following.done == sum(self.settings.steps[: level + 1]):
             following, message = self._level_ended(following, level)

@@ -267,8 +267,8 @@ class RefineRecipe:
 
         Args:
             name: of the stage, where a run has several.
-            begun: a state to go on from; images that it has no pose of are searched. Its references must be the
-                half maps of other images, or of the same ones in the same half sets.
+            begun: a state to go on from; images that it has no pose of are searched first. Half sets must be the same.
+                The maximum number of iterations counts from there.
         """
         self.feed, self.settings, self.seed, self.name, self.begun = feed, settings, seed, name, begun
         self.start = start
@@ -327,10 +327,18 @@ class RefineRecipe:
     def finished(self, state: RefineState) -> bool:
         """Whether refinement has converged, or the maximum number of iterations is reached."""
         s = self.settings
-        if state.joint:  # the map of all images was made to be used
+        done, joined = self._done(state)
+        # the map of all images was made to be used; and a state to go on from may lack poses
+        if state.joint or (done == 0 and self.begun is not None):
             return False
-        ended = state.settled or state.stalled or state.joined == MOST_JOINED
-        return state.iteration - state.joined >= s.most_iterations or (ended and state.iteration >= s.least_iterations)
+        ended = state.settled or state.stalled or joined == MOST_JOINED
+        return done - joined >= s.most_iterations or (ended and state.iteration >= s.least_iterations)
+
+    def _done(self, state: RefineState) -> tuple[int, int]:
+        """Iterations done in this stage, and those of them with the map of all images."""
+        if self.begun is None:
+            return state.iteration, state.joined
+        return state.iteration - self.begun.iteration, state.joined - self.begun.joined
 
     def end_early(self, state: RefineState) -> RefineState:
         """The state after the last whole iteration is a result as it is."""
@@ -479,7 +487,7 @@ class RefineRecipe:
             sigma_angstrom=float(found.poses.t[:, 0].square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size)),
             fsc=fsc,
             shell=shell,
-            searches=0 if before.searches is None else before.searches + (searched > 0),
+            searches=0 if before.searches is None else before.searches + self._counts(before, doubtful),
             settled=settled,
             stalled=before.iteration + 1 >= STALLED_AFTER
             and searched >= MANY_DOUBTFUL
@@ -489,7 +497,7 @@ class RefineRecipe:
         going_on = settled
         if before.joint:
             going_on = self._decides_more(before, following, moves.jumped)
-            following = replace(following, settled=not going_on or following.joined < MOST_JOINED)
+            following = replace(following, settled=not going_on or self._done(following)[1] < MOST_JOINED)
         if self._joins(following, going_on):
             both, ssnr = halves[0] + halves[1], ssnr_of_sum(fsc)
             sums = [both - part for part in folded] or [both]
@@ -522,7 +530,7 @@ class RefineRecipe:
 
         Not before the half sets agree on their own beyond their common start: after that their agreement proves less.
         """
-        able = self.settings.climb_steps > 0 and state.searches is not None and state.joined < MOST_JOINED
+        able = self.settings.climb_steps > 0 and state.searches is not None and self._done(state)[1] < MOST_JOINED
         if not (going_on and able and state.shell >= self._beyond_start(state.score)):
             return False
         unsure = self._unsure(state)
@@ -552,8 +560,7 @@ class RefineRecipe:
             ("shift_sigma_angstrom", state.sigma_angstrom),
             ("score", float(state.score.mean())),
         )
-        before = 0 if self.begun is None else self.begun.iteration
-        return StepInfo(self.name, state.iteration - before, resolution, metrics)
+        return StepInfo(self.name, self._done(state)[0], resolution, metrics)
 
     def _search_radius(self, state: RefineState) -> int:
         """Radius of the next global search: as far as the maps can be trusted.
@@ -586,17 +593,27 @@ class RefineRecipe:
             return np.ones(N, bool)
         if state.joint:
             return self._undecided(state)
-        new = ~np.isfinite(state.poses.log_weight[:, 0].numpy())
-        if new.any():
-            return new
+        return self._in_doubt(state) | self._new(state)
+
+    def _counts(self, state: RefineState, searched: np.ndarray) -> bool:
+        """Whether a search was one of all images that needed it; later, one of images that have just joined is not."""
+        return bool((searched if state.iteration == 0 else searched & ~self._new(state)).any())
+
+    def _new(self, state: RefineState) -> np.ndarray:
+        """Images without a pose, bool [N]."""
+        return ~np.isfinite(state.poses.log_weight[:, 0].numpy())
+
+    def _in_doubt(self, state: RefineState) -> np.ndarray:
+        """Images whose pose may be another one, as far as another search may help them, bool [N]."""
+        N, searches = len(self.feed), state.searches or 0
         doubt = in_doubt(state.mode_weight(self.group))
-        if state.searches < len(self.settings.fine_levels):
+        if searches < len(self.settings.fine_levels):
             # what fits nowhere after as many searches is no particle, and another does not help it
             doubt |= state.misfit > MISFIT
         doubt = doubt.numpy()
-        if state.searches < ALL_SEARCHED and doubt.mean() > MANY_DOUBTFUL:
+        if searches < ALL_SEARCHED and doubt.mean() > MANY_DOUBTFUL:
             return np.ones(N, bool)
-        if state.searches >= len(self.settings.fine_levels) + 1 or doubt.mean() < FEW_DOUBTFUL:
+        if searches >= len(self.settings.fine_levels) + 1 or doubt.mean() < FEW_DOUBTFUL:
             return np.zeros(N, bool)
         return doubt
 

@@ -46,13 +46,14 @@ class SortState:
     Attributes:
         step: steps done: the match at low radius, then a class in each.
         low: [N, K], evidence at low radius; evidence: [N, K], at full radius, -inf where it was not computed.
-        generic: [N], that of an unknown body.
+        generic, low_generic: [N], that of an unknown body at either radius.
     """
 
     step: int
     low: Tensor
     evidence: Tensor
     generic: Tensor
+    low_generic: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class SortRecipe:
     def init(self) -> SortState:
         """Nothing is compared yet."""
         N, K = len(self.feed), len(self.maps)
-        return SortState(0, torch.zeros(N, K), torch.full((N, K), -torch.inf), torch.zeros(N))
+        return SortState(0, torch.zeros(N, K), torch.full((N, K), -torch.inf), torch.zeros(N), torch.zeros(N))
 
     def finished(self, state: SortState) -> bool:
         """Whether all classes are done."""
@@ -139,7 +140,7 @@ class SortRecipe:
         return following, StepInfo(self.name, state.step + 1, resolution, (("matched", matched),))
 
     def _low(self, state: SortState) -> SortState:
-        low, generic = state.low.clone(), state.generic.clone()
+        low, generic, low_generic = state.low.clone(), state.generic.clone(), state.low_generic.clone()
         grid, disc = cached_rotation_grid(LOW_NSIDE), self.feed.prefix(self.low_radius)
         shifts = shifts_of(self.feed, self.low_radius, self.sigma)
         prior = shift_prior(shifts, self.sigma)
@@ -148,7 +149,8 @@ class SortRecipe:
             halves = [volume_to_half(rebox(maps[h], Band(self.radius).box)) for maps in self.maps]
             references = [slice_reference(half, grid, disc) for half in halves]
             coarse = self.feed.prefix(min(self.radius, self.feed.radius_of(self.settings.body_level)))
-            body = UnknownBody(coarse, self.feed.source.preprocessing.particle_diameter_angstrom)
+            diameter = self.feed.source.preprocessing.particle_diameter_angstrom
+            body, low_body = UnknownBody(coarse, diameter), UnknownBody(disc, diameter)
             wider = [slice_reference(half, grid, coarse) for half in halves]
             rows_of_half = np.flatnonzero(self.half == h)
             for rows in in_batches(rows_of_half, BATCH):
@@ -159,7 +161,8 @@ class SortRecipe:
                     low[index, k] = (found - volume).cpu()
                 likely = torch.softmax(low[index], 1).mean(0)
                 generic[index] = body.evidence(images.prefix(coarse.radius), slice_power(wider, likely)).cpu()
-        return replace(state, low=low, generic=generic)
+                low_generic[index] = low_body.evidence(few, slice_power(references, likely)).cpu()
+        return replace(state, low=low, generic=generic, low_generic=low_generic)
 
     def _class(self, state: SortState, k: int) -> SortState:
         evidence = state.evidence.clone()
@@ -213,8 +216,7 @@ class SortRecipe:
 
     def end_early(self, state: SortState) -> SortState:
         """Evidence at low radius for all classes: that of two radii can't be compared."""
-        evidence = state.evidence if self.finished(state) else state.low
-        return replace(state, step=len(self.maps) + 1, evidence=evidence)
+        return replace(state, step=len(self.maps) + 1, evidence=state.low, generic=state.low_generic)
 
     def expected_costs(self, state: SortState) -> Sequence[float]:
         """Expected cost of the steps ahead."""

@@ -98,15 +98,15 @@ def compare(
     return Pairs(pairs, finest, sign < 0)
 
 
-def low_passed(particles: ParticleSet, rows: np.ndarray) -> tuple[Float[np.ndarray, "n m m"], float]:
-    """Images as `compare` shows them where no map is known, and the resolution to which they are filtered, angstrom.
+def low_passed(particles: ParticleSet, rows: np.ndarray, inverted: bool) -> Float[np.ndarray, "n m m"]:
+    """Images as `compare` shows them, where no map is known.
 
     Raises:
         BadInput: if images can't be read.
     """
     side, _, disc, finest = _shown_disc(particles, None)
     images = disc.transform(resample(torch.from_numpy(particles.read(rows)), side, 2)) * _low_pass(disc, finest)
-    return _pictures(images, disc).numpy(), finest
+    return (-1.0 if inverted else 1.0) * _pictures(images, disc).numpy()
 
 
 def _shown_disc(particles: ParticleSet, resolution_angstrom: float | None) -> tuple[int, float, FourierDisc, float]:

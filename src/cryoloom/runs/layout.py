@@ -206,8 +206,8 @@ def class_folders(run: Path) -> tuple[Path, ...]:
     return tuple(sorted(path.parent for path in Path(run).glob(CLASS_RUN.pattern + RECORD)))
 
 
-def whole_run(folder: Path) -> Path | None:
-    """The run with several molecules of which `folder` is a class; None for the folder of any other run."""
+def run_around(folder: Path) -> Path | None:
+    """The run in whose folder `folder` lies by the name of a class; None for any other."""
     path = Path(folder).absolute()
     whole = path.parent
     return whole if path in class_folders(whole) and (whole / RECORD).is_file() else None

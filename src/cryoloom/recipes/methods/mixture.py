@@ -99,7 +99,7 @@ class MixtureSettings:
     """Maximum number of rounds in which classes are refined in a few iterations and all images sorted anew."""
 
     round_iterations: int = 3
-    """Iterations of refinement in such a round."""
+    """Iterations of refinement in such a round, without those in which images decide on the map of all images."""
 
     further_iterations: int = 2
     """The same for a class whose refinement goes on from the round before."""
@@ -108,8 +108,8 @@ class MixtureSettings:
     """Share of the images that go from one class to another in a round below which classes are settled."""
 
     settled_none: float = 0.05
-    """The same for images that are left out or come back. Those that fit hardly change sides often: 3 % of real-like
-    images of one molecule do in each round."""
+    """The same for images that are left out or come back. Those near the limit of fitting often change sides: 3 % of
+    real-like images of one molecule do in each round."""
 
     twin_loss: float = 0.05
     """Share of their log evidence that the images of a refined class must lose without it for the class to be kept."""
@@ -122,6 +122,15 @@ class MixtureSettings:
 
     usual_classes: int = 3
     """Usual number of maps that are left, for the estimate of the time."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(values) for values in (self.levels, self.nside, self.steps, self.rate, self.least_loss)}
+        if len(lengths) > 1:
+            raise ValueError(
+                "levels, nside, steps, rate and least_loss: expected as many values of each, one for a level"
+            )
+        if min(self.rounds, self.round_iterations, self.further_iterations) < 1:
+            raise ValueError("rounds, round_iterations and further_iterations: expected 1 or more")
 
     def with_surplus(self, expected: int) -> int:
         """Number of maps with which the search for an expected number of molecules begins."""

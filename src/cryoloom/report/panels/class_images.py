@@ -33,10 +33,13 @@ def html(run: ShownRun) -> Markup:
     try:
         for i, found in enumerate(mixture.classes[:_MOST]):
             classes.append(_class(FinishedRun(run.run.folder / found.name), class_colour(i, count)))
-        none = _none(run)
+        inverted = any(c["inverted"] for c in classes)
+        none = _none(run, inverted)
     except BadInput as error:
         raise Absent(f"The images can't be read, so none are shown. {error}") from error
-    return from_template(__file__, classes=classes, more=count - len(classes), none=none, total=number(mixture.none))
+    return from_template(
+        __file__, classes=classes, more=count - len(classes), none=none, total=number(mixture.none), inverted=inverted
+    )
 
 
 def _class(run: FinishedRun, colour: str) -> dict[str, Any]:
@@ -47,10 +50,10 @@ def _class(run: FinishedRun, colour: str) -> dict[str, Any]:
     pairs = compare(
         found.particles, view, resolution, found.log_likelihood, found.angular_error_degrees, places=_PLACES
     )
-    return {"name": run.folder.name, "colour": colour, "pairs": pair_figures(pairs)}
+    return {"name": run.folder.name, "colour": colour, "pairs": pair_figures(pairs), "inverted": pairs.inverted}
 
 
-def _none(run: ShownRun) -> list[Any]:
+def _none(run: ShownRun, inverted: bool) -> list[Any]:
     """Images of no class, spread over the file."""
     found = run.run.estimates
     if found is None or found.particles is None or found.classes is None:
@@ -59,10 +62,10 @@ def _none(run: ShownRun) -> list[Any]:
     if not len(rows):
         return []
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _NONE).astype(np.int64))]
-    shown, _ = low_passed(found.particles, chosen)
+    shown = low_passed(found.particles, chosen, inverted)
     limits = [np.percentile(image, (0.5, 99.5)) for image in shown]
     return [
-        picture(window(image, float(low), float(high))[::-1], f"image of row {row + 1}")
+        picture(window(image, float(low), float(high))[::-1], f"image of row {found.particles.rows[row] + 1}")
         for row, image, (low, high) in zip(chosen, shown, limits, strict=True)
     ]
 
