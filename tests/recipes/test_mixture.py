@@ -14,7 +14,7 @@ from cryoloom.maps.io import DensityMap
 from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.recipes.methods.mixture import MixtureSettings
 from cryoloom.recipes.mixture import MixtureRecipe, MixtureState
-from cryoloom.recipes.sort import Sorted, SortRecipe, SortState
+from cryoloom.recipes.sort import KnownPoses, Sorted, SortRecipe, SortState
 from cryoloom.runs.pack import unpack
 from recipes.scene import BOX, PIXEL_SIZE, Scene, carried_out, copied
 
@@ -117,8 +117,14 @@ def test_where_hardly_a_map_is_needless_the_search_begins_anew_with_twice_as_man
 
 def test_of_one_molecule_one_map_is_left(tmp_path):
     alone = Scene(tmp_path / "one", molecules()[:1], 500, snr=0.5)
-    recipe = recipe_of(alone)
-    assert len(recipe.result(carried_out(recipe)[0][-1]).volumes) == 1
+    recipe = recipe_of(alone, one_left_loss=0.1)
+    states, _ = carried_out(recipe)
+    assert len(recipe.result(states[-1]).volumes) == 1
+    early = states[round(SMALL.one_left_at * SMALL.steps[0])]
+    assert len(early.classes) == 1  # long before the end of the first level
+    # where two molecules are known to be there, that is not assumed
+    stated = recipe_of(alone, classes=2, one_left_loss=0.1)
+    assert len(carried_out(stated)[0][early.step].classes) == SMALL.with_surplus(2)
 
 
 def test_the_maps_as_they_are_when_it_is_ended_early(scene):
@@ -180,7 +186,43 @@ def test_half_sets_are_compared_with_their_own_maps(scene):
 def test_sorting_that_is_ended_early_uses_what_it_has(scene):
     recipe = sorter_of(scene, scene.maps)
     state, _ = recipe.step(recipe.init())
-    ended = recipe.end_early(state)
-    assert recipe.finished(ended)
-    shares = class_shares(ended.evidence, ended.generic)
-    assert (shares.best.numpy() + 1 == scene.state).mean() > 0.9
+    half_way, _ = recipe.step(state)
+    for ended in (recipe.end_early(state), recipe.end_early(half_way)):
+        assert recipe.finished(ended)
+        assert torch.equal(ended.evidence, state.low)  # that of two radii can't be compared
+        shares = class_shares(ended.evidence, ended.generic)
+        assert (shares.best.numpy() + 1 == scene.state).mean() > 0.9
+
+
+def test_images_of_known_pose_are_not_searched(scene):
+    """Poses of half of the images are known, of one class; at the true poses their evidence is as high."""
+    rows = np.flatnonzero(scene.state == 1)[::2]
+    known = KnownPoses(rows, scene.poses.rows(torch.from_numpy(rows)))
+    recipe = sorter_of(scene, scene.maps, fine=True, known=(known,))
+    plain = sorter_of(scene, scene.maps, fine=True)
+    found, searched = (r.result(carried_out(r)[0][-1]).evidence for r in (recipe, plain))
+    others = np.setdiff1d(np.arange(len(scene.feed)), rows)
+    assert torch.equal(found[others], searched[others])
+    assert torch.equal(found[:, 1], searched[:, 1])
+    difference = found[rows, 0] - searched[rows, 0]
+    assert not torch.equal(found[rows, 0], searched[rows, 0])
+    assert difference.abs().median() < 0.1 * searched[rows, 0].median()
+
+
+def test_images_of_an_unknown_body_are_not_compared_with_maps_of_none(scene):
+    recipe = sorter_of(scene, scene.maps, fine=True, sinks=1)
+    plain = sorter_of(scene, scene.maps, fine=True)
+    found, all_of_them = (r.result(carried_out(r)[0][-1]) for r in (recipe, plain))
+    clear = found.generic > found.evidence[:, 0] + 10
+    assert clear.any()
+    assert torch.isinf(found.evidence[clear, 1]).all()
+    assert torch.equal(found.evidence[~clear], all_of_them.evidence[~clear])
+    # where nothing but such maps is left, all are compared
+    nothing = sorter_of(scene, scene.maps, fine=True, sinks=2)
+    assert torch.equal(nothing.result(carried_out(nothing)[0][-1]).evidence, all_of_them.evidence)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": (3, 2)}, {"rounds": 0}, {"further_iterations": 0}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        replace(SMALL, **wrong)

@@ -568,13 +568,16 @@ def test_refinement_goes_on_from_a_state_and_searches_images_without_a_pose(refi
     R[torch.from_numpy(new)] = torch.eye(3)
     poses = PosePosterior(R, state.poses.t, log_weight)
     begun = replace(state, poses=poses, statistics=None, settled=False, stalled=False, joint=())
-    after = RefineRecipe(scene.feed, SMALL, 1, recipe.start, begun=begun)
+    few = replace(SMALL, most_iterations=2)  # fewer than are done already
+    after = RefineRecipe(scene.feed, few, 1, recipe.start, begun=begun)
+    assert not after.finished(after.init())
     following, info = after.step(after.init())
     assert info.step == 1
-    assert dict(info.metrics)["searched"] == pytest.approx(new.mean())
+    assert dict(info.metrics)["searched"] >= new.mean()
+    assert not after.finished(following)
     found = errors(following, scene)
     assert found[torch.from_numpy(new)].median() < 5.0
     assert found[torch.from_numpy(~new)].median() < 4.5
-    # a state that goes on takes part in the search no more than refinement itself would
-    _, onward = after.step(following)
+    last, onward = after.step(following)
     assert dict(onward.metrics)["searched"] < new.mean()
+    assert after.finished(last)

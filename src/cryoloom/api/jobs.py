@@ -124,7 +124,8 @@ def hetero(
         method: "pca" (by default) for components around a mean, "classes" for discrete classes, "vae" or "autodecoder"
             for networks, or another registered method.
         poses: "given" (by default) takes the poses of the particle file; "search" or another pose method finds poses
-            on one map first, then poses and conformations are found in turns.
+            on one map first, then poses and conformations are found in turns. The method "classes" with "search" is
+            `reconstruct` with `classes`, where each class becomes a run of its own.
         mask: mask (0 to 1) within which conformations may differ; by default a sphere.
         options: settings of the conformation method, by name, as `classes=4` or `epochs=10`.
 

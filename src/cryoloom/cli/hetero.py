@@ -20,7 +20,8 @@ def register(app: typer.Typer) -> None:
     found = f"How conformations are found. {choice_help(CONFORMATION_METHODS)}."
     given = (
         "Where poses come from. given: the particle file. With a pose method instead, poses are found on one map "
-        "first, then poses and conformations are refined alternately."
+        "first, then poses and conformations are refined alternately; --method classes with --poses search is cryoloom "
+        "reconstruct --classes K."
     )
     choices = {
         "method": choice("--method", CONFORMATION_METHODS, found, "pca"),

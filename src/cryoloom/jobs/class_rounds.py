@@ -167,7 +167,9 @@ class _Rounds:
         radius = min(self.feed.radius_of(s.fine_level), max([round(r.state.shell) for r in refined.values()]))
         radius = max(radius, self.start.radius)
         known = [KnownPoses(refined[k].rows, refined[k].state.poses) for k in kept]
-        found = self._sorted([*halves, *((v, v) for v in sinks)], f"sort_{number}", radius, fine=True, known=known)
+        found = self._sorted(
+            [*halves, *((v, v) for v in sinks)], f"sort_{number}", radius, fine=True, known=known, sinks=len(sinks)
+        )
         dropped = self._twins([*halves, *((v, v) for v in sinks)], len(kept), state, number, radius)
         left = [i for i in range(len(kept)) if i not in dropped]
         found = found.of([*left, *range(len(kept), len(kept) + len(sinks))])
@@ -230,6 +232,7 @@ class _Rounds:
         rows: np.ndarray | None = None,
         half: np.ndarray | None = None,
         known: Sequence[KnownPoses] = (),
+        sinks: int = 0,
     ) -> Sorted:
         """The evidence of all images, or of some; half: [N], whose maps images are compared with, own if left out."""
         half = self.half if half is None else half
@@ -244,6 +247,7 @@ class _Rounds:
             radius=radius,
             fine=fine,
             known=known,
+            sinks=sinks,
         )
         return self.session.run(recipe)
 

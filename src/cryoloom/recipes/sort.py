@@ -36,6 +36,7 @@ BATCH = 500  # images at once
 # of the poses found on the fine grid, and steps in which they are refined: on a grid, the evidence of an image depends
 # on how its pose lies between the grid points of a map's frame, by a tenth
 CANDIDATES, CLIMB_STEPS = 3, 4
+CLEAR_NATS = 10.0  # more than the shares of classes change
 LOW_NSIDE, MIDDLE_NSIDE = 3, 4  # of the grids at low radius, and where the fine grid is not needed
 
 
@@ -108,6 +109,7 @@ class SortRecipe:
         radius: int,
         fine: bool,
         known: Sequence[KnownPoses] = (),
+        sinks: int = 0,
     ) -> None:
         """Sort all images of `feed`.
 
@@ -116,7 +118,10 @@ class SortRecipe:
             half: [N] of 0 and 1; noise: [G, S]; sigma_angstrom: standard deviation of shifts.
             radius: of the comparison, Fourier pixels; fine: whether poses are searched on the fine grid and refined.
             known: poses in the frame of each of the first maps, which are refined without a search, if `fine`.
+            sinks: how many of the maps, the last ones, show no molecule. Images that are likelier to be an unknown body
+                than to belong to a class by `CLEAR_NATS` are not compared with these.
         """
+        self.classes = len(maps) - sinks
         self.known = dict(enumerate(known)) if fine else {}
         self.feed, self.settings, self.maps, self.half = feed, settings, maps, half
         self.noise, self.sigma, self.name, self.radius, self.fine = noise, sigma_angstrom, name, radius, fine
@@ -167,6 +172,9 @@ class SortRecipe:
     def _class(self, state: SortState, k: int) -> SortState:
         evidence = state.evidence.clone()
         likely = (state.low[:, k] >= state.low.amax(1) - self.settings.window_nats).numpy()
+        if 0 < self.classes <= k:
+            best = state.evidence[:, : self.classes].amax(1)
+            likely &= (best + CLEAR_NATS > state.generic).numpy()
         known = np.zeros(len(self.feed), bool)
         if k in self.known:
             known[self.known[k].rows] = True
