@@ -254,15 +254,33 @@ def table() -> str:
         "| outcome | CPU-s | memory, GiB |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for path in sorted(RESULTS.glob("mixtures-*.json")):
-        r = json.loads(path.read_text())
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("mixtures-*.json"))]
+    for r in results:
         junk = "" if r["junk_outside"] is None else f"{r['junk_outside']:.3f}"
         lines.append(
             f"| {r['case']} | {r['seed']} | {r['solved']:.4f} | {r['states_found']} of {r['states']} | {r['classes']} "
             f"| {r['ari']:.4f} | {junk} | {r['molecules_outside']:.4f} | {r['verdict']['outcome']} | {r['cpu_s']:.0f} "
             f"| {r['peak_rss_bytes'] / 2**30:.1f} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *class_table(results)]) + "\n"
+
+
+def class_table(results: list[dict]) -> list[str]:
+    """Verdicts on classes beside the truth. A class is right if it stands for a state of which half of the images are
+    solved; no other may stand for it."""
+    counts: dict[str, list[int]] = {}
+    for r in results:
+        for c in r.get("class_verdicts", ()):
+            right = c["solved"] > 0.5
+            counts.setdefault(c["outcome"], [0, 0])[0 if right else 1] += 1
+    lines = [
+        "",
+        "Verdicts on single classes, of all cases together:",
+        "",
+        "| verdict | right | wrong |",
+        "|---|---|---|",
+    ]
+    return lines + [f"| {outcome} | {right} | {wrong} |" for outcome, (right, wrong) in sorted(counts.items())]
 
 
 def main() -> None:

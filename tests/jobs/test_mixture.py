@@ -122,6 +122,9 @@ def test_the_page_shows_the_molecules(run):
     assert 'id="panel-class-images"' in page
     assert "image of row" in page
     assert 'id="panel-class-agreement"' not in page
+    # the time of a round is that of all classes together
+    assert "<td>round_1</td>" in page
+    assert "<td>round_1_1</td>" not in page
 
 
 def test_the_page_compares_the_classes_with_those_of_another_run(run, particles, tmp_path):

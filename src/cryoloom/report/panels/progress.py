@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -15,12 +16,25 @@ from cryoloom.report.text import angstrom, duration, plain
 from cryoloom.runs import layout
 from cryoloom.runs.metrics_log import LoggedStep
 
+# stages of one of several classes, in a round for example
+_OF_ONE_CLASS = re.compile(r"(round_\d+|structures_\d+|split|sort_split)_(?:\d+|none)")
+
 
 def html(run: ShownRun) -> Markup:
     """The chart where steps have resolutions; the table in any case."""
-    timings = [(t.stage, duration(t.wall_s), duration(t.cpu_s)) for t in run.run.record.timings]
+    spent: dict[str, tuple[float, float]] = {}
+    for t in run.run.record.timings:
+        wall, cpu = spent.get(_group(t.stage), (0.0, 0.0))
+        spent[_group(t.stage)] = wall + t.wall_s, cpu + t.cpu_s
+    timings = [(stage, duration(wall), duration(cpu)) for stage, (wall, cpu) in spent.items()]
     absent = f"{layout.STEPS.name} is not in the folder, or no step in it has a resolution."
     return from_template(__file__, chart=time_chart(run.run.steps), timings=timings, absent=absent)
+
+
+def _group(stage: str) -> str:
+    """The name under which a stage is counted: one for the same stage of all classes."""
+    found = _OF_ONE_CLASS.fullmatch(stage)
+    return stage if found is None else found[1]
 
 
 def time_chart(steps: Sequence[LoggedStep]) -> Markup | None:
@@ -28,7 +42,7 @@ def time_chart(steps: Sequence[LoggedStep]) -> Markup | None:
     clock, points, bands = 0.0, [], []
     for step in steps:
         begun, clock = clock, clock + step.wall_s
-        stage = plain(step.info.stage)
+        stage = plain(_group(step.info.stage))
         if not bands or bands[-1].label != stage:
             bands.append(Band(begun, clock, stage))
         else:
