@@ -96,6 +96,8 @@ def test_each_class_is_a_run_of_its_own(run):
         names = own["rlnImageName"].str.replace(r"@.*/", "@", regex=True)
         mine = whole[whole["rlnClassNumber"] == number]
         assert sorted(names) == sorted(mine.index.str.replace(r"@.*/", "@", regex=True))
+        # poses of so small a molecule are uncertain: it is refined again from its own map
+        assert "again" in {step.info.stage for step in one.steps}
         # half sets were drawn for all images at once
         subset = dict(zip(mine.index.str.replace(r"@.*/", "@", regex=True), mine["rlnRandomSubset"], strict=True))
         assert all(subset[name] == half for name, half in zip(names, own["rlnRandomSubset"], strict=True))
