@@ -10,10 +10,8 @@ from markupsafe import Markup
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.particles.errors import BadInput
 from cryoloom.report.class_rows import class_colour
-from cryoloom.report.figures import picture
 from cryoloom.report.panel import Absent, Panel, beside, from_template
-from cryoloom.report.panels.image_pairs import pair_figures
-from cryoloom.report.png import window
+from cryoloom.report.panels.image_pairs import in_own_contrast, pair_figures
 from cryoloom.report.reprojections import compare, low_passed
 from cryoloom.report.shown_run import ShownRun
 from cryoloom.report.text import number
@@ -63,10 +61,9 @@ def _none(run: ShownRun, inverted: bool) -> list[Any]:
         return []
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, _NONE).astype(np.int64))]
     shown = low_passed(found.particles, chosen, inverted)
-    limits = [np.percentile(image, (0.5, 99.5)) for image in shown]
     return [
-        picture(window(image, float(low), float(high))[::-1], f"image of row {found.particles.rows[row] + 1}")
-        for row, image, (low, high) in zip(chosen, shown, limits, strict=True)
+        in_own_contrast(image, f"image of row {found.particles.rows[row] + 1}")
+        for row, image in zip(chosen, shown, strict=True)
     ]
 
 

@@ -61,8 +61,7 @@ def pair_figures(pairs: Pairs) -> list[PairFigure]:
     for pair in pairs.pairs:
         shown = []
         for values, what in ((pair.image, "image"), (pair.reprojection, "reprojection")):
-            low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
-            shown.append(picture(window(values, low, high)[::-1], f"{what} of row {pair.row}"))
+            shown.append(in_own_contrast(values, f"{what} of row {pair.row}"))
         facts = [("correlation", f"{pair.correlation:.2f}".replace("-", "\u2212"))]
         if pair.log_likelihood is not None:
             facts.append(("log-likelihood", number(pair.log_likelihood)))
@@ -71,6 +70,12 @@ def pair_figures(pairs: Pairs) -> list[PairFigure]:
         rank = f"{100 * pair.rank:.0f}\u202f%"
         out.append(PairFigure(shown[0], shown[1], rank, tuple(facts), f"row {pair.row}: {plain(pair.name)}"))
     return out
+
+
+def in_own_contrast(values: np.ndarray, what: str) -> Picture:
+    """An image as a picture whose greys span all but its outermost values."""
+    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    return picture(window(values, low, high)[::-1], what)
 
 
 PANEL = Panel(
