@@ -54,7 +54,7 @@ SPECIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "clpb": ("species/1qvr.pdb.gz", "", ()),
     "clpb-2": ("species/1qvr.pdb.gz", "AB", ()),
     "rubisco": ("species/1bxn.pdb.gz", "", ("--onto-z", "4")),
-    "rubisco-half": ("species/1bxn.pdb.gz", "AIEK", ()),
+    "rubisco-half": ("species/1bxn.pdb.gz", "AIEK", ("--onto-z", "2")),
     "hsp90": ("species/2cg9.pdb.gz", "", ("--onto-z", "2")),
     "cftr": ("6msm_CFTR.pdb.gz", "", ()),
     "groel-3": ("1oel_GroEL.pdb", "ABC", ()),
@@ -91,8 +91,8 @@ SYMMETRY = {
     "mix4": ("2=C7", "3=C3"),
     "mix8": ("2=C7", "3=C3", "5=C4", "7=C2", "8=C2"),
     "mix-junk": ("1=C3",),
-    "mix16": ("3=C7", "6=C3", "13=C4", "15=C2"),
-    "mix32": ("3=C7", "6=C3", "13=C4", "15=C2", "24=C4"),
+    "mix16": ("3=C7", "6=C3", "13=C4", "14=C2", "15=C2"),
+    "mix32": ("3=C7", "6=C3", "13=C4", "14=C2", "15=C2", "24=C4"),
 }
 
 
@@ -170,6 +170,8 @@ def measure(case: str, seed: int, work: Path, sets: Path, relion_cpu_s: float) -
     spent = run_measured([*command, *options, "--overwrite"], work / f"{case}-s{seed}.log")
     if spent.returncode:
         raise RuntimeError(f"{case}, seed {seed} failed: see {work / f'{case}-s{seed}.log'}")
+    if how == "one":
+        in_one_class(output / "particles.star")
     found = score(name, folder, output / "particles.star")
     record = json.loads((output / "run.json").read_text())
     if how == "one":
@@ -189,6 +191,13 @@ def measure(case: str, seed: int, work: Path, sets: Path, relion_cpu_s: float) -
         "commit": commit(),
         "machine": machine(),
     }
+
+
+def in_one_class(star: Path) -> None:
+    """Give all images of a run with one map its class."""
+    tables = read_star(star)
+    tables["particles"]["rlnClassNumber"] = 1
+    write_star(star, tables)
 
 
 def score(name: str, folder: Path, star: Path) -> dict:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cryoloom.inference.mixtures.generic import CONTRASTS, WINDOW, UnknownBody, slice_power
-from cryoloom.inference.mixtures.shares import class_shares, even_offsets, loss_without, needless
+from cryoloom.inference.mixtures.shares import beyond_unknown, class_shares, even_offsets, loss_without, needless
 from cryoloom.inference.poses.grids import cached_rotation_grid
 from cryoloom.inference.poses.search import slice_reference
 from cryoloom.kernels.half_grid import volume_to_half
@@ -121,3 +121,10 @@ def test_the_power_of_slices_is_a_mean_over_classes_by_shell():
     assert all(len(torch.unique(power[shell == s])) == 1 for s in range(6))
     mean = 0.75 * references[0].power.mean(0) + 0.25 * references[1].power.mean(0)
     assert abs(float(power[shell == 3][0] / mean[shell == 3].mean()) - 1) < 0.02
+
+
+def test_classes_that_fit_their_images_no_better_than_an_unknown_body_are_told():
+    evidence = torch.tensor([[50.0, 10.0, 0.0], [60.0, 20.0, 0.0], [0.0, 30.0, 0.0], [5.0, 31.0, 0.0]])
+    generic = torch.tensor([0.0, 70.0, 33.0, 29.0])
+    # 50 and -10; -3 and 2; no image
+    assert beyond_unknown(evidence, generic) == (0,)

@@ -222,6 +222,35 @@ def test_images_of_an_unknown_body_are_not_compared_with_maps_of_none(scene):
     assert torch.equal(nothing.result(carried_out(nothing)[0][-1]).evidence, all_of_them.evidence)
 
 
+def test_images_are_compared_once_with_maps_of_no_molecule(scene, monkeypatch):
+    plain = sorter_of(scene, scene.maps, fine=True, sinks=1)
+    states, _ = carried_out(plain)
+    expected = plain.result(states[-1])
+    again = sorter_of(scene, scene.maps, fine=True, sinks=1, before=expected.of([1]))
+    state = again.init()
+    for _ in range(2):  # the match at low radius, and the class
+        state, _ = again.step(state)
+    monkeypatch.setattr(SortRecipe, "_fine", None)  # nothing is left to be compared
+    state, _ = again.step(state)
+    assert again.finished(state)
+    assert torch.equal(state.low, expected.low)
+    assert torch.equal(state.evidence, expected.evidence)
+    # evidence at another radius is not used
+    other = sorter_of(scene, scene.maps, fine=True, sinks=1, before=replace(expected.of([1]), radius=5))
+    assert torch.isinf(other.init().evidence).all()
+
+
+def test_maps_that_fit_no_better_than_an_unknown_body_do_not_begin_the_search_anew(done, monkeypatch):
+    recipe, states = done
+    four = replace(states[0], begun=4)
+    matched = recipe._judged(four, 0)
+    evidence = 30.0 * torch.eye(4)
+    for generic, enough in (([0.0, 0.0, 0.0, 0.0], False), ([0.0, 0.0, 40.0, 40.0], True)):
+        found = replace(matched, evidence=evidence, generic=torch.tensor(generic))
+        monkeypatch.setattr(recipe, "_judged", lambda *_, found=found: found)
+        assert recipe._enough(four, 3) == enough
+
+
 @pytest.mark.parametrize("wrong", [{"steps": (3, 2)}, {"rounds": 0}, {"further_iterations": 0}])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):

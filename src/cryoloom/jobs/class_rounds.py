@@ -42,6 +42,7 @@ class _Sorting:
 
     Attributes:
         maps: [m, m, m] of the classes; sinks: of maps that show no molecule; found: evidence for both, in this order.
+        in_sinks: evidence for the sinks, None where nothing was compared with them yet.
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
         settled: whether hardly any image changed its class; refined: each class as last refined; motion: what a linear
             family says of its images.
@@ -53,6 +54,7 @@ class _Sorting:
     found: Sorted
     rejected: tuple[int, ...]
     settled: bool
+    in_sinks: Sorted | None = None
     refined: tuple[RefinedClass, ...] = ()
     motion: tuple[Structures, ...] = ()
 
@@ -168,7 +170,13 @@ class _Rounds:
         radius = max(radius, self.start.radius)
         known = [KnownPoses(refined[k].rows, refined[k].state.poses) for k in kept]
         found = self._sorted(
-            [*halves, *((v, v) for v in sinks)], f"sort_{number}", radius, fine=True, known=known, sinks=len(sinks)
+            [*halves, *((v, v) for v in sinks)],
+            f"sort_{number}",
+            radius,
+            fine=True,
+            known=known,
+            sinks=len(sinks),
+            before=state.in_sinks,
         )
         dropped = self._twins([*halves, *((v, v) for v in sinks)], len(kept), state, number, radius)
         left = [i for i in range(len(kept)) if i not in dropped]
@@ -196,6 +204,7 @@ class _Rounds:
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
             settled=bool(changed < s.settled and aside < s.settled_none),
+            in_sinks=found.of(range(len(left), len(left) + len(sinks))),
             refined=tuple(refined[kept[i]] for i in left),
             motion=tuple(self._motion(refined[kept[i]], f"structures_{number}_{kept[i] + 1}") for i in left),
         )
@@ -233,6 +242,7 @@ class _Rounds:
         half: np.ndarray | None = None,
         known: Sequence[KnownPoses] = (),
         sinks: int = 0,
+        before: Sorted | None = None,
     ) -> Sorted:
         """The evidence of all images, or of some; half: [N], whose maps images are compared with, own if left out."""
         half = self.half if half is None else half
@@ -248,6 +258,7 @@ class _Rounds:
             fine=fine,
             known=known,
             sinks=sinks,
+            before=before,
         )
         return self.session.run(recipe)
 

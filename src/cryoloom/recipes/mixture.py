@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.mixtures.generic import UnknownBody, slice_power
-from cryoloom.inference.mixtures.shares import even_offsets, needless
+from cryoloom.inference.mixtures.shares import beyond_unknown, even_offsets, needless
 from cryoloom.inference.poses.grids import RotationGrid, cached_rotation_grid, shift_grid, shift_step_angstrom
 from cryoloom.inference.poses.search import FIRST_SIGMA, Reference, match, shift_prior, slice_reference
 from cryoloom.kernels import dispatch
@@ -377,7 +377,7 @@ class MixtureRecipe:
         if level == self.settings.shelved_at + 1:
             state = self._reinstated(state, level)
             message = f"{len(state.classes)} of {state.begun} maps explain images that no other map explains"
-            if self.expected is None and not self._enough(state):
+            if self.expected is None and not self._enough(state, level):
                 count = min(2 * state.begun, self.settings.most)
                 message += f": there may be more molecules, the search begins anew with {count} maps"
                 return self._begun(count, state.step), message
@@ -390,10 +390,13 @@ class MixtureRecipe:
         )
         return replace(state, classes=classes, shelved=shelved), message
 
-    def _enough(self, state: MixtureState) -> bool:
-        """Whether the search began with more maps than there are molecules."""
-        spare = max(self.settings.least_surplus, round(state.begun * self.settings.spare))
-        return len(state.classes) <= state.begun - spare or state.begun >= self.settings.most
+    def _enough(self, state: MixtureState, level: int) -> bool:
+        """Whether the search began with more maps than there are molecules; maps of junk are none."""
+        most = state.begun - max(self.settings.least_surplus, round(state.begun * self.settings.spare))
+        if len(state.classes) <= most or state.begun >= self.settings.most:
+            return True
+        matched = self._judged(state, level)
+        return len(beyond_unknown(matched.evidence, matched.generic)) <= most
 
     def _one_left(self, state: MixtureState) -> MixtureState:
         """One map, where all show the same already: a single molecule need not be matched with many maps."""

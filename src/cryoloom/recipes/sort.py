@@ -46,11 +46,13 @@ class SortState:
 
     Attributes:
         step: steps done: the match at low radius, then a class in each.
+        radius: of `evidence`, in Fourier pixels: the full one, or the low one if the stage was ended early.
         low: [N, K], evidence at low radius; evidence: [N, K], at full radius, -inf where it was not computed.
         generic, low_generic: [N], that of an unknown body at either radius.
     """
 
     step: int
+    radius: int
     low: Tensor
     evidence: Tensor
     generic: Tensor
@@ -74,10 +76,14 @@ class Sorted:
     """Result of sorting.
 
     Attributes:
-        evidence: [N, K], log p(image | class) - log p(image | no particle), nats, -inf where it is known to be low.
-        generic: [N], the same of an unknown body; shares: posterior over classes, and shares.
+        radius: of `evidence`, in Fourier pixels.
+        low: [N, K], log p(image | class) - log p(image | no particle), nats, at low radius.
+        evidence: [N, K], the same at full radius, -inf where it is known to be low.
+        generic: [N], that of an unknown body; shares: posterior over classes, and shares.
     """
 
+    radius: int
+    low: Tensor
     evidence: Tensor
     generic: Tensor
 
@@ -88,7 +94,8 @@ class Sorted:
 
     def of(self, classes: Sequence[int]) -> Sorted:
         """The same with some of the classes only."""
-        return Sorted(self.evidence[:, list(classes)], self.generic)
+        kept = list(classes)
+        return replace(self, low=self.low[:, kept], evidence=self.evidence[:, kept])
 
 
 class SortRecipe:
@@ -110,6 +117,7 @@ class SortRecipe:
         fine: bool,
         known: Sequence[KnownPoses] = (),
         sinks: int = 0,
+        before: Sorted | None = None,
     ) -> None:
         """Sort all images of `feed`.
 
@@ -120,8 +128,10 @@ class SortRecipe:
             known: poses in the frame of each of the first maps, which are refined without a search, if `fine`.
             sinks: how many of the maps, the last ones, show no molecule. Images that are likelier to be an unknown body
                 than to belong to a class by `CLEAR_NATS` are not compared with these.
+            before: what was found for the first of these; it is used if the radius was the same.
         """
         self.classes = len(maps) - sinks
+        self.before = before if before is not None and before.radius == radius else None
         self.known = dict(enumerate(known)) if fine else {}
         self.feed, self.settings, self.maps, self.half = feed, settings, maps, half
         self.noise, self.sigma, self.name, self.radius, self.fine = noise, sigma_angstrom, name, radius, fine
@@ -130,7 +140,11 @@ class SortRecipe:
     def init(self) -> SortState:
         """Nothing is compared yet."""
         N, K = len(self.feed), len(self.maps)
-        return SortState(0, torch.zeros(N, K), torch.full((N, K), -torch.inf), torch.zeros(N), torch.zeros(N))
+        low, evidence = torch.zeros(N, K), torch.full((N, K), -torch.inf)
+        if self.before is not None:
+            done = slice(self.classes, self.classes + self.before.low.shape[1])
+            low[:, done], evidence[:, done] = self.before.low, self.before.evidence
+        return SortState(0, self.radius, low, evidence, torch.zeros(N), torch.zeros(N))
 
     def finished(self, state: SortState) -> bool:
         """Whether all classes are done."""
@@ -150,6 +164,7 @@ class SortRecipe:
         shifts = shifts_of(self.feed, self.low_radius, self.sigma)
         prior = shift_prior(shifts, self.sigma)
         volume = float(prior.logsumexp(0)) + math.log(len(grid.R))
+        done = range(self.classes, self.classes + (0 if self.before is None else self.before.low.shape[1]))
         for h in (0, 1):
             halves = [volume_to_half(rebox(maps[h], Band(self.radius).box)) for maps in self.maps]
             references = [slice_reference(half, grid, disc) for half in halves]
@@ -162,6 +177,8 @@ class SortRecipe:
                 images, index = self.feed.images(rows, self.radius, self.noise), torch.from_numpy(rows)
                 few, none = images.prefix(self.low_radius), torch.zeros(len(rows), device=self.feed.device)
                 for k, reference in enumerate(references):
+                    if k in done:
+                        continue
                     found = match(few, reference, shifts, prior, uniform=none, draws=1).log_evidence
                     low[index, k] = (found - volume).cpu()
                 likely = torch.softmax(low[index], 1).mean(0)
@@ -175,6 +192,7 @@ class SortRecipe:
         if 0 < self.classes <= k:
             best = state.evidence[:, : self.classes].amax(1)
             likely &= (best + CLEAR_NATS > state.generic).numpy()
+            likely &= ~torch.isfinite(evidence[:, k]).numpy()
         known = np.zeros(len(self.feed), bool)
         if k in self.known:
             known[self.known[k].rows] = True
@@ -224,7 +242,8 @@ class SortRecipe:
 
     def end_early(self, state: SortState) -> SortState:
         """Evidence at low radius for all classes: that of two radii can't be compared."""
-        return replace(state, step=len(self.maps) + 1, evidence=state.low, generic=state.low_generic)
+        done = len(self.maps) + 1
+        return replace(state, step=done, radius=self.low_radius, evidence=state.low, generic=state.low_generic)
 
     def expected_costs(self, state: SortState) -> Sequence[float]:
         """Expected cost of the steps ahead."""
@@ -236,4 +255,4 @@ class SortRecipe:
 
     def result(self, state: SortState) -> Sorted:
         """Evidence of all images."""
-        return Sorted(state.evidence, state.generic)
+        return Sorted(state.radius, state.low, state.evidence, state.generic)

@@ -59,6 +59,16 @@ def even_offsets(evidence: Float[Tensor, "B K"], temperature: float) -> Float[Te
     return offset - offset.mean()
 
 
+def beyond_unknown(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"]) -> tuple[int, ...]:
+    """Classes whose images are likelier to belong to them than to be an unknown body, on average.
+
+    An image counts for the class that it fits best. Maps that gather junk fit theirs no better than the body does.
+    """
+    best = evidence.argmax(1)
+    gains = [(evidence[best == k, k] - generic[best == k]).mean() for k in range(evidence.shape[1])]
+    return tuple(k for k, gain in enumerate(gains) if float(gain) > 0)  # NaN, of a class without images, is not
+
+
 def loss_without(
     evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], index: int, median: bool = False
 ) -> tuple[float, int]:
