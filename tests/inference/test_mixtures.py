@@ -125,6 +125,8 @@ def test_the_power_of_slices_is_a_mean_over_classes_by_shell():
 
 def test_classes_that_fit_their_images_no_better_than_an_unknown_body_are_told():
     evidence = torch.tensor([[50.0, 10.0, 0.0], [60.0, 20.0, 0.0], [0.0, 30.0, 0.0], [5.0, 31.0, 0.0]])
-    generic = torch.tensor([0.0, 70.0, 33.0, 29.0])
-    # 50 and -10; -3 and 2; no image
-    assert beyond_unknown(evidence, generic) == (0,)
+    generic = torch.tensor([0.0, 70.0, 33.0, 22.0])
+    # they lose 40 of 110, and 6 of 61; the last has no image
+    assert beyond_unknown(evidence, generic, 0.15) == (0,)
+    assert beyond_unknown(evidence, generic, 0.05) == (0, 1)
+    assert beyond_unknown(-evidence, generic, 0.05) == ()

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.inference.mixtures.shares import ClassShares, needless
+from cryoloom.inference.mixtures.shares import ClassShares, beyond_unknown, needless
 from cryoloom.jobs.classes import Classes, RefinedClass, class_start
 from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.jobs.structures import Structures, structures
+from cryoloom.jobs.verdict_text import number_of
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
@@ -135,22 +136,28 @@ class _Rounds:
                 added += self._others(state, k)
         if not added:
             return state
-        self.session.say(f"the images of single classes, and of none, gave {_counted(len(added), 'map', 'maps')} more")
+        self.session.say(f"the images of single classes, and of none, gave {number_of(len(added), 'map')} more")
         maps = (*state.maps, *added)
         found = self._sorted([(v, v) for v in (*maps, *state.sinks)], "sort_split", self.start.radius, fine=False)
         labels = _labels(found.shares, len(maps), self.settings.mixture.fewest)
         return replace(state, maps=maps, labels=labels, found=found, settled=False)
 
     def _others(self, state: _Sorting, k: int) -> list[Tensor]:
-        """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own."""
+        """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own map
+        does, or an unknown body."""
         s, rows, name = self.settings.mixture, state.rows(k), f"split_{k + 1}" if k >= 0 else "split_none"
         recipe = MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name, one_may_do=True)
         result = self.session.run(recipe)
         volumes = list(result.volumes)
-        if k < 0:
-            return volumes
         # by images that are in none of the new maps, whose own noise would make these fit better
         held = rows[recipe.held_out(result.begun)]
+        if k < 0:
+            radius = self.feed.radius_of(s.body_level)
+            found = self._sorted([(v, v) for v in volumes], f"sort_{name}", radius, fine=True, rows=held)
+            molecules = beyond_unknown(found.evidence, found.generic, s.body_loss)
+            found = found.of(molecules)
+            dropped = needless(found.evidence, found.generic, s.split_loss, median=True)
+            return [volumes[m] for i, m in enumerate(molecules) if i not in dropped]
         maps = [(v, v) for v in (state.maps[k], *volumes)]
         found = self._sorted(maps, f"sort_{name}", self.start.radius, fine=True, rows=held)
         dropped = needless(found.evidence, found.generic, s.split_loss, range(1, len(volumes) + 1), median=True)
@@ -193,7 +200,7 @@ class _Rounds:
         either = (labels == -1) | (before == -1)
         changed, aside = ((labels != before)[part].sum() / len(labels) for part in (~either, either))
         self.session.say(
-            f"round {number}: {_counted(len(_used(labels)), 'class', 'classes')}; {100 * changed:.1f} % of the images "
+            f"round {number}: {number_of(len(_used(labels)), 'class')}; {100 * changed:.1f} % of the images "
             f"went to another; {100 * (labels < 0).mean():.1f} % belong to none, {100 * aside:.1f} % left or came back"
         )
         box = Band(self.start.radius).box
@@ -302,7 +309,3 @@ def _probability(posterior: Tensor, labels: np.ndarray, count: int) -> Tensor:
 
 def _used(labels: np.ndarray) -> list[int]:
     return [int(k) for k in np.unique(labels) if k >= 0]
-
-
-def _counted(count: int, one: str, several: str) -> str:
-    return f"{count} {one if count == 1 else several}"

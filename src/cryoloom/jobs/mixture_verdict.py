@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryoloom.jobs.verdict import Outcome
-from cryoloom.jobs.verdict_text import WORDS
+from cryoloom.jobs.verdict_text import WORDS, number_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def mixture_summary(verdict: MixtureVerdict) -> str:
     if not verdict.classes:
         return "No class has half maps that agree."
     count, molecules = len(verdict.classes), len({c.molecule for c in verdict.classes})
-    said = _counted(molecules, "molecule")
+    said = number_of(molecules, "molecule")
     if count > molecules:
         said = f"{count} classes of {said}"
     said += f" from {verdict.particles:,} particles"
@@ -128,7 +128,7 @@ def mixture_lines(verdict: MixtureVerdict) -> list[str]:
 
 def _number(verdict: MixtureVerdict) -> tuple[bool | None, str, str]:
     count, rejected = len({c.molecule for c in verdict.classes}), len(verdict.rejected)
-    said = f"The search began with {verdict.begun} maps and ended with {_counted(count, 'molecule')}."
+    said = f"The search began with {verdict.begun} maps and ended with {number_of(count, 'molecule')}."
     if rejected:
         said += f" {rejected} {'was' if rejected == 1 else 'were'} rejected since the half maps did not agree."
     for molecule in sorted({c.molecule for c in verdict.classes}):
@@ -140,10 +140,6 @@ def _number(verdict: MixtureVerdict) -> tuple[bool | None, str, str]:
     if len(verdict.classes) == verdict.requested:
         return True, "number of classes", said
     return False, "number of classes", f"{verdict.requested} classes were requested. {said}"
-
-
-def _counted(count: int, one: str) -> str:
-    return f"1 {one}" if count == 1 else f"{count} {one}s"
 
 
 def _settled(verdict: MixtureVerdict) -> str:

@@ -46,7 +46,7 @@ def conformations_in_short(found: ConformationEvidence) -> str:
     """'Heterogeneity along 2 components.'"""
     if found.components == 0:
         return "No heterogeneity detected."
-    return f"Heterogeneity along {_counted(found.components, 'component')}."
+    return f"Heterogeneity along {number_of(found.components, 'component')}."
 
 
 def describe(finding: Finding, verdict: Verdict) -> str:
@@ -72,7 +72,7 @@ def _one_conformation(found: ConformationEvidence) -> str:
 
 def _heterogeneity(found: ConformationEvidence) -> str:
     said = []
-    kept = _counted(found.components, "component")
+    kept = number_of(found.components, "component")
     if found.gain_nats is not None:
         improve = "improves" if found.components == 1 else "improve"
         said.append(f"{kept} {improve} the log-likelihood of held-out images by {found.gain_nats:.2f} nats per image.")
@@ -91,7 +91,7 @@ def _heterogeneity(found: ConformationEvidence) -> str:
     if len(shares) > (most := found.components + 1):
         separate = "separates" if found.components == 1 else "separate"
         said.append(
-            f"{len(shares)} classes were requested, but {_counted(found.components, 'component')} in general "
+            f"{len(shares)} classes were requested, but {number_of(found.components, 'component')} in general "
             f"{separate} only {most}: the other classes may be an arbitrary split (-k {most} avoids it)."
         )
     if shares:
@@ -199,7 +199,7 @@ def _one_structure(e: Evidence) -> str:
             "One structure explains the images: no component around the map improves the likelihood of held-out images."
         )
     said = (
-        f"{_counted(e.components, 'component')} around the map {'improves' if e.components == 1 else 'improve'} the "
+        f"{number_of(e.components, 'component')} around the map {'improves' if e.components == 1 else 'improve'} the "
         f"log-likelihood of held-out images by {e.component_gain:.2f} nats per image: the images show more than one "
         "structure"
     )
@@ -292,5 +292,6 @@ def _percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+def number_of(count: int, thing: str) -> str:
+    """A number of things: 1 map, 2 maps, 2 classes."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}{'es' if thing.endswith('s') else 's'}"

@@ -310,8 +310,8 @@ class MixtureRecipe:
         """Share of each image that each class gets, [B, K]."""
         s, total = self.settings, sum(self.settings.steps)
         progress = state.done / total
-        temperature = max(1.0, s.temperature + (1 - s.temperature) * progress / s.cooled_at)
-        even = max(0.0, 1 - progress / s.even_until)
+        temperature = 1 + (s.temperature - 1) * _left(progress, s.cooled_at)
+        even = _left(progress, s.even_until)
         shares = torch.tensor([c.share for c in state.classes], device=matched.evidence.device)
         offset = (1 - even) * shares.log() / temperature
         if even > 0:
@@ -396,7 +396,7 @@ class MixtureRecipe:
         if len(state.classes) <= most or state.begun >= self.settings.most:
             return True
         matched = self._judged(state, level)
-        return len(beyond_unknown(matched.evidence, matched.generic)) <= most
+        return len(beyond_unknown(matched.evidence, matched.generic, self.settings.body_loss)) <= most
 
     def _one_left(self, state: MixtureState) -> MixtureState:
         """One map, where all show the same already: a single molecule need not be matched with many maps."""
@@ -457,6 +457,11 @@ class MixtureRecipe:
         volumes = tuple(running_map(c.first, c.second, radius, self.feed.mask(Band(radius).box))[0] for c in ordered)
         shares = tuple(c.share for c in ordered)
         return MixtureResult(volumes, shares, radius, state.noise, state.sigma_angstrom, state.begun)
+
+
+def _left(progress: float, until: float) -> float:
+    """What is left of 1 that falls to 0 at `until`."""
+    return max(0.0, 1 - progress / until) if until > 0 else 0.0
 
 
 def _some(rng: np.random.Generator, rows: np.ndarray, count: int) -> np.ndarray:

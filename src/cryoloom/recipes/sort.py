@@ -25,6 +25,7 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import refine_poses
 from cryoloom.inference.poses.search import match, shift_prior, slice_reference
 from cryoloom.kernels.half_grid import volume_to_half
+from cryoloom.kernels.images import Images
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
@@ -174,7 +175,7 @@ class SortRecipe:
             wider = [slice_reference(half, grid, coarse) for half in halves]
             rows_of_half = np.flatnonzero(self.half == h)
             for rows in in_batches(rows_of_half, BATCH):
-                images, index = self.feed.images(rows, self.radius, self.noise), torch.from_numpy(rows)
+                images, index = self._images(rows), torch.from_numpy(rows)
                 few, none = images.prefix(self.low_radius), torch.zeros(len(rows), device=self.feed.device)
                 for k, reference in enumerate(references):
                     if k in done:
@@ -199,43 +200,42 @@ class SortRecipe:
         same = self.maps[k][0] is self.maps[k][1]
         for h in (0,) if same else (0, 1):
             here = np.ones(len(self.feed), bool) if same else self.half == h
+            half = volume_to_half(rebox(self.maps[k][h], Band(self.radius).box))
             unknown = np.flatnonzero(likely & here & ~known)
             if len(unknown):
-                matcher = self._fine(self.maps[k][h]) if self.fine else self._middle(self.maps[k][h])
+                matched = self._fine(self.maps[k][h], half) if self.fine else self._middle(half)
                 for rows in in_batches(unknown, BATCH):
-                    evidence[torch.from_numpy(rows), k] = matcher(rows).cpu()
-            half = volume_to_half(rebox(self.maps[k][h], Band(self.radius).box))
+                    evidence[torch.from_numpy(rows), k] = matched(self._images(rows)).cpu()
             for rows in in_batches(np.flatnonzero(here & known), BATCH):
                 start = self.known[k].of(rows).to(self.feed.device)
-                evidence[torch.from_numpy(rows), k] = self._refined(half, rows, start).cpu()
+                evidence[torch.from_numpy(rows), k] = self._refined(half, self._images(rows), start).cpu()
         return replace(state, evidence=evidence)
 
-    def _fine(self, volume: Tensor) -> Callable[[np.ndarray], Tensor]:
-        half = volume_to_half(rebox(volume, Band(self.radius).box))
+    def _images(self, rows: np.ndarray) -> Images:
+        return self.feed.images(rows, self.radius, self.noise)
+
+    def _fine(self, volume: Tensor, half: Tensor) -> Callable[[Images], Tensor]:
         references = references_of(self.feed, volume, self.settings.coarse_level, self.radius)
 
-        def matched(rows: np.ndarray) -> Tensor:
-            images = self.feed.images(rows, self.radius, self.noise)
+        def matched(images: Images) -> Tensor:
             found = search(self.feed, images, references, self.sigma)
             start = candidates_of(self.feed, [found], self.radius, self.sigma, count=CANDIDATES)
-            return refine_poses(half, images, start, self.sigma, CLIMB_STEPS).log_evidence(self.sigma)
+            return self._refined(half, images, start)
 
         return matched
 
-    def _refined(self, half: Tensor, rows: np.ndarray, start: PosePosterior) -> Tensor:
-        images = self.feed.images(rows, self.radius, self.noise)
+    def _refined(self, half: Tensor, images: Images, start: PosePosterior) -> Tensor:
         return refine_poses(half, images, start, self.sigma, CLIMB_STEPS).log_evidence(self.sigma)
 
-    def _middle(self, volume: Tensor) -> Callable[[np.ndarray], Tensor]:
+    def _middle(self, half: Tensor) -> Callable[[Images], Tensor]:
         grid = cached_rotation_grid(MIDDLE_NSIDE)
-        half = volume_to_half(rebox(volume, Band(self.radius).box))
         reference = slice_reference(half, grid, self.feed.prefix(self.radius))
         shifts = shifts_of(self.feed, self.radius, self.sigma)
         prior = shift_prior(shifts, self.sigma)
         poses = float(prior.logsumexp(0)) + math.log(len(grid.R))
 
-        def matched(rows: np.ndarray) -> Tensor:
-            images, none = self.feed.images(rows, self.radius, self.noise), torch.zeros(len(rows), device=half.device)
+        def matched(images: Images) -> Tensor:
+            none = torch.zeros(len(images), device=half.device)
             return match(images, reference, shifts, prior, uniform=none, draws=1).log_evidence - poses
 
         return matched

@@ -59,14 +59,17 @@ def even_offsets(evidence: Float[Tensor, "B K"], temperature: float) -> Float[Te
     return offset - offset.mean()
 
 
-def beyond_unknown(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"]) -> tuple[int, ...]:
-    """Classes whose images are likelier to belong to them than to be an unknown body, on average.
+def beyond_unknown(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], least: float) -> tuple[int, ...]:
+    """Classes without which their images lose more than the share `least` of their evidence to the unknown body.
 
-    An image counts for the class that it fits best. Maps that gather junk fit theirs no better than the body does.
+    An image counts for the class that it fits best. Those of maps that gather junk lose next to nothing.
     """
-    best = evidence.argmax(1)
-    gains = [(evidence[best == k, k] - generic[best == k]).mean() for k in range(evidence.shape[1])]
-    return tuple(k for k, gain in enumerate(gains) if float(gain) > 0)  # NaN, of a class without images, is not
+    best, kept = evidence.argmax(1), []
+    for k in range(evidence.shape[1]):
+        own, unknown = evidence[best == k, k].sum(), generic[best == k].sum()
+        if float(own - unknown) > least * float(own.clamp(min=0)):
+            kept.append(k)
+    return tuple(kept)
 
 
 def loss_without(
