@@ -130,3 +130,15 @@ def test_classes_that_fit_their_images_no_better_than_an_unknown_body_are_told()
     assert beyond_unknown(evidence, generic, 0.15) == (0,)
     assert beyond_unknown(evidence, generic, 0.05) == (0, 1)
     assert beyond_unknown(-evidence, generic, 0.05) == ()
+
+
+def test_images_of_a_class_count_whether_they_fit_it_best_or_not():
+    """A map of 100 images of a molecule that another map shows fits half of them better, by their noise."""
+    noise = 5.0 * torch.randn(1000, 2, generator=torch.Generator().manual_seed(3))
+    evidence, generic = 50.0 + noise, torch.zeros(1000)
+    members = torch.where(torch.arange(1000) < 100, 1, 0)
+    assert needless(evidence, generic, 0.05) == ()
+    assert needless(evidence, generic, 0.05, members=members) in ((0,), (1,))
+    evidence[members == 1, 1] += 20.0
+    evidence[members == 0, 0] += 20.0
+    assert needless(evidence, generic, 0.05, members=members) == ()

@@ -83,7 +83,7 @@ class _Rounds:
             if not _used(state.labels):
                 return self._nothing(state)
             state = self._round(state, number)
-            if number == 1 < s.rounds and self._may_be_more(state):
+            if number == 1 < s.rounds and not self.settings.classes_from:
                 state = self._split(state)
             if state.settled:
                 break
@@ -116,22 +116,21 @@ class _Rounds:
         return structures(fitting, "C1", self.settings.seed, self.session, name)
 
     def _may_be_more(self, state: _Sorting) -> bool:
-        """Whether more classes are looked for than were found so far."""
+        """Whether more classes are asked for than were found so far."""
         requested = self.settings.classes
-        if self.settings.classes_from:
-            return False
         return not isinstance(requested, int) or len(_used(state.labels)) < requested
 
     def _split(self, state: _Sorting) -> _Sorting:
-        """Molecules are sought among the images of no class, and of each class that one structure does not explain, as
+        """Molecules are sought among the images of each class that one structure does not explain, and of no class, as
         they were among all images.
 
+        A class may show two molecules, or its first map may be wrong; this is so whatever the number of classes.
         A map from the images of a class becomes a class of its own if its images fit it clearly better than the map of
         theirs.
         """
         added: list[Tensor] = []
         several = [k for k, motion in enumerate(state.motion) if motion.components]
-        for k in (*several, -1):
+        for k in (*several, -1) if self._may_be_more(state) else several:
             if len(state.rows(k)) >= self.settings.mixture.least_split:
                 added += self._others(state, k)
         if not added:
@@ -185,7 +184,7 @@ class _Rounds:
             sinks=len(sinks),
             before=state.in_sinks,
         )
-        dropped = self._twins([*halves, *((v, v) for v in sinks)], len(kept), state, number, radius)
+        dropped = self._twins([*halves, *((v, v) for v in sinks)], kept, state, number, radius)
         left = [i for i in range(len(kept)) if i not in dropped]
         found = found.of([*left, *range(len(kept), len(kept) + len(sinks))])
         places = {kept[i]: place for place, i in enumerate(left)}
@@ -217,19 +216,23 @@ class _Rounds:
         )
 
     def _twins(
-        self, maps: Sequence[tuple[Tensor, Tensor]], count: int, state: _Sorting, number: int, radius: int
+        self, maps: Sequence[tuple[Tensor, Tensor]], kept: Sequence[int], state: _Sorting, number: int, radius: int
     ) -> tuple[int, ...]:
-        """Those of the first `count` maps whose images another map explains nearly as well.
+        """Those of the first maps, which are those of the classes `kept`, whose images another explains nearly as well.
 
-        Images are compared with the half maps that do not hold them: their own noise would make these fit better.
+        Images are compared with the half maps that do not hold them: their own noise would make these fit better. All
+        images of a class count, so that those that its map fits best by chance do not decide.
         """
         s, rng = self.settings.mixture, numpy_generator(self.settings.seed, "classes", "judges", number)
         judges = [rng.permutation(state.rows(k))[: s.judged] for k in _used(state.labels)]
-        if count < 2:
+        if len(kept) < 2:
             return ()
         rows = np.sort(np.concatenate(judges))
         found = self._sorted(maps, f"twins_{number}", radius, fine=True, rows=rows, half=1 - self.half)
-        return needless(found.evidence, found.generic, s.twin_loss, range(count), median=True)
+        places = {k: i for i, k in enumerate(kept)}
+        members = torch.tensor([places.get(k, -1) for k in state.labels[rows].tolist()])
+        count = range(len(kept))
+        return needless(found.evidence, found.generic, s.twin_loss, count, median=True, members=members)
 
     def _say_rejected(self, count: int, shell: float) -> None:
         at = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 ROUNDS = 50  # of EM for the shares, which converge long before
@@ -73,21 +73,27 @@ def beyond_unknown(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"],
 
 
 def loss_without(
-    evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"], index: int, median: bool = False
+    evidence: Float[Tensor, "N K"],
+    generic: Float[Tensor, " N"],
+    index: int,
+    median: bool = False,
+    mine: Bool[Tensor, " N"] | None = None,
 ) -> tuple[float, int]:
     """What a class's images lose without it, as a share of their evidence, and the number of these images.
 
-    Each image is counted where it fits best; without the class it goes to the best of the others or to the unknown
-    body. Two zeros for a class without images.
+    Without the class an image goes to the best of the others or to the unknown body. Two zeros for a class without
+    images.
 
     Args:
         median: take the median over the images, not the mean. Of several refined maps of one molecule, some images find
             their pose with one only and lose half of their evidence without it, all others next to nothing. Early maps
             may show several molecules, and the median would hide those in the minority.
+        mine: the images that count, those that fit the class best if left out. Images that are known to be of a class
+            count whether or not they fit it best, and a class that shows what another does loses nothing on average.
     """
     L = torch.cat([evidence, generic[:, None]], 1)
-    best = L.argmax(1)
-    mine = best == index
+    if mine is None:
+        mine = L.argmax(1) == index
     if not bool(mine.any()):
         return 0.0, 0
     others = torch.cat([L[mine, :index], L[mine, index + 1 :]], 1).amax(1)
@@ -105,6 +111,7 @@ def needless(
     least: float,
     among: Sequence[int] | None = None,
     median: bool = False,
+    members: Int[Tensor, " N"] | None = None,
 ) -> tuple[int, ...]:
     """Classes whose images lose less than the share `least` of their evidence without them, one after the other.
 
@@ -113,12 +120,17 @@ def needless(
 
     Args:
         among: classes that may be dropped; all if left out. median: see `loss_without`.
+        members: class that each image counts for, that which it fits best if left out.
     """
     left = list(range(evidence.shape[1]))
     may = set(left if among is None else among)
     dropped: list[int] = []
     while len(left) > 1 and may & set(left):
-        losses = {k: loss_without(evidence[:, left], generic, i, median)[0] for i, k in enumerate(left) if k in may}
+        losses = {
+            k: loss_without(evidence[:, left], generic, i, median, None if members is None else members == k)[0]
+            for i, k in enumerate(left)
+            if k in may
+        }
         lowest = min(losses, key=losses.__getitem__)
         if losses[lowest] >= least:
             break
