@@ -137,7 +137,8 @@ class _Rounds:
             return state
         self.session.say(f"the images of single classes, and of none, gave {number_of(len(added), 'map')} more")
         maps = (*state.maps, *added)
-        found = self._sorted([(v, v) for v in (*maps, *state.sinks)], "sort_split", self.start.radius, fine=False)
+        both = [(v, v) for v in (*maps, *state.sinks)]
+        found = self._sorted(both, "sort_split", self.start.radius, fine=False, sinks=len(state.sinks))
         labels = _labels(found.shares, len(maps), self.settings.mixture.fewest)
         return replace(state, maps=maps, labels=labels, found=found, settled=False)
 
