@@ -98,11 +98,11 @@ def loss_without(
         return 0.0, 0
     others = torch.cat([L[mine, :index], L[mine, index + 1 :]], 1).amax(1)
     own = L[mine, index]
-    if float(own.mean()) <= 0:  # they are no likelier with a particle than without
+    middle = torch.median if median else torch.mean
+    evidence = float(middle(own))
+    if evidence <= 0:  # they are no likelier with a particle than without
         return 0.0, int(mine.sum())
-    if median:
-        return float((own - others).median() / own.median().clamp(min=1e-6)), int(mine.sum())
-    return float((own - others).mean() / own.mean().clamp(min=1e-6)), int(mine.sum())
+    return float(middle(own - others)) / evidence, int(mine.sum())
 
 
 def needless(
