@@ -98,11 +98,14 @@ def loss_without(
         return 0.0, 0
     others = torch.cat([L[mine, :index], L[mine, index + 1 :]], 1).amax(1)
     own = L[mine, index]
-    middle = torch.median if median else torch.mean
-    evidence = float(middle(own))
+    evidence = _middle(own, median)
     if evidence <= 0:  # they are no likelier with a particle than without
         return 0.0, int(mine.sum())
-    return float(middle(own - others)) / evidence, int(mine.sum())
+    return _middle(own - others, median) / evidence, int(mine.sum())
+
+
+def _middle(values: Tensor, median: bool) -> float:
+    return float(values.median() if median else values.mean())
 
 
 def needless(
