@@ -98,10 +98,10 @@ def loss_without(
         return 0.0, 0
     others = torch.cat([L[mine, :index], L[mine, index + 1 :]], 1).amax(1)
     own = L[mine, index]
-    evidence = _middle(own, median)
-    if evidence <= 0:  # they are no likelier with a particle than without
+    middle = _middle(own, median)
+    if middle <= 0:  # they are no likelier with a particle than without
         return 0.0, int(mine.sum())
-    return _middle(own - others, median) / evidence, int(mine.sum())
+    return _middle(own - others, median) / middle, int(mine.sum())
 
 
 def _middle(values: Tensor, median: bool) -> float:
