@@ -15,21 +15,22 @@ from cryoloom.runs.interrupts import Interrupts
 from cryoloom.runs.progress import SilentProgress
 from cryoloom.runs.session import Session
 
+ABINIT = AbInitSettings(
+    restarts=2,
+    levels=(3.75, 4.5),
+    nside=(2, 2, 3),
+    batch=(60, 60, 60),
+    rate=(0.5, 0.5, 0.5),
+    least_steps=(6, 6, 5),
+    most_steps=8,
+    held_out=40,
+)
+
 
 def settings_for(particles: Path, seed: int = 1) -> ReconstructSettings:
     """Few steps at low radii: the machinery, not the molecule, is on trial."""
-    abinit = AbInitSettings(
-        restarts=2,
-        levels=(3.75, 4.5),
-        nside=(2, 2, 3),
-        batch=(60, 60, 60),
-        rate=(0.5, 0.5, 0.5),
-        least_steps=(6, 6, 5),
-        most_steps=8,
-        held_out=40,
-    )
     refine = RefineSettings(candidates=2, coarse_level=4.5, fine_levels=(5.0, 6.0), most_iterations=3)
-    methods = MethodSettings({"abinit": abinit})
+    methods = MethodSettings({"abinit": ABINIT})
     given = InputSettings(str(particles))
     return ReconstructSettings(input=given, seed=seed, threads=1, methods=methods, refine=refine)
 
