@@ -11,6 +11,7 @@ from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.classes import Classes, class_recipe
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.hetero import counted, find_conformations
+from cryoloom.jobs.inputs import make_feed, prepare
 from cryoloom.jobs.mixture_verdict import ClassVerdict
 from cryoloom.jobs.reconstruct import Reconstruction, conclude, confirmed, find_start, folder_of
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
@@ -97,17 +98,30 @@ def _concluded(
 def _again(base: ReconstructSettings, done: Reconstruction, session: Session) -> Verdict:
     """The verdict on a class, from ab initio reconstruction of its images alone if they fit that better.
 
-    The first map of a small molecule among large ones is poor. Of the images of haemoglobin at SNR 0.03 in a set of
-    eight molecules, 0.28 had the right pose after refinement from it, also after another one from the class's own map;
-    0.78 after ab initio reconstruction.
+    The first map of a small molecule among large ones is poor, and the diameter of the largest is too wide for it. Of
+    the images of haemoglobin at SNR 0.03 in a set of eight molecules, 0.28 had the right pose after refinement, also
+    after another one from the class's own map; 0.36 after ab initio reconstruction within the diameter of all, 162
+    angstrom, and 0.78 within the class's own, 90 angstrom.
     """
-    alone, feed, refined = replace(base, job="reconstruct"), done.refined.posed.feed, done.refined
+    alone, refined = replace(base, job="reconstruct"), done.refined
+    feed = _within_its_diameter(refined.posed.feed, base)
+    diameter = feed.source.preprocessing.particle_diameter_angstrom
+    session.say(f"poses are uncertain: reconstructed ab initio too, with a particle of {diameter:.0f} angstrom")
     start = replace(find_start(alone, feed, session), half=done.start.half)
     better = session.run(RefineRecipe(feed, base.refine, base.seed, start, name="again"))
     if float(better.score.mean()) <= float(refined.score.mean()):
         return done.verdict
     tested = structures(better.posed, "C1", base.seed, session, "structures_again")
     return confirmed(conclude(alone, start, better, session, tested), alone, session)
+
+
+def _within_its_diameter(feed: ImageFeed, settings: ReconstructSettings) -> ImageFeed:
+    """The images of a class, normalised outside of their own particle diameter if it is the smaller one."""
+    particles, whole = feed.source.particles, feed.source.preprocessing
+    own = prepare(particles, settings)
+    if own.particle_diameter_angstrom >= whole.particle_diameter_angstrom:
+        return feed
+    return make_feed(particles, replace(own, contrast_sign=whole.contrast_sign), settings)
 
 
 def _opened(
