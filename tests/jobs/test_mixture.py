@@ -14,7 +14,9 @@ import starfile
 import torch
 
 from cryoloom.api.runs import continue_run, start_run
+from cryoloom.jobs.class_runs import _within_its_diameter
 from cryoloom.jobs.finished_run import FinishedRun
+from cryoloom.jobs.inputs import make_feed, open_input, prepare
 from cryoloom.jobs.mixture_verdict import ClassVerdict, MixtureVerdict, judge_mixture, mixture_headline, mixture_lines
 from cryoloom.jobs.settings import HeteroSettings, InputSettings, ReconstructSettings
 from cryoloom.jobs.verdict import Outcome
@@ -148,7 +150,7 @@ def test_a_class_is_refined_further_as_a_run(run, tmp_path):
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("stage", ["round_1_1", "refine"])
+@pytest.mark.parametrize("stage", ["round_1_1", "again"])
 def test_a_run_stopped_anywhere_goes_on_from_there(particles, tmp_path, stage):
     """Exact resumption of each recipe is tested with the recipes; here, that no stage is repeated."""
     with pytest.raises(Stopped) as stopped:
@@ -168,6 +170,29 @@ def test_a_run_stopped_anywhere_goes_on_from_there(particles, tmp_path, stage):
     truth = starfile.read(particles.parent / "truth.star", always_dict=True)["particles"]
     number = starfile.read(run.path(layout.PARTICLES), always_dict=True)["particles"]["rlnClassNumber"].to_numpy()
     assert agreement(number - 1, truth["rlnClassNumber"].to_numpy()) > 0.95
+
+
+def test_a_class_is_reconstructed_within_its_own_diameter_if_that_is_smaller(particles):
+    settings = settings_of(particles, particle_diameter_angstrom=None)
+    images = open_input(settings.input)
+    found = prepare(images, settings)
+    wide = make_feed(
+        images, replace(found, particle_diameter_angstrom=1.5 * found.particle_diameter_angstrom), settings
+    )
+    own = _within_its_diameter(wide, settings)
+    assert own.source.preprocessing == replace(
+        wide.source.preprocessing, particle_diameter_angstrom=found.particle_diameter_angstrom
+    )
+    assert len(own) == len(wide)
+    # not if it is hardly smaller, or one was stated
+    same = make_feed(images, found, settings)
+    assert _within_its_diameter(same, settings) is same
+    assert _within_its_diameter(wide, settings_of(particles)) is wide
+
+
+def test_settings_of_ab_initio_are_kept_for_classes_of_uncertain_poses(run):
+    for one in (run, *run.molecules):
+        assert one.record.settings["methods"]["abinit"]["further_starts"] == 0
 
 
 def test_given_maps_of_any_scale_sort_the_images_and_a_decoy_stays_empty(particles, tmp_path):

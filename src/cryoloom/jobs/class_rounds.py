@@ -115,28 +115,37 @@ class _Rounds:
             return Structures(0, 0.0)
         return structures(fitting, "C1", self.settings.seed, self.session, name)
 
-    def _may_be_more(self, state: _Sorting) -> bool:
-        """Whether more classes are asked for than were found so far."""
+    def _room(self, state: _Sorting) -> float:
+        """How many more classes may be found, as many as were asked for."""
         requested = self.settings.classes
-        return not isinstance(requested, int) or len(_used(state.labels)) < requested
+        return max(0, requested - len(_used(state.labels))) if isinstance(requested, int) else float("inf")
 
     def _split(self, state: _Sorting) -> _Sorting:
         """Molecules are sought among the images of each class that one structure does not explain, and of no class, as
         they were among all images.
 
-        A class may show two molecules, or its first map may be wrong; this is so whatever the number of classes.
+        A class may show two molecules, or its first map may be wrong. Where there are as many classes as were asked
+        for, a map that is found takes the place of that of its class.
+
         A map from the images of a class becomes a class of its own if its images fit it clearly better than the map of
         theirs.
         """
-        added: list[Tensor] = []
+        own, added, room, replaced = list(state.maps), [], self._room(state), 0
         several = [k for k, motion in enumerate(state.motion) if motion.components]
-        for k in (*several, -1) if self._may_be_more(state) else several:
-            if len(state.rows(k)) >= self.settings.mixture.least_split:
-                added += self._others(state, k)
-        if not added:
+        for k in (*several, -1):
+            if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and room == len(added)):
+                continue
+            others = self._others(state, k)
+            if others and room == len(added):
+                own[k], replaced = others[0], replaced + 1
+            else:
+                added += others[: int(min(room - len(added), len(others)))]
+        if not added and not replaced:
             return state
-        self.session.say(f"the images of single classes, and of none, gave {number_of(len(added), 'map')} more")
-        maps = (*state.maps, *added)
+        instead = f", {replaced} of them in place of the first" if replaced else ""
+        gave = number_of(len(added) + replaced, "map")
+        self.session.say(f"the images of single classes, and of none, gave {gave}{instead}")
+        maps = (*own, *added)
         both = [(v, v) for v in (*maps, *state.sinks)]
         found = self._sorted(both, "sort_split", self.start.radius, fine=False, sinks=len(state.sinks))
         labels = _labels(found.shares, len(maps), self.settings.mixture.fewest)
@@ -225,15 +234,15 @@ class _Rounds:
         images of a class count, so that those that its map fits best by chance do not decide.
         """
         s, rng = self.settings.mixture, numpy_generator(self.settings.seed, "classes", "judges", number)
-        judges = [rng.permutation(state.rows(k))[: s.judged] for k in _used(state.labels)]
+        judges = [rng.permutation(state.rows(k))[: s.judged] for k in kept]
         if len(kept) < 2:
             return ()
         rows = np.sort(np.concatenate(judges))
         found = self._sorted(maps, f"twins_{number}", radius, fine=True, rows=rows, half=1 - self.half)
         places = {k: i for i, k in enumerate(kept)}
-        members = torch.tensor([places.get(k, -1) for k in state.labels[rows].tolist()])
-        count = range(len(kept))
-        return needless(found.evidence, found.generic, s.twin_loss, count, median=True, members=members)
+        members = torch.tensor([places[k] for k in state.labels[rows].tolist()])
+        among = range(len(kept))
+        return needless(found.evidence, found.generic, s.twin_loss, among, median=True, members=members)
 
     def _say_rejected(self, count: int, shell: float) -> None:
         at = (

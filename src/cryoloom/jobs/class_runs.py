@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoloom.inference.poses.modes import certain_share
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.classes import Classes, class_recipe
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.hetero import counted, find_conformations
-from cryoloom.jobs.inputs import make_feed, prepare
+from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.mixture_verdict import ClassVerdict
 from cryoloom.jobs.reconstruct import Reconstruction, conclude, confirmed, find_start, folder_of
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
 from cryoloom.jobs.structures import structures
 from cryoloom.jobs.verdict import Verdict, with_conformations
 from cryoloom.particles.feed import ImageFeed
+from cryoloom.particles.preprocess import seen_diameter
+from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.mixture import MixtureResult
 from cryoloom.recipes.pca import family_costs
 from cryoloom.recipes.pca_with_poses import turns_costs
@@ -25,9 +28,11 @@ from cryoloom.recipes.refine import RefineRecipe, RefineResult, refinement_costs
 from cryoloom.runs import layout
 from cryoloom.runs.folder import RunFolder, read_record
 from cryoloom.runs.record import RECORD
+from cryoloom.runs.seeds import torch_generator
 from cryoloom.runs.session import Session
 
 SURE = 0.9  # share of the images with a certain pose from which on a class is refined once; most classes have 0.99
+SMALLER = 0.9  # of the particle diameter of all images: a class's own one below it is used
 
 
 def class_cost(settings: ReconstructSettings, feed: ImageFeed, classes: Classes, index: int, session: Session) -> float:
@@ -68,7 +73,9 @@ def class_run(
         with _opened(path, moving or base, own, record is not None, session) as folder:
             inner = Session(folder, session.progress, session.interrupts)
             recipe = class_recipe(settings, feed, classes, half, found, index)
-            folder.finish(_concluded(base, moving, recipe.start, inner.run(recipe), inner))
+            # given maps, and the parts of a molecule that was divided, have a frame in common
+            alone = not settings.classes_from and classes.molecules.count(classes.molecules[index]) == 1
+            folder.finish(_concluded(base, moving, recipe.start, inner.run(recipe), inner, alone=alone))
     verdict = FinishedRun(path).verdict
     assert verdict is not None
     return ClassVerdict(
@@ -83,14 +90,24 @@ def class_run(
 
 
 def _concluded(
-    base: ReconstructSettings, moving: HeteroSettings | None, start: PoseStart, refined: RefineResult, session: Session
+    base: ReconstructSettings,
+    moving: HeteroSettings | None,
+    start: PoseStart,
+    refined: RefineResult,
+    session: Session,
+    *,
+    alone: bool,
 ) -> Verdict:
-    """Maps and verdict of a class; where its images show several conformations, these too."""
+    """Maps and verdict of a class; where its images show several conformations, these too.
+
+    Args:
+        alone: whether the class has a frame of its own, so that its map may be sought anew.
+    """
     if moving is None:
         tested = structures(refined.posed, "C1", base.seed, session)
         done = conclude(base, start, refined, session, tested)
         certain = done.verdict.evidence.certain
-        return done.verdict if certain is None or certain >= SURE else _again(base, done, session)
+        return _again(base, done, session) if alone and certain is not None and certain < SURE else done.verdict
     consensus, found = find_conformations(moving, base, conclude(base, start, refined, session), session)
     return with_conformations(consensus.verdict, counted(found))
 
@@ -109,19 +126,32 @@ def _again(base: ReconstructSettings, done: Reconstruction, session: Session) ->
     session.say(f"poses are uncertain: reconstructed ab initio too, with a particle of {diameter:.0f} angstrom")
     start = replace(find_start(alone, feed, session), half=done.start.half)
     better = session.run(RefineRecipe(feed, base.refine, base.seed, start, name="again"))
-    if float(better.score.mean()) <= float(refined.score.mean()):
+    (new, sure), (old, surest) = ((float(r.score.mean()), _certain(r)) for r in (better, refined))
+    kept = new > old and sure >= surest
+    session.say(
+        f"{'kept' if kept else 'not kept'}: {new:.1f} nats per image, {sure:.2f} of the poses certain; "
+        f"before {old:.1f} and {surest:.2f}"
+    )
+    if not kept:
+        layout.ABINIT_MAP.path(folder_of(session)).unlink(missing_ok=True)
         return done.verdict
     tested = structures(better.posed, "C1", base.seed, session, "structures_again")
     return confirmed(conclude(alone, start, better, session, tested), alone, session)
 
 
+def _certain(refined: RefineResult) -> float:
+    return certain_share(refined.mode_weight(symmetry_group("C1").float()))
+
+
 def _within_its_diameter(feed: ImageFeed, settings: ReconstructSettings) -> ImageFeed:
-    """The images of a class, normalised outside of their own particle diameter if it is the smaller one."""
+    """The images of a class within their own particle diameter, if it is clearly smaller and none was stated."""
     particles, whole = feed.source.particles, feed.source.preprocessing
-    own = prepare(particles, settings)
-    if own.particle_diameter_angstrom >= whole.particle_diameter_angstrom:
+    if settings.particle_diameter_angstrom is not None:
         return feed
-    return make_feed(particles, replace(own, contrast_sign=whole.contrast_sign), settings)
+    own = seen_diameter(particles, torch_generator(settings.seed, "preprocessing"))
+    if own is None or own > SMALLER * whole.particle_diameter_angstrom:
+        return feed
+    return make_feed(particles, replace(whole, particle_diameter_angstrom=own), settings)
 
 
 def _opened(

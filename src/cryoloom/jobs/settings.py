@@ -111,9 +111,9 @@ class ReconstructSettings(Common):
     @property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables of method settings that this run uses."""
-        if self.several_molecules:  # whose conformations are sought
-            return tuple(conformation_method("pca").settings)
-        return () if self.job == "refine" else tuple(pose_method(self.poses).settings)
+        poses = () if self.job == "refine" else tuple(pose_method(self.poses).settings)
+        # conformations of several molecules are sought, and ab initio is repeated for those whose poses are uncertain
+        return (*poses, *conformation_method("pca").settings) if self.several_molecules else poses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,12 @@ def measure(
     )
 
 
+def seen_diameter(particles: ParticleSet, generator: torch.Generator, sample: int = 1000) -> float | None:
+    """Particle diameter in angstrom as at most `sample` images show it; None where no particle stands out."""
+    size = _look(particles, sample_rows(particles, sample, generator))[0].size()
+    return size.diameter_angstrom if size.seen else None
+
+
 def _working_box(particles: ParticleSet, box: int | None) -> int:
     if box is None:
         return particles.box

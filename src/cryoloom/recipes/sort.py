@@ -193,7 +193,7 @@ class SortRecipe:
         if 0 < self.classes <= k:
             best = state.evidence[:, : self.classes].amax(1)
             likely &= (best + CLEAR_NATS > state.generic).numpy()
-            likely &= ~torch.isfinite(evidence[:, k]).numpy()
+        likely &= ~torch.isfinite(evidence[:, k]).numpy()  # what was found before
         known = np.zeros(len(self.feed), bool)
         if k in self.known:
             known[self.known[k].rows] = True

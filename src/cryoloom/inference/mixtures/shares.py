@@ -67,7 +67,7 @@ def beyond_unknown(evidence: Float[Tensor, "N K"], generic: Float[Tensor, " N"],
     best, kept = evidence.argmax(1), []
     for k in range(evidence.shape[1]):
         own, unknown = evidence[best == k, k].sum(), generic[best == k].sum()
-        if float(own - unknown) > least * float(own.clamp(min=0)):
+        if own > 0 and float(own - unknown) > least * float(own):
             kept.append(k)
     return tuple(kept)
 
@@ -123,7 +123,8 @@ def needless(
 
     Args:
         among: classes that may be dropped; all if left out. median: see `loss_without`.
-        members: class that each image counts for, that which it fits best if left out.
+        members: class that each image counts for, that which it fits best if left out; those of a class that was
+            dropped count no more.
     """
     left = list(range(evidence.shape[1]))
     may = set(left if among is None else among)
