@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoloom.inference.poses.modes import certain_share
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.jobs.classes import Classes, class_recipe
 from cryoloom.jobs.finished_run import FinishedRun
@@ -20,7 +19,6 @@ from cryoloom.jobs.structures import structures
 from cryoloom.jobs.verdict import Verdict, with_conformations
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.preprocess import seen_diameter
-from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.mixture import MixtureResult
 from cryoloom.recipes.pca import family_costs
 from cryoloom.recipes.pca_with_poses import turns_costs
@@ -126,21 +124,14 @@ def _again(base: ReconstructSettings, done: Reconstruction, session: Session) ->
     session.say(f"poses are uncertain: reconstructed ab initio too, with a particle of {diameter:.0f} angstrom")
     start = replace(find_start(alone, feed, session), half=done.start.half)
     better = session.run(RefineRecipe(feed, base.refine, base.seed, start, name="again"))
-    (new, sure), (old, surest) = ((float(r.score.mean()), _certain(r)) for r in (better, refined))
-    kept = new > old and sure >= surest
-    session.say(
-        f"{'kept' if kept else 'not kept'}: {new:.1f} nats per image, {sure:.2f} of the poses certain; "
-        f"before {old:.1f} and {surest:.2f}"
-    )
-    if not kept:
+    # the share of certain poses does not tell: a symmetry that the first map had not divides poses among its mates
+    new, old = float(better.score.mean()), float(refined.score.mean())
+    session.say(f"{'kept' if new > old else 'not kept'}: {new:.1f} nats per image, {old:.1f} before")
+    if not new > old:
         layout.ABINIT_MAP.path(folder_of(session)).unlink(missing_ok=True)
         return done.verdict
     tested = structures(better.posed, "C1", base.seed, session, "structures_again")
     return confirmed(conclude(alone, start, better, session, tested), alone, session)
-
-
-def _certain(refined: RefineResult) -> float:
-    return certain_share(refined.mode_weight(symmetry_group("C1").float()))
 
 
 def _within_its_diameter(feed: ImageFeed, settings: ReconstructSettings) -> ImageFeed:
