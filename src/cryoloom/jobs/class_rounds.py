@@ -45,8 +45,8 @@ class _Sorting:
         maps: [m, m, m] of the classes; sinks: of maps that show no molecule; found: evidence for both, in this order.
         in_sinks: evidence for the sinks, None where nothing was compared with them yet.
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
-        settled: whether hardly any image changed its class; refined: each class as last refined; motion: what a linear
-            family says of its images.
+        settled: whether hardly any image changed its class; refined: each class as last refined, None (or nothing)
+            where its map is a new one; motion: what a linear family says of its images.
     """
 
     maps: tuple[Tensor, ...]
@@ -56,12 +56,16 @@ class _Sorting:
     rejected: tuple[int, ...]
     settled: bool
     in_sinks: Sorted | None = None
-    refined: tuple[RefinedClass, ...] = ()
+    refined: tuple[RefinedClass | None, ...] = ()
     motion: tuple[Structures, ...] = ()
 
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
         return np.flatnonzero(self.labels == index)
+
+    def begun(self, index: int) -> RefinedClass | None:
+        """A class as last refined, None where its map is a new one."""
+        return self.refined[index] if index < len(self.refined) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +134,17 @@ class _Rounds:
         A map from the images of a class becomes a class of its own if its images fit it clearly better than the map of
         theirs.
         """
-        own, added, room, replaced = list(state.maps), [], self._room(state), 0
+        own, refined, added, room = list(state.maps), list(state.refined), [], self._room(state)
         several = [k for k, motion in enumerate(state.motion) if motion.components]
         for k in (*several, -1):
             if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and room == len(added)):
                 continue
             others = self._others(state, k)
             if others and room == len(added):
-                own[k], replaced = others[0], replaced + 1
+                own[k], refined[k] = others[0], None
             else:
                 added += others[: int(min(room - len(added), len(others)))]
+        replaced = refined.count(None)
         if not added and not replaced:
             return state
         instead = f", {replaced} of them in place of the first" if replaced else ""
@@ -149,7 +154,7 @@ class _Rounds:
         both = [(v, v) for v in (*maps, *state.sinks)]
         found = self._sorted(both, "sort_split", self.start.radius, fine=False, sinks=len(state.sinks))
         labels = _labels(found.shares, len(maps), self.settings.mixture.fewest)
-        return replace(state, maps=maps, labels=labels, found=found, settled=False)
+        return replace(state, maps=maps, labels=labels, found=found, settled=False, refined=tuple(refined))
 
     def _others(self, state: _Sorting, k: int) -> list[Tensor]:
         """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own map
@@ -208,6 +213,8 @@ class _Rounds:
         before = np.array([places.get(k, -2) if k >= 0 else -1 for k in state.labels.tolist()])
         either = (labels == -1) | (before == -1)
         changed, aside = ((labels != before)[part].sum() / len(labels) for part in (~either, either))
+        # a map from the images of one class, or of none, is poor until they have been sorted by it
+        fresh = number > 1 and not all(state.begun(k) for k in _used(state.labels))
         self.session.say(
             f"round {number}: {number_of(len(_used(labels)), 'class')}; {100 * changed:.1f} % of the images "
             f"went to another; {100 * (labels < 0).mean():.1f} % belong to none, {100 * aside:.1f} % left or came back"
@@ -219,7 +226,7 @@ class _Rounds:
             labels,
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
-            settled=bool(changed < s.settled and aside < s.settled_none),
+            settled=bool(changed < s.settled and aside < s.settled_none and not fresh),
             in_sinks=found.of(range(len(left), len(left) + len(sinks))),
             refined=tuple(refined[kept[i]] for i in left),
             motion=tuple(self._motion(refined[kept[i]], f"structures_{number}_{kept[i] + 1}") for i in left),
@@ -285,7 +292,8 @@ class _Rounds:
     def _refined(self, state: _Sorting, k: int, name: str) -> RefinedClass:
         """A class after a few iterations, from where the round before left it if its images are the same."""
         s, rows = self.settings.mixture, state.rows(k)
-        begun = state.refined[k].begun(rows, self.half) if k < len(state.refined) else None
+        before = state.begun(k)
+        begun = None if before is None else before.begun(rows, self.half)
         most = s.round_iterations if begun is None else s.further_iterations
         few = replace(self.settings.refine, most_iterations=most, least_iterations=1)
         start = class_start(self.start, state.maps[k], self.half[rows])
