@@ -147,7 +147,7 @@ class _Rounds:
         replaced = refined.count(None)
         if not added and not replaced:
             return state
-        instead = f", {replaced} of them in place of the first" if replaced else ""
+        instead = f"; {replaced} of them in place of the map of the class" if replaced else ""
         gave = number_of(len(added) + replaced, "map")
         self.session.say(f"the images of single classes, and of none, gave {gave}{instead}")
         maps = (*own, *added)

@@ -121,12 +121,12 @@ def _again(base: ReconstructSettings, done: Reconstruction, session: Session) ->
     alone, refined = replace(base, job="reconstruct"), done.refined
     feed = _within_its_diameter(refined.posed.feed, base)
     diameter = feed.source.preprocessing.particle_diameter_angstrom
-    session.say(f"poses are uncertain: reconstructed ab initio too, with a particle of {diameter:.0f} angstrom")
+    session.say(f"poses are uncertain: ab initio from these images alone, particle diameter {diameter:.0f} angstrom")
     start = replace(find_start(alone, feed, session), half=done.start.half)
     better = session.run(RefineRecipe(feed, base.refine, base.seed, start, name="again"))
     # the share of certain poses does not tell: a symmetry that the first map had not divides poses among its mates
     new, old = float(better.score.mean()), float(refined.score.mean())
-    session.say(f"{'kept' if new > old else 'not kept'}: {new:.1f} nats per image, {old:.1f} before")
+    session.say(f"ab initio map {'kept' if new > old else 'not kept'}: {new:.1f} nats per image, {old:.1f} before")
     if not new > old:
         layout.ABINIT_MAP.path(folder_of(session)).unlink(missing_ok=True)
         return done.verdict

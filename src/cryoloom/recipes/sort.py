@@ -133,6 +133,8 @@ class SortRecipe:
         """
         self.classes = len(maps) - sinks
         self.before = before if before is not None and before.radius == radius else None
+        found = 0 if self.before is None else self.before.low.shape[1]
+        self.done = range(self.classes, self.classes + found)  # maps of which the evidence is known
         self.known = dict(enumerate(known)) if fine else {}
         self.feed, self.settings, self.maps, self.half = feed, settings, maps, half
         self.noise, self.sigma, self.name, self.radius, self.fine = noise, sigma_angstrom, name, radius, fine
@@ -143,8 +145,7 @@ class SortRecipe:
         N, K = len(self.feed), len(self.maps)
         low, evidence = torch.zeros(N, K), torch.full((N, K), -torch.inf)
         if self.before is not None:
-            done = slice(self.classes, self.classes + self.before.low.shape[1])
-            low[:, done], evidence[:, done] = self.before.low, self.before.evidence
+            low[:, self.done], evidence[:, self.done] = self.before.low, self.before.evidence
         return SortState(0, self.radius, low, evidence, torch.zeros(N), torch.zeros(N))
 
     def finished(self, state: SortState) -> bool:
@@ -165,7 +166,6 @@ class SortRecipe:
         shifts = shifts_of(self.feed, self.low_radius, self.sigma)
         prior = shift_prior(shifts, self.sigma)
         volume = float(prior.logsumexp(0)) + math.log(len(grid.R))
-        done = range(self.classes, self.classes + (0 if self.before is None else self.before.low.shape[1]))
         for h in (0, 1):
             halves = [volume_to_half(rebox(maps[h], Band(self.radius).box)) for maps in self.maps]
             references = [slice_reference(half, grid, disc) for half in halves]
@@ -178,7 +178,7 @@ class SortRecipe:
                 images, index = self._images(rows), torch.from_numpy(rows)
                 few, none = images.prefix(self.low_radius), torch.zeros(len(rows), device=self.feed.device)
                 for k, reference in enumerate(references):
-                    if k in done:
+                    if k in self.done:
                         continue
                     found = match(few, reference, shifts, prior, uniform=none, draws=1).log_evidence
                     low[index, k] = (found - volume).cpu()
