@@ -47,6 +47,7 @@ class _Sorting:
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
         settled: whether hardly any image changed its class; refined: each class as last refined, None (or nothing)
             where its map is a new one; motion: what a linear family says of its images.
+        fresh: whether the last round was the first of each class's map.
     """
 
     maps: tuple[Tensor, ...]
@@ -58,6 +59,7 @@ class _Sorting:
     in_sinks: Sorted | None = None
     refined: tuple[RefinedClass | None, ...] = ()
     motion: tuple[Structures, ...] = ()
+    fresh: tuple[bool, ...] = ()
 
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
@@ -87,8 +89,8 @@ class _Rounds:
             if not _used(state.labels):
                 return self._nothing(state)
             state = self._round(state, number)
-            if number == 1 < s.rounds and not self.settings.classes_from:
-                state = self._split(state)
+            if number < s.rounds and not self.settings.classes_from:
+                state = self._split(state, number)
             if state.settled:
                 break
         if not _used(state.labels):
@@ -124,22 +126,23 @@ class _Rounds:
         requested = self.settings.classes
         return max(0, requested - len(_used(state.labels))) if isinstance(requested, int) else float("inf")
 
-    def _split(self, state: _Sorting) -> _Sorting:
-        """Molecules are sought among the images of each class that one structure does not explain, and of no class, as
-        they were among all images.
+    def _split(self, state: _Sorting, number: int) -> _Sorting:
+        """Molecules are sought among the images of each class that one structure does not explain, as they were among
+        all images; after the first round, also among those of no class.
 
-        A class may show two molecules, or its first map may be wrong. Where there are as many classes as were asked
-        for, a map that is found takes the place of that of its class.
+        A class may show two molecules, or its first map may be wrong: each is searched once, after the first round with
+        its map. Where there are as many classes as were asked for, a map that is found takes the place of that of its
+        class.
 
         A map from the images of a class becomes a class of its own if its images fit it clearly better than the map of
         theirs.
         """
         own, refined, added, room = list(state.maps), list(state.refined), [], self._room(state)
-        several = [k for k, motion in enumerate(state.motion) if motion.components]
-        for k in (*several, -1):
+        several = [k for k, motion in enumerate(state.motion) if motion.components and state.fresh[k]]
+        for k in (*several, *([-1] if number == 1 else [])):
             if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and room == len(added)):
                 continue
-            others = self._others(state, k)
+            others = self._others(state, k, number)
             if others and room == len(added):
                 own[k], refined[k] = others[0], None
             else:
@@ -152,14 +155,17 @@ class _Rounds:
         self.session.say(f"the images of single classes, and of none, gave {gave}{instead}")
         maps = (*own, *added)
         both = [(v, v) for v in (*maps, *state.sinks)]
-        found = self._sorted(both, "sort_split", self.start.radius, fine=False, sinks=len(state.sinks))
+        found = self._sorted(both, f"sort_split_{number}", self.start.radius, fine=False, sinks=len(state.sinks))
         labels = _labels(found.shares, len(maps), self.settings.mixture.fewest)
         return replace(state, maps=maps, labels=labels, found=found, settled=False, refined=tuple(refined))
 
-    def _others(self, state: _Sorting, k: int) -> list[Tensor]:
+    def _others(self, state: _Sorting, k: int, number: int) -> list[Tensor]:
         """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own map
-        does, or an unknown body."""
-        s, rows, name = self.settings.mixture, state.rows(k), f"split_{k + 1}" if k >= 0 else "split_none"
+        does, or an unknown body; that of the most images first.
+
+        Of maps from images of none, two may show one molecule: once all images have been sorted, one will be dropped.
+        """
+        s, rows, name = self.settings.mixture, state.rows(k), f"split_{number}_{k + 1 if k >= 0 else 'none'}"
         recipe = MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name, one_may_do=True)
         result = self.session.run(recipe)
         volumes = list(result.volumes)
@@ -168,14 +174,15 @@ class _Rounds:
         if k < 0:
             radius = self.feed.radius_of(s.body_level)
             found = self._sorted([(v, v) for v in volumes], f"sort_{name}", radius, fine=True, rows=held)
-            molecules = beyond_unknown(found.evidence, found.generic, s.body_loss)
-            found = found.of(molecules)
-            dropped = needless(found.evidence, found.generic, s.split_loss, median=True)
-            return [volumes[m] for i, m in enumerate(molecules) if i not in dropped]
-        maps = [(v, v) for v in (state.maps[k], *volumes)]
-        found = self._sorted(maps, f"sort_{name}", self.start.radius, fine=True, rows=held)
-        dropped = needless(found.evidence, found.generic, s.split_loss, range(1, len(volumes) + 1), median=True)
-        return [v for i, v in enumerate(volumes, start=1) if i not in dropped]
+            kept = beyond_unknown(found.evidence, found.generic, s.body_loss)
+        else:
+            maps = [(v, v) for v in (state.maps[k], *volumes)]
+            found = self._sorted(maps, f"sort_{name}", self.start.radius, fine=True, rows=held)
+            new = range(1, len(maps))
+            dropped = needless(found.evidence, found.generic, s.split_loss, new, median=True)
+            volumes, kept = [state.maps[k], *volumes], tuple(m for m in new if m not in dropped)
+        counts = np.bincount(found.evidence.argmax(1).numpy(), minlength=len(volumes))
+        return [volumes[m] for m in sorted(kept, key=lambda m: -counts[m])]
 
     def _round(self, state: _Sorting, number: int) -> _Sorting:
         """Classes refined, and all images sorted anew."""
@@ -214,7 +221,7 @@ class _Rounds:
         either = (labels == -1) | (before == -1)
         changed, aside = ((labels != before)[part].sum() / len(labels) for part in (~either, either))
         # a map from the images of one class, or of none, is poor until they have been sorted by it
-        fresh = number > 1 and not all(state.begun(k) for k in _used(state.labels))
+        fresh = {k: state.begun(k) is None for k in refined}
         self.session.say(
             f"round {number}: {number_of(len(_used(labels)), 'class')}; {100 * changed:.1f} % of the images "
             f"went to another; {100 * (labels < 0).mean():.1f} % belong to none, {100 * aside:.1f} % left or came back"
@@ -226,10 +233,11 @@ class _Rounds:
             labels,
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
-            settled=bool(changed < s.settled and aside < s.settled_none and not fresh),
+            settled=bool(changed < s.settled and aside < s.settled_none and not (number > 1 and any(fresh.values()))),
             in_sinks=found.of(range(len(left), len(left) + len(sinks))),
             refined=tuple(refined[kept[i]] for i in left),
             motion=tuple(self._motion(refined[kept[i]], f"structures_{number}_{kept[i] + 1}") for i in left),
+            fresh=tuple(fresh[kept[i]] for i in left),
         )
 
     def _twins(

@@ -17,7 +17,7 @@ from cryoloom.runs import layout
 from cryoloom.runs.metrics_log import LoggedStep
 
 # stages of one of several classes, in a round for example
-_OF_ONE_CLASS = re.compile(r"(round_\d+|structures_\d+|split|sort_split)_(?:\d+|none)")
+_OF_ONE_CLASS = re.compile(r"(round_\d+|structures_\d+|split_\d+|sort_split_\d+)_(?:\d+|none)")
 
 
 def html(run: ShownRun) -> Markup:
