@@ -28,11 +28,12 @@ def a_map(number: int) -> torch.Tensor:
     return torch.full((8, 8, 8), float(number))
 
 
-def sorted_among(count: int) -> Sorted:
+def sorted_among(count: int, rows: np.ndarray) -> Sorted:
     """Image i fits map i % count."""
-    evidence = torch.full((N, count), -100.0)
-    evidence[torch.arange(N), torch.arange(N) % count] = 100.0
-    return Sorted(6, evidence, evidence, torch.zeros(N))
+    index = torch.from_numpy(rows)
+    evidence = torch.full((len(rows), count), -100.0)
+    evidence[torch.arange(len(rows)), index % count] = 100.0
+    return Sorted(6, evidence, evidence, torch.zeros(len(rows)))
 
 
 class Rounds(_Rounds):
@@ -46,7 +47,7 @@ class Rounds(_Rounds):
         return self.found.get(k, [])
 
     def _sorted(self, maps: Any, name: str, *args: Any, **kwargs: Any) -> Sorted:
-        return sorted_among(len(maps))
+        return sorted_among(len(maps), kwargs["rows"])
 
 
 def rounds(classes: int | str, found: dict[int, list[torch.Tensor]]) -> Rounds:
@@ -68,7 +69,7 @@ def two_classes(**changes: Any) -> _Sorting:
         (a_map(0), a_map(1)),
         (),
         labels,
-        sorted_among(2),
+        sorted_among(2, np.arange(N)),
         (),
         settled=True,
         refined=(refined, refined),
@@ -83,12 +84,14 @@ def numbers(maps: tuple[torch.Tensor, ...]) -> list[int]:
 
 
 def test_maps_that_are_found_become_classes_of_their_own():
-    job = rounds("auto", {0: [a_map(2), a_map(3)], -1: [a_map(4)]})
-    state = job._split(two_classes(), 1)
+    job, before = rounds("auto", {0: [a_map(2), a_map(3)], -1: [a_map(4)]}), two_classes()
+    state = job._split(before, 1)
     assert job.searched == [0, -1]
     assert numbers(state.maps) == [0, 1, 2, 3, 4]
     assert not state.settled
-    assert set(state.labels) == {0, 1, 2, 3, 4}
+    searched = before.labels != 1
+    assert np.array_equal(state.labels[searched], np.flatnonzero(searched) % 5)
+    assert (state.labels[~searched] == 1).all()
     assert [state.begun(k) is None for k in range(5)] == [False, False, True, True, True]
 
 

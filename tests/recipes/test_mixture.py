@@ -251,6 +251,20 @@ def test_maps_that_fit_no_better_than_an_unknown_body_do_not_begin_the_search_an
         assert recipe._enough(four, 3) == enough
 
 
+@pytest.mark.parametrize("junk", [False, True])
+def test_a_search_that_may_find_nothing_ends_where_no_map_shows_a_molecule(scene, done, monkeypatch, junk):
+    _, states = done
+    recipe, ends = MixtureRecipe(scene.feed, SMALL, 1, 2, none_may_do=True), sum(SMALL.steps[:3])
+    before = next(state for state in states if state.done == ends - 1)
+    if junk:
+        judged = recipe._judged
+        monkeypatch.setattr(recipe, "_judged", lambda *args: replace(m := judged(*args), generic=m.generic + 1e4))
+    after, info = recipe.step(before)
+    assert after.complete == junk
+    assert recipe.result(after).radius == recipe.radius(2 if junk else 3)
+    assert ("no map" in (info.message or "")) == junk
+
+
 @pytest.mark.parametrize("wrong", [{"steps": (3, 2)}, {"rounds": 0}, {"further_iterations": 0}])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):

@@ -42,7 +42,8 @@ class _Sorting:
     """Classes between two rounds.
 
     Attributes:
-        maps: [m, m, m] of the classes; sinks: of maps that show no molecule; found: evidence for both, in this order.
+        maps: [m, m, m] of the classes; sinks: of maps that show no molecule.
+        found: evidence for both, in this order; without maps that have been found since.
         in_sinks: evidence for the sinks, None where nothing was compared with them yet.
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
         settled: whether hardly any image changed its class; refined: each class as last refined, None (or nothing)
@@ -135,29 +136,36 @@ class _Rounds:
         class.
 
         A map from the images of a class becomes a class of its own if its images fit it clearly better than the map of
-        theirs.
+        theirs. Only the images that were searched are sorted anew here; all are after the next round.
         """
         own, refined, added, room = list(state.maps), list(state.refined), [], self._room(state)
+        divided: list[int] = []
         several = [k for k, motion in enumerate(state.motion) if motion.components and state.fresh[k]]
         for k in (*several, *([-1] if number == 1 else [])):
             if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and room == len(added)):
                 continue
             others = self._others(state, k, number)
-            if others and room == len(added):
+            if not others:
+                continue
+            divided.append(k)
+            if room == len(added):
                 own[k], refined[k] = others[0], None
             else:
                 added += others[: int(min(room - len(added), len(others)))]
-        replaced = refined.count(None)
-        if not added and not replaced:
+        if not divided:
             return state
+        replaced = refined.count(None)
         instead = f"; {replaced} of them in place of the map of the class" if replaced else ""
         gave = number_of(len(added) + replaced, "map")
         self.session.say(f"the images of single classes, and of none, gave {gave}{instead}")
         maps = (*own, *added)
-        both = [(v, v) for v in (*maps, *state.sinks)]
-        found = self._sorted(both, f"sort_split_{number}", self.start.radius, fine=False, sinks=len(state.sinks))
-        labels = _labels(found.shares, len(maps), self.settings.mixture.fewest)
-        return replace(state, maps=maps, labels=labels, found=found, settled=False, refined=tuple(refined))
+        both, rows = [(v, v) for v in (*maps, *state.sinks)], np.flatnonzero(np.isin(state.labels, divided))
+        name, sinks = f"sort_split_{number}", len(state.sinks)
+        best = self._sorted(both, name, self.start.radius, fine=False, rows=rows, sinks=sinks).shares.best.numpy()
+        labels = state.labels.copy()
+        labels[rows] = np.where(best < len(maps), best, -1)
+        labels = _without_small(labels, self.half, self.settings.mixture.fewest)
+        return replace(state, maps=maps, labels=labels, settled=False, refined=tuple(refined))
 
     def _others(self, state: _Sorting, k: int, number: int) -> list[Tensor]:
         """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own map
@@ -166,7 +174,7 @@ class _Rounds:
         Of maps from images of none, two may show one molecule: once all images have been sorted, one will be dropped.
         """
         s, rows, name = self.settings.mixture, state.rows(k), f"split_{number}_{k + 1 if k >= 0 else 'none'}"
-        recipe = MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name, one_may_do=True)
+        recipe = MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name, one_may_do=True, none_may_do=k < 0)
         result = self.session.run(recipe)
         volumes = list(result.volumes)
         # by images that are in none of the new maps, whose own noise would make these fit better

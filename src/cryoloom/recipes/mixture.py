@@ -147,13 +147,15 @@ class MixtureRecipe:
         classes: int | None,
         name: str = "mixture",
         one_may_do: bool = False,
+        none_may_do: bool = False,
     ) -> None:
         """Find the molecules of all images of a feed.
 
         Args:
-            classes: expected number of molecules, None if it is not known; one_may_do: whether there may as well be
-                one.
+            classes: expected number of molecules, None if it is not known; one_may_do, none_may_do: whether there may
+                as well be one, or none: the search ends where no map explains its images better than an unknown body.
         """
+        self.none_may_do = none_may_do
         self.one_may_do = classes is None or one_may_do
         self.feed, self.settings, self.seed, self.expected, self.name = feed, settings, seed, classes, name
         self._order = numpy_generator(seed, name, "images").permutation(len(feed))
@@ -372,6 +374,8 @@ class MixtureRecipe:
     def _level_ended(self, state: MixtureState, level: int) -> tuple[MixtureState, str | None]:
         """Without the maps that explain no images of their own; at the next level, at an end, or begun anew."""
         message = None
+        if self.none_may_do and level == self.settings.shelved_at and not self._molecules(state, level):
+            return replace(state, complete=True), "no map explains its images better than an unknown body does"
         if self.settings.least_loss[level] > 0:
             state = self._without_needless(state, level)
         if level == self.settings.shelved_at + 1:
@@ -395,8 +399,12 @@ class MixtureRecipe:
         most = state.begun - max(self.settings.least_surplus, round(state.begun * self.settings.spare))
         if len(state.classes) <= most or state.begun >= self.settings.most:
             return True
+        return self._molecules(state, level) <= most
+
+    def _molecules(self, state: MixtureState, level: int) -> int:
+        """Number of maps that explain their images better than an unknown body does."""
         matched = self._judged(state, level)
-        return len(beyond_unknown(matched.evidence, matched.generic, self.settings.body_loss)) <= most
+        return len(beyond_unknown(matched.evidence, matched.generic, self.settings.body_loss))
 
     def _one_left(self, state: MixtureState) -> MixtureState:
         """One map, where all show the same already: a single molecule need not be matched with many maps."""
