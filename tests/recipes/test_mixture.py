@@ -235,6 +235,7 @@ def test_images_are_compared_once_with_maps_of_no_molecule(scene, monkeypatch):
     assert again.finished(state)
     assert torch.equal(state.low, expected.low)
     assert torch.equal(state.evidence, expected.evidence)
+    assert [cost > 0 for cost in again.expected_costs(again.init())] == [True, *(m not in again.done for m in range(2))]
     # evidence at another radius is not used
     other = sorter_of(scene, scene.maps, fine=True, sinks=1, before=replace(expected.of([1]), radius=5))
     assert torch.isinf(other.init().evidence).all()

@@ -248,10 +248,10 @@ class SortRecipe:
     def expected_costs(self, state: SortState) -> Sequence[float]:
         """Expected cost of the steps ahead."""
         N, K = len(self.feed), len(self.maps)
-        low = STEP_COST * N * K * len(cached_rotation_grid(LOW_NSIDE).R) * self.low_radius**2
+        low = STEP_COST * N * (K - len(self.done)) * len(cached_rotation_grid(LOW_NSIDE).R) * self.low_radius**2
         share = min(1.0, self.settings.usual_classes / max(1, K))
         one = STEP_COST * N * share * len(cached_rotation_grid(MIDDLE_NSIDE).R) * self.radius**2
-        return ([low] + K * [one])[state.step :]
+        return [low, *(0.0 if k in self.done else one for k in range(K))][state.step :]
 
     def result(self, state: SortState) -> Sorted:
         """Evidence of all images."""
