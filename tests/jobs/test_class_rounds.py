@@ -21,6 +21,7 @@ from cryoloom.runs.progress import SilentProgress
 from cryoloom.runs.session import Session
 
 N = 40
+HALF = np.arange(N) // 4 % 2
 MIXTURE = MixtureSettings(least_split=10, fewest=2)
 
 
@@ -40,23 +41,25 @@ class Rounds(_Rounds):
     """Rounds of which the searches find what they are told to find."""
 
     found: dict[int, list[torch.Tensor]]
+    better: bool
     searched: list[int]
 
-    def _others(self, state: _Sorting, k: int, number: int) -> list[torch.Tensor]:
+    def _others(self, state: _Sorting, k: int, number: int) -> tuple[list[torch.Tensor], bool]:
         self.searched.append(k)
-        return self.found.get(k, [])
+        return self.found.get(k, []), self.better
 
     def _sorted(self, maps: Any, name: str, *args: Any, **kwargs: Any) -> Sorted:
         return sorted_among(len(maps), kwargs["rows"])
 
 
-def rounds(classes: int | str, found: dict[int, list[torch.Tensor]]) -> Rounds:
+def rounds(classes: int | str, found: dict[int, list[torch.Tensor]], better: bool = True) -> Rounds:
     settings = ReconstructSettings(
         input=InputSettings("particles.star"), particle_diameter_angstrom=80.0, classes=classes, mixture=MIXTURE
     )
     start = MixtureResult((a_map(0), a_map(1)), (0.5, 0.5), 6, torch.ones(1, 8), 1.0, 2)
-    out = Rounds(settings, cast(Any, None), np.arange(N) % 2, start, Session(None, SilentProgress(), Interrupts()))
+    out = Rounds(settings, cast(Any, None), HALF, start, Session(None, SilentProgress(), Interrupts()))
     object.__setattr__(out, "found", found)
+    object.__setattr__(out, "better", better)
     object.__setattr__(out, "searched", [])
     return out
 
@@ -89,9 +92,12 @@ def test_maps_that_are_found_become_classes_of_their_own():
     assert job.searched == [0, -1]
     assert numbers(state.maps) == [0, 1, 2, 3, 4]
     assert not state.settled
-    searched = before.labels != 1
-    assert np.array_equal(state.labels[searched], np.flatnonzero(searched) % 5)
-    assert (state.labels[~searched] == 1).all()
+    best = np.arange(N) % 5
+    assert np.array_equal(state.labels[before.labels == 0], best[before.labels == 0])
+    assert (state.labels[before.labels == 1] == 1).all()
+    # images of none were set aside from the classes that there were
+    none = before.labels == -1
+    assert np.array_equal(state.labels[none], np.where(best < 2, -1, best)[none])
     assert [state.begun(k) is None for k in range(5)] == [False, False, True, True, True]
 
 
@@ -104,17 +110,81 @@ def test_a_map_takes_the_place_of_its_class_s_where_there_are_as_many_as_were_as
     assert state.begun(1) is not None
 
 
+def test_a_class_keeps_its_map_if_that_explains_the_most_of_its_images():
+    job, before = rounds(2, {0: [a_map(2)]}, better=False), two_classes()
+    assert job._split(before, 1).maps is before.maps
+    assert numbers(rounds("auto", {0: [a_map(2)]}, better=False)._split(before, 1).maps) == [0, 1, 2]
+
+
+def test_images_that_fit_a_map_of_no_molecule_best_stay_in_no_class():
+    job, before = rounds("auto", {-1: [a_map(4)]}), two_classes(sinks=(a_map(7),))
+    labels = job._split(before, 1).labels
+    assert np.array_equal(labels[:10], np.where(np.arange(10) % 4 == 2, 2, -1))
+
+
 def test_no_more_maps_are_added_than_were_asked_for():
-    job = rounds(4, {0: [a_map(2)], -1: [a_map(4), a_map(5)]})
+    job = rounds(4, {0: [a_map(2)], -1: [a_map(4), a_map(5)]}, better=False)
     assert numbers(job._split(two_classes(), 1).maps) == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize(
-    ("fresh", "number", "searched"),
-    [((True, True), 1, [0, -1]), ((True, True), 2, [0]), ((False, True), 2, []), ((False, False), 1, [-1])],
+    ("fresh", "none_searched", "searched"),
+    [
+        ((True, True), False, [0, -1]),
+        ((True, True), True, [0]),
+        ((False, True), True, []),
+        ((False, False), False, [-1]),
+    ],
 )
-def test_a_class_is_searched_once_and_images_of_none_in_the_first_round(fresh, number, searched):
+def test_a_class_is_searched_once_with_its_map_and_images_of_none_once(fresh, none_searched, searched):
     job = rounds("auto", {})
-    state = two_classes(fresh=fresh)
-    assert job._split(state, number) is state
+    state = job._split(two_classes(fresh=fresh, none_searched=none_searched), 1)
     assert job.searched == searched
+    assert state.none_searched
+    assert job._split(replace(state, fresh=(True, False)), 2).none_searched
+    assert job.searched == [*searched, 0]
+
+
+def test_images_of_none_are_searched_once_there_is_room_for_a_class():
+    job = rounds(2, {-1: [a_map(4)]})
+    state = job._split(two_classes(fresh=(False, False)), 1)
+    assert job.searched == []
+    labels = np.where(state.labels == 1, -1, state.labels)
+    assert numbers(job._split(replace(state, labels=labels), 2).maps) == [0, 1, 4]
+
+
+def test_a_map_that_may_replace_that_of_its_class_takes_no_room():
+    found = {0: [a_map(2)], -1: [a_map(4), a_map(5)]}
+    assert numbers(rounds(3, found)._split(two_classes(), 1).maps) == [0, 1, 2, 4]
+    job = rounds(3, found, better=False)
+    assert numbers(job._split(two_classes(), 1).maps) == [0, 1, 2]
+    assert job.searched == [0]
+
+
+@pytest.mark.parametrize(
+    ("rounds_of", "divided", "expected"),
+    [
+        ([True, False, True], (), [1]),
+        ([False, True, True], (), [1, 2]),
+        ([True, True, True], (1,), [1, 2, 3]),  # images are sorted twice by a new map
+        ([True, True, True], (1, 2), [1, 2, 3]),
+        ([False, False, False], (), [1, 2, 3]),
+    ],
+)
+def test_rounds_end_when_classes_are_settled_and_no_map_is_new(monkeypatch, rounds_of, divided, expected):
+    """Classes that the last round left settled are so, whatever was new in it."""
+    job, done = rounds("auto", {}), []
+    monkeypatch.setattr(Rounds, "_sorted", lambda *_, **__: sorted_among(2, np.arange(N)))
+
+    def a_round(_, state: _Sorting, number: int) -> _Sorting:
+        done.append(number)
+        return two_classes(settled=rounds_of[number - 1], fresh=(number == 1 or state.fresh == (), False))
+
+    def split(_, state: _Sorting, number: int) -> _Sorting:
+        return replace(state, settled=False, fresh=()) if number in divided else state
+
+    monkeypatch.setattr(Rounds, "_round", a_round)
+    monkeypatch.setattr(Rounds, "_split", split)
+    found = job.classes()
+    assert done == expected
+    assert found.settled == rounds_of[expected[-1] - 1]

@@ -252,18 +252,22 @@ def test_maps_that_fit_no_better_than_an_unknown_body_do_not_begin_the_search_an
         assert recipe._enough(four, 3) == enough
 
 
-@pytest.mark.parametrize("junk", [False, True])
-def test_a_search_that_may_find_nothing_ends_where_no_map_shows_a_molecule(scene, done, monkeypatch, junk):
+@pytest.mark.parametrize(
+    ("none_may_do", "junk", "ends"), [(True, False, False), (True, True, True), (False, True, False)]
+)
+def test_a_search_that_may_find_nothing_ends_where_all_maps_show_junk(
+    scene, done, monkeypatch, none_may_do, junk, ends
+):
     _, states = done
-    recipe, ends = MixtureRecipe(scene.feed, SMALL, 1, 2, none_may_do=True), sum(SMALL.steps[:3])
-    before = next(state for state in states if state.done == ends - 1)
+    recipe, steps = MixtureRecipe(scene.feed, SMALL, 1, 2, none_may_do=none_may_do), sum(SMALL.steps[:3])
+    before = next(state for state in states if state.done == steps - 1)
     if junk:
         judged = recipe._judged
         monkeypatch.setattr(recipe, "_judged", lambda *args: replace(m := judged(*args), generic=m.generic + 1e4))
     after, info = recipe.step(before)
-    assert after.complete == junk
-    assert recipe.result(after).radius == recipe.radius(2 if junk else 3)
-    assert ("no map" in (info.message or "")) == junk
+    assert after.complete == ends
+    assert (len(recipe.result(after).volumes) == 0) == ends
+    assert ("no map" in (info.message or "")) == ends
 
 
 @pytest.mark.parametrize("wrong", [{"steps": (3, 2)}, {"rounds": 0}, {"further_iterations": 0}])

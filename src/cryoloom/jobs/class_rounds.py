@@ -48,7 +48,8 @@ class _Sorting:
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
         settled: whether hardly any image changed its class; refined: each class as last refined, None (or nothing)
             where its map is a new one; motion: what a linear family says of its images.
-        fresh: whether the last round was the first of each class's map.
+        fresh: whether the last round was the first of each class's map; none_searched: whether molecules were sought
+            among the images of none.
     """
 
     maps: tuple[Tensor, ...]
@@ -61,6 +62,7 @@ class _Sorting:
     refined: tuple[RefinedClass | None, ...] = ()
     motion: tuple[Structures, ...] = ()
     fresh: tuple[bool, ...] = ()
+    none_searched: bool = False
 
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
@@ -92,7 +94,8 @@ class _Rounds:
             state = self._round(state, number)
             if number < s.rounds and not self.settings.classes_from:
                 state = self._split(state, number)
-            if state.settled:
+            # a map from the images of one class, or of none, is poor until they have been sorted by it
+            if state.settled and (number == 1 or not any(state.fresh)):
                 break
         if not _used(state.labels):
             return self._nothing(state)
@@ -122,75 +125,88 @@ class _Rounds:
             return Structures(0, 0.0)
         return structures(fitting, "C1", self.settings.seed, self.session, name)
 
-    def _room(self, state: _Sorting) -> float:
+    def _room(self, state: _Sorting) -> int:
         """How many more classes may be found, as many as were asked for."""
-        requested = self.settings.classes
-        return max(0, requested - len(_used(state.labels))) if isinstance(requested, int) else float("inf")
+        requested, most = self.settings.classes, self.settings.mixture.most
+        return max(0, (requested if isinstance(requested, int) else most) - len(_used(state.labels)))
 
     def _split(self, state: _Sorting, number: int) -> _Sorting:
         """Molecules are sought among the images of each class that one structure does not explain, as they were among
-        all images; after the first round, also among those of no class.
+        all images; once, also among those of no class.
 
         A class may show two molecules, or its first map may be wrong: each is searched once, after the first round with
-        its map. Where there are as many classes as were asked for, a map that is found takes the place of that of its
-        class.
+        its map. A map from the images of a class becomes a class of its own if its images fit it clearly better than
+        the map of theirs. One that explains more of the images than the class's map may turn out to replace that, and
+        is not counted; where there are as many classes as were asked for, it does so at once.
 
-        A map from the images of a class becomes a class of its own if its images fit it clearly better than the map of
-        theirs. Only the images that were searched are sorted anew here; all are after the next round.
+        Only the images among which a map was found are sorted anew here; all are after the next round. Those of none go
+        to new maps alone: they were set aside from the others.
         """
         own, refined, added, room = list(state.maps), list(state.refined), [], self._room(state)
         divided: list[int] = []
         several = [k for k, motion in enumerate(state.motion) if motion.components and state.fresh[k]]
-        for k in (*several, *([-1] if number == 1 else [])):
-            if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and room == len(added)):
+        for k in (*several, *([] if state.none_searched else [-1])):
+            if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and not room):
                 continue
-            others = self._others(state, k, number)
-            if not others:
+            state = replace(state, none_searched=state.none_searched or k < 0)
+            others, better = self._others(state, k, number)
+            if not others or not (room or better):
                 continue
             divided.append(k)
-            if room == len(added):
-                own[k], refined[k] = others[0], None
+            if room:
+                added += others[:room]
+                room -= min(room, len(others)) - better
             else:
-                added += others[: int(min(room - len(added), len(others)))]
+                own[k], refined[k] = others[0], None
         if not divided:
             return state
         replaced = refined.count(None)
-        instead = f"; {replaced} of them in place of the map of the class" if replaced else ""
-        gave = number_of(len(added) + replaced, "map")
-        self.session.say(f"the images of single classes, and of none, gave {gave}{instead}")
+        where = " and ".join(
+            [*(["single classes"] if set(divided) - {-1} else []), *(["none"] if -1 in divided else [])]
+        )
+        instead = f", {replaced} in place of the map of a class" if replaced else ""
+        gave = number_of(len(added) + replaced, "new map")
+        self.session.say(f"searched again, the images of {where} gave {gave}{instead}")
         maps = (*own, *added)
         both, rows = [(v, v) for v in (*maps, *state.sinks)], np.flatnonzero(np.isin(state.labels, divided))
         name, sinks = f"sort_split_{number}", len(state.sinks)
         best = self._sorted(both, name, self.start.radius, fine=False, rows=rows, sinks=sinks).shares.best.numpy()
+        new = np.array([*(r is None for r in refined), *(len(added) * [True]), *(sinks * [False])])
         labels = state.labels.copy()
-        labels[rows] = np.where(best < len(maps), best, -1)
+        labels[rows] = np.where((best < len(maps)) & (new[best] | (labels[rows] >= 0)), best, -1)
         labels = _without_small(labels, self.half, self.settings.mixture.fewest)
         return replace(state, maps=maps, labels=labels, settled=False, refined=tuple(refined))
 
-    def _others(self, state: _Sorting, k: int, number: int) -> list[Tensor]:
+    def _others(self, state: _Sorting, k: int, number: int) -> tuple[list[Tensor], bool]:
         """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own map
-        does, or an unknown body; that of the most images first.
+        does, or an unknown body; and whether the first explains more images than the class's own map.
 
-        Of maps from images of none, two may show one molecule: once all images have been sorted, one will be dropped.
+        That of the most images comes first. Maps from images of none that show the molecule of another come last: once
+        all images have been sorted, they will be dropped.
         """
         s, rows, name = self.settings.mixture, state.rows(k), f"split_{number}_{k + 1 if k >= 0 else 'none'}"
         recipe = MixtureRecipe(self.feed.only(rows), s, self.settings.seed, 2, name, one_may_do=True, none_may_do=k < 0)
         result = self.session.run(recipe)
         volumes = list(result.volumes)
+        if not volumes:
+            return [], False
         # by images that are in none of the new maps, whose own noise would make these fit better
         held = rows[recipe.held_out(result.begun)]
         if k < 0:
             radius = self.feed.radius_of(s.body_level)
             found = self._sorted([(v, v) for v in volumes], f"sort_{name}", radius, fine=True, rows=held)
             kept = beyond_unknown(found.evidence, found.generic, s.body_loss)
+            again = needless(found.of(kept).evidence, found.generic, s.split_loss, median=True)
+            twins = {kept[i] for i in again}
         else:
             maps = [(v, v) for v in (state.maps[k], *volumes)]
             found = self._sorted(maps, f"sort_{name}", self.start.radius, fine=True, rows=held)
             new = range(1, len(maps))
             dropped = needless(found.evidence, found.generic, s.split_loss, new, median=True)
-            volumes, kept = [state.maps[k], *volumes], tuple(m for m in new if m not in dropped)
+            volumes, kept, twins = [state.maps[k], *volumes], tuple(m for m in new if m not in dropped), set[int]()
         counts = np.bincount(found.evidence.argmax(1).numpy(), minlength=len(volumes))
-        return [volumes[m] for m in sorted(kept, key=lambda m: -counts[m])]
+        order = sorted(kept, key=lambda m: (m in twins, -counts[m]))
+        return [volumes[m] for m in order], k >= 0 and bool(order) and bool(counts[order[0]] > counts[0])
 
     def _round(self, state: _Sorting, number: int) -> _Sorting:
         """Classes refined, and all images sorted anew."""
@@ -228,11 +244,11 @@ class _Rounds:
         before = np.array([places.get(k, -2) if k >= 0 else -1 for k in state.labels.tolist()])
         either = (labels == -1) | (before == -1)
         changed, aside = ((labels != before)[part].sum() / len(labels) for part in (~either, either))
-        # a map from the images of one class, or of none, is poor until they have been sorted by it
         fresh = {k: state.begun(k) is None for k in refined}
         self.session.say(
             f"round {number}: {number_of(len(_used(labels)), 'class')}; {100 * changed:.1f} % of the images "
-            f"went to another; {100 * (labels < 0).mean():.1f} % belong to none, {100 * aside:.1f} % left or came back"
+            f"went to another; {100 * (labels < 0).mean():.1f} % belong to none, "
+            f"{100 * aside:.1f} % were set aside or taken back"
         )
         box = Band(self.start.radius).box
         return _Sorting(
@@ -241,11 +257,12 @@ class _Rounds:
             labels,
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
-            settled=bool(changed < s.settled and aside < s.settled_none and not (number > 1 and any(fresh.values()))),
+            settled=bool(changed < s.settled and aside < s.settled_none),
             in_sinks=found.of(range(len(left), len(left) + len(sinks))),
             refined=tuple(refined[kept[i]] for i in left),
             motion=tuple(self._motion(refined[kept[i]], f"structures_{number}_{kept[i] + 1}") for i in left),
             fresh=tuple(fresh[kept[i]] for i in left),
+            none_searched=state.none_searched,
         )
 
     def _twins(
@@ -338,10 +355,14 @@ def _without_small(labels: np.ndarray, half: np.ndarray, fewest: int) -> np.ndar
 
 
 def _probability(posterior: Tensor, labels: np.ndarray, count: int) -> Tensor:
-    """Probability of the class that each image is in; of none, what all alternatives to the classes have together."""
+    """Probability of the class that each image is in; of none, what all alternatives to the classes have together.
+
+    It is 1 for an image whose likeliest class was taken from it: it fits that badly, or there is no such class.
+    """
     index = torch.from_numpy(np.maximum(labels, 0))
-    own = posterior.gather(1, index[:, None])[:, 0]
-    return torch.where(torch.from_numpy(labels) >= 0, own, posterior[:, count:].sum(1))
+    own, none = posterior.gather(1, index[:, None])[:, 0], posterior[:, count:].sum(1)
+    none[posterior.argmax(1) < count] = 1.0
+    return torch.where(torch.from_numpy(labels) >= 0, own, none)
 
 
 def _used(labels: np.ndarray) -> list[int]:

@@ -80,7 +80,9 @@ def _divided(
     labels, probability = classes.labels.copy(), classes.probability.clone()
     # after all classes; the number of the class itself is left without images, as are those that do not fit its map
     labels[rows] = np.where(posed.half >= 0, len(classes.maps) + part, -1)
-    probability[torch.from_numpy(rows)] *= weight.amax(1)
+    # as elsewhere, 1 where an image does not fit its class
+    fits = torch.from_numpy(posed.half >= 0)
+    probability[torch.from_numpy(rows)] = torch.where(fits, probability[rows] * weight.amax(1), 1.0)
     return replace(
         classes,
         maps=(*classes.maps, *(rebox(m.combined, box).contiguous() for m in maps)),

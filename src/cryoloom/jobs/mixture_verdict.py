@@ -82,7 +82,7 @@ def mixture_headline(verdict: MixtureVerdict) -> str:
 def mixture_summary(verdict: MixtureVerdict) -> str:
     """The headline without the word for the outcome."""
     if not verdict.classes:
-        return "No class has half maps that agree."
+        return f"No class was found in {verdict.particles:,} particles."
     count, molecules = len(verdict.classes), len({c.molecule for c in verdict.classes})
     said = number_of(molecules, "molecule")
     if count > molecules:
@@ -106,12 +106,13 @@ def mixture_findings(verdict: MixtureVerdict) -> list[tuple[bool | None, str, st
             said += f" Its images vary along {c.components} component{'s' if c.components != 1 else ''}: see {c.name}."
         found.append((c.outcome == "converged", c.name, said))
     found.append(_number(verdict))
-    found.append((verdict.settled, "convergence", _settled(verdict)))
+    if verdict.classes:
+        found.append((verdict.settled, "convergence", _settled(verdict)))
     if verdict.none:
         said = (
-            f"{verdict.none:,} particles ({100 * verdict.none_share:.1f} %) belong to no class (rlnClassNumber 0): an "
-            "unknown body explains them as well as any class does, or a map whose half sets do not agree, or they do "
-            "not fit the map of their class."
+            f"{verdict.none:,} particles ({100 * verdict.none_share:.1f} %) belong to no class (rlnClassNumber 0): a "
+            "featureless body of the same size explains them as well as any class does, or a map whose half sets do "
+            "not agree, or they do not fit the map of their class, or too few images fit it."
         )
         found.append((None, "none", said))
     return found

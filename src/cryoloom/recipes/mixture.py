@@ -153,7 +153,7 @@ class MixtureRecipe:
 
         Args:
             classes: expected number of molecules, None if it is not known; one_may_do, none_may_do: whether there may
-                as well be one, or none: the search ends where no map explains its images better than an unknown body.
+                as well be one, or none: the search ends, without maps, where all of them show junk.
         """
         self.none_may_do = none_may_do
         self.one_may_do = classes is None or one_may_do
@@ -374,8 +374,9 @@ class MixtureRecipe:
     def _level_ended(self, state: MixtureState, level: int) -> tuple[MixtureState, str | None]:
         """Without the maps that explain no images of their own; at the next level, at an end, or begun anew."""
         message = None
-        if self.none_may_do and level == self.settings.shelved_at and not self._molecules(state, level):
-            return replace(state, complete=True), "no map explains its images better than an unknown body does"
+        search_ends = self.none_may_do and level == self.settings.shelved_at
+        if search_ends and not self._beyond_unknown(state, level, self.settings.junk_loss):
+            return replace(state, classes=(), complete=True), "no map explains images better than an unknown body"
         if self.settings.least_loss[level] > 0:
             state = self._without_needless(state, level)
         if level == self.settings.shelved_at + 1:
@@ -399,12 +400,12 @@ class MixtureRecipe:
         most = state.begun - max(self.settings.least_surplus, round(state.begun * self.settings.spare))
         if len(state.classes) <= most or state.begun >= self.settings.most:
             return True
-        return self._molecules(state, level) <= most
+        return self._beyond_unknown(state, level, self.settings.body_loss) <= most
 
-    def _molecules(self, state: MixtureState, level: int) -> int:
-        """Number of maps that explain their images better than an unknown body does."""
+    def _beyond_unknown(self, state: MixtureState, level: int, least: float) -> int:
+        """Number of maps whose images lose more than the share `least` of their evidence to an unknown body."""
         matched = self._judged(state, level)
-        return len(beyond_unknown(matched.evidence, matched.generic, self.settings.body_loss))
+        return len(beyond_unknown(matched.evidence, matched.generic, least))
 
     def _one_left(self, state: MixtureState) -> MixtureState:
         """One map, where all show the same already: a single molecule need not be matched with many maps."""
@@ -458,9 +459,9 @@ class MixtureRecipe:
         return costs
 
     def result(self, state: MixtureState) -> MixtureResult:
-        """The maps, the one with the largest share first."""
+        """The maps, the one with the largest share first; none where a search that may find nothing found nothing."""
         # at the end of a level the statistics are those of the next one's radius already
-        radius = Band.of_box(state.classes[0].first.side // 2).radius
+        radius = Band.of_box(state.classes[0].first.side // 2).radius if state.classes else self.radius(0)
         ordered = sorted(state.classes, key=lambda c: -c.share)
         volumes = tuple(running_map(c.first, c.second, radius, self.feed.mask(Band(radius).box))[0] for c in ordered)
         shares = tuple(c.share for c in ordered)

@@ -86,6 +86,9 @@ class MixtureSettings:
     """Share of their log evidence, up to `body_level`, that the images of a map lose to an unknown body if it shows a
     molecule: 0.26 to 0.8 for twelve molecules, -0.15 to 0.05 for maps of junk, 0.12 for one half of which was junk."""
 
+    junk_loss: float = 0.08
+    """A search among images of no class ends early where all of its maps lose less than this."""
+
     coarse_level: float = 6.0
     """Radius of the coarse match of sorting on the fine grid, in the unit of `levels`."""
 
