@@ -171,7 +171,7 @@ class _Rounds:
         both, rows = [(v, v) for v in (*maps, *state.sinks)], np.flatnonzero(np.isin(state.labels, divided))
         name, sinks = f"sort_split_{number}", len(state.sinks)
         best = self._sorted(both, name, self.start.radius, fine=False, rows=rows, sinks=sinks).shares.best.numpy()
-        new = np.array([*(r is None for r in refined), *(len(added) * [True]), *(sinks * [False])])
+        new = np.array([*(r is None for r in refined), *(len(added) * [True]), *((sinks + 1) * [False])])
         labels = state.labels.copy()
         labels[rows] = np.where((best < len(maps)) & (new[best] | (labels[rows] >= 0)), best, -1)
         labels = _without_small(labels, self.half, self.settings.mixture.fewest)
