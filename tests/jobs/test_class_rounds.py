@@ -127,22 +127,24 @@ def test_no_more_maps_are_added_than_were_asked_for():
     assert numbers(job._split(two_classes(), 1).maps) == [0, 1, 2, 4]
 
 
-@pytest.mark.parametrize(
-    ("fresh", "none_searched", "searched"),
-    [
-        ((True, True), False, [0, -1]),
-        ((True, True), True, [0]),
-        ((False, True), True, []),
-        ((False, False), False, [-1]),
-    ],
-)
-def test_a_class_is_searched_once_with_its_map_and_images_of_none_once(fresh, none_searched, searched):
+@pytest.mark.parametrize(("fresh", "searched"), [((True, True), [0, -1]), ((False, True), [-1])])
+def test_a_class_is_searched_once_with_its_map(fresh, searched):
     job = rounds("auto", {})
-    state = job._split(two_classes(fresh=fresh, none_searched=none_searched), 1)
+    job._split(two_classes(fresh=fresh), 1)
     assert job.searched == searched
-    assert state.none_searched
-    assert job._split(replace(state, fresh=(True, False)), 2).none_searched
-    assert job.searched == [*searched, 0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "others", "again"), [("auto", 9, False), ("auto", 10, True), (3, 0, True), (2, 9, False)]
+)
+def test_images_of_none_are_searched_again_where_there_are_others_or_classes_are_missing(classes, others, again):
+    job = rounds(classes, {})
+    state = job._split(two_classes(fresh=(False, False)), 1)
+    assert job.searched == ([] if classes == 2 else [-1])
+    labels = state.labels.copy()
+    labels[10 : 10 + others] = -1
+    job._split(replace(state, labels=labels), 2)
+    assert job.searched[1:] == ([-1] if again else [])
 
 
 def test_images_of_none_are_searched_once_there_is_room_for_a_class():

@@ -48,8 +48,8 @@ class _Sorting:
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
         settled: whether hardly any image changed its class; refined: each class as last refined, None (or nothing)
             where its map is a new one; motion: what a linear family says of its images.
-        fresh: whether the last round was the first of each class's map; none_searched: whether molecules were sought
-            among the images of none.
+        fresh: whether the last round was the first of each class's map; searched: images of none among which molecules
+            were sought, bool [N], None before that.
     """
 
     maps: tuple[Tensor, ...]
@@ -62,7 +62,7 @@ class _Sorting:
     refined: tuple[RefinedClass | None, ...] = ()
     motion: tuple[Structures, ...] = ()
     fresh: tuple[bool, ...] = ()
-    none_searched: bool = False
+    searched: np.ndarray | None = None
 
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
@@ -130,9 +130,16 @@ class _Rounds:
         requested, most = self.settings.classes, self.settings.mixture.most
         return max(0, (requested if isinstance(requested, int) else most) - len(_used(state.labels)))
 
+    def _none_is_due(self, state: _Sorting, room: int) -> bool:
+        """Whether molecules are sought among the images of none, with room for `room` more classes."""
+        if state.searched is None or not room:
+            return room > 0
+        others = ((state.labels < 0) & ~state.searched).sum()
+        return isinstance(self.settings.classes, int) or bool(others >= self.settings.mixture.least_split)
+
     def _split(self, state: _Sorting, number: int) -> _Sorting:
         """Molecules are sought among the images of each class that one structure does not explain, as they were among
-        all images; once, also among those of no class.
+        all images; also among those of no class, again where there are others or classes are missing.
 
         A class may show two molecules, or its first map may be wrong: each is searched once, after the first round with
         its map. A map from the images of a class becomes a class of its own if its images fit it clearly better than
@@ -145,10 +152,11 @@ class _Rounds:
         own, refined, added, room = list(state.maps), list(state.refined), [], self._room(state)
         divided: list[int] = []
         several = [k for k, motion in enumerate(state.motion) if motion.components and state.fresh[k]]
-        for k in (*several, *([] if state.none_searched else [-1])):
-            if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and not room):
+        for k in (*several, -1):
+            if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and not self._none_is_due(state, room)):
                 continue
-            state = replace(state, none_searched=state.none_searched or k < 0)
+            if k < 0:
+                state = replace(state, searched=state.labels < 0)
             others, better = self._others(state, k, number)
             if not others or not (room or better):
                 continue
@@ -262,7 +270,7 @@ class _Rounds:
             refined=tuple(refined[kept[i]] for i in left),
             motion=tuple(self._motion(refined[kept[i]], f"structures_{number}_{kept[i] + 1}") for i in left),
             fresh=tuple(fresh[kept[i]] for i in left),
-            none_searched=state.none_searched,
+            searched=state.searched,
         )
 
     def _twins(
