@@ -132,10 +132,12 @@ class _Rounds:
 
     def _none_is_due(self, state: _Sorting, room: int) -> bool:
         """Whether molecules are sought among the images of none, with room for `room` more classes."""
-        if state.searched is None or not room:
-            return room > 0
+        if not room:
+            return False
+        if state.searched is None or isinstance(self.settings.classes, int):
+            return True
         others = ((state.labels < 0) & ~state.searched).sum()
-        return isinstance(self.settings.classes, int) or bool(others >= self.settings.mixture.least_split)
+        return bool(others >= self.settings.mixture.least_split)
 
     def _split(self, state: _Sorting, number: int) -> _Sorting:
         """Molecules are sought among the images of each class that one structure does not explain, as they were among
@@ -169,12 +171,10 @@ class _Rounds:
         if not divided:
             return state
         replaced = refined.count(None)
-        where = " and ".join(
-            [*(["single classes"] if set(divided) - {-1} else []), *(["none"] if -1 in divided else [])]
-        )
+        where = " and ".join(dict.fromkeys("single classes" if k >= 0 else "no class" for k in divided))
         instead = f", {replaced} in place of the map of a class" if replaced else ""
         gave = number_of(len(added) + replaced, "new map")
-        self.session.say(f"searched again, the images of {where} gave {gave}{instead}")
+        self.session.say(f"searching the images of {where} again gave {gave}{instead}")
         maps = (*own, *added)
         both, rows = [(v, v) for v in (*maps, *state.sinks)], np.flatnonzero(np.isin(state.labels, divided))
         name, sinks = f"sort_split_{number}", len(state.sinks)

@@ -110,9 +110,9 @@ def mixture_findings(verdict: MixtureVerdict) -> list[tuple[bool | None, str, st
         found.append((verdict.settled, "convergence", _settled(verdict)))
     if verdict.none:
         said = (
-            f"{verdict.none:,} particles ({100 * verdict.none_share:.1f} %) belong to no class (rlnClassNumber 0): a "
-            "featureless body of the same size explains them as well as any class does, or a map whose half sets do "
-            "not agree, or they do not fit the map of their class, or too few images fit it."
+            f"{verdict.none:,} particles ({100 * verdict.none_share:.1f} %) belong to no class (rlnClassNumber 0): an "
+            "unknown body of the same size explains them as well as any class does, or a map whose half sets do not "
+            "agree, or they do not fit the map of their class, or too few images fit it."
         )
         found.append((None, "none", said))
     return found

@@ -374,11 +374,13 @@ class MixtureRecipe:
     def _level_ended(self, state: MixtureState, level: int) -> tuple[MixtureState, str | None]:
         """Without the maps that explain no images of their own; at the next level, at an end, or begun anew."""
         message = None
-        search_ends = self.none_may_do and level == self.settings.shelved_at
-        if search_ends and not self._beyond_unknown(state, level, self.settings.junk_loss):
-            return replace(state, classes=(), complete=True), "no map explains images better than an unknown body"
-        if self.settings.least_loss[level] > 0:
-            state = self._without_needless(state, level)
+        may_end, may_drop = self.none_may_do and level == self.settings.shelved_at, self.settings.least_loss[level] > 0
+        if may_end or may_drop:
+            matched = self._judged(state, level)
+            if may_end and not beyond_unknown(matched.evidence, matched.generic, self.settings.junk_loss):
+                return replace(state, classes=(), complete=True), "no map explains images better than an unknown body"
+            if may_drop:
+                state = self._without_needless(state, matched, level)
         if level == self.settings.shelved_at + 1:
             state = self._reinstated(state, level)
             message = f"{len(state.classes)} of {state.begun} maps explain images that no other map explains"
@@ -400,12 +402,8 @@ class MixtureRecipe:
         most = state.begun - max(self.settings.least_surplus, round(state.begun * self.settings.spare))
         if len(state.classes) <= most or state.begun >= self.settings.most:
             return True
-        return self._beyond_unknown(state, level, self.settings.body_loss) <= most
-
-    def _beyond_unknown(self, state: MixtureState, level: int, least: float) -> int:
-        """Number of maps whose images lose more than the share `least` of their evidence to an unknown body."""
         matched = self._judged(state, level)
-        return len(beyond_unknown(matched.evidence, matched.generic, least))
+        return len(beyond_unknown(matched.evidence, matched.generic, self.settings.body_loss)) <= most
 
     def _one_left(self, state: MixtureState) -> MixtureState:
         """One map, where all show the same already: a single molecule need not be matched with many maps."""
@@ -415,8 +413,7 @@ class MixtureRecipe:
             return state
         return replace(state, classes=_normalised([c for k, c in enumerate(state.classes) if k not in dropped]))
 
-    def _without_needless(self, state: MixtureState, level: int) -> MixtureState:
-        matched = self._judged(state, level)
+    def _without_needless(self, state: MixtureState, matched: _Matched, level: int) -> MixtureState:
         dropped = needless(matched.evidence, matched.generic, self.settings.least_loss[level])
         left = [c for k, c in enumerate(state.classes) if k not in dropped]
         shelved = [state.classes[k] for k in dropped] if level == self.settings.shelved_at else []
