@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -72,6 +73,7 @@ def two_classes(**changes: Any) -> _Sorting:
         (a_map(0), a_map(1)),
         (),
         labels,
+        np.zeros(N, bool),
         sorted_among(2, np.arange(N)),
         (),
         settled=True,
@@ -80,6 +82,11 @@ def two_classes(**changes: Any) -> _Sorting:
         fresh=(True, True),
     )
     return replace(state, **changes)
+
+
+def settled_classes() -> _Sorting:
+    """Each shows one structure."""
+    return two_classes(motion=(Structures(0, 0.0), Structures(0, 0.0)))
 
 
 def numbers(maps: tuple[torch.Tensor, ...]) -> list[int]:
@@ -127,11 +134,34 @@ def test_no_more_maps_are_added_than_were_asked_for():
     assert numbers(job._split(two_classes(), 1).maps) == [0, 1, 2, 4]
 
 
-@pytest.mark.parametrize(("fresh", "searched"), [((True, True), [0, -1]), ((False, True), [-1])])
-def test_a_class_is_searched_once_with_its_map(fresh, searched):
+@pytest.mark.parametrize(("others", "again"), [(0, False), (1, False), (2, True)])
+def test_a_class_is_searched_again_where_many_of_its_images_are_others(others, again):
     job = rounds("auto", {})
-    job._split(two_classes(fresh=fresh), 1)
-    assert job.searched == searched
+    state = job._split(two_classes(), 1)
+    assert job.searched == [0, -1]
+    searched = state.searched.copy()
+    searched[state.rows(0)[:others]] = False  # of 15
+    job._split(replace(state, searched=searched), 2)
+    assert job.searched[2:] == ([0] if again else [])
+
+
+def test_a_class_whose_map_is_another_is_searched_again():
+    job = rounds(2, {0: [a_map(2)]})
+    state = job._split(two_classes(), 1)
+    job._split(state, 2)
+    assert job.searched == [0, 0]
+
+
+def test_images_are_compared_no_more_with_classes_that_were_much_less_likely():
+    job = rounds("auto", {})
+    state = two_classes()
+    kept_all = cast(RefinedClass, SimpleNamespace(others=lambda _: 0.0))
+    others = cast(RefinedClass, SimpleNamespace(others=lambda _: 0.5))
+    unlikely = job._unlikely(replace(state, refined=(kept_all, kept_all)), (0, 1), 1)
+    assert np.array_equal(unlikely.numpy(), np.stack([np.arange(N) % 2 == 1, np.arange(N) % 2 == 0, np.zeros(N)], 1))
+    # a map of other images, or a new one, may have come to fit
+    for second in (others, None):
+        assert not job._unlikely(replace(state, refined=(kept_all, second)), (0, 1), 1).any()
 
 
 @pytest.mark.parametrize(
@@ -139,17 +169,18 @@ def test_a_class_is_searched_once_with_its_map(fresh, searched):
 )
 def test_images_of_none_are_searched_again_where_there_are_others_or_classes_are_missing(classes, others, again):
     job = rounds(classes, {})
-    state = job._split(two_classes(fresh=(False, False)), 1)
+    state = job._split(settled_classes(), 1)
     assert job.searched == ([] if classes == 2 else [-1])
-    labels = state.labels.copy()
+    labels, searched = state.labels.copy(), state.searched.copy()
     labels[10 : 10 + others] = -1
-    job._split(replace(state, labels=labels), 2)
+    searched[10 : 10 + others] = False
+    job._split(replace(state, labels=labels, searched=searched), 2)
     assert job.searched[1:] == ([-1] if again else [])
 
 
 def test_images_of_none_are_searched_once_there_is_room_for_a_class():
     job = rounds(2, {-1: [a_map(4)]})
-    state = job._split(two_classes(fresh=(False, False)), 1)
+    state = job._split(settled_classes(), 1)
     assert job.searched == []
     labels = np.where(state.labels == 1, -1, state.labels)
     assert numbers(job._split(replace(state, labels=labels), 2).maps) == [0, 1, 4]
@@ -169,8 +200,8 @@ def test_a_map_that_may_replace_that_of_its_class_takes_no_room():
         ([True, False, True], (), [1]),
         ([False, True, True], (), [1, 2]),
         ([True, True, True], (1,), [1, 2, 3]),  # images are sorted twice by a new map
-        ([True, True, True], (1, 2), [1, 2, 3]),
-        ([False, False, False], (), [1, 2, 3]),
+        ([True, True, True, True], (1, 2), [1, 2, 3, 4]),
+        ([False, False, False, False, False, True], (), [1, 2, 3, 4, 5, 6]),
     ],
 )
 def test_rounds_end_when_classes_are_settled_and_no_map_is_new(monkeypatch, rounds_of, divided, expected):

@@ -381,3 +381,11 @@ def test_a_map_with_a_symmetry_that_was_not_stated_is_as_good_as_any():
     assert "Converged" in said
     assert "up to C7" in said
     assert "--symmetry C7" in said
+
+
+@pytest.mark.parametrize(("changed", "outcome"), [(0.02, "converged"), (0.2, "uncertain")])
+def test_a_class_whose_images_still_change_is_not_called_converged(changed, outcome):
+    verdict = judge(replace(RIBOSOME, changed=changed))
+    assert verdict.outcome == outcome
+    said = [describe(f, verdict) for f in verdict.findings if f.name == "convergence"]
+    assert ("20 % of the images" in said[0]) == (outcome == "uncertain")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.mixtures.shares import ClassShares, beyond_unknown, needless
-from cryoloom.jobs.classes import Classes, RefinedClass, class_start
+from cryoloom.jobs.classes import FEW_OTHERS, Classes, RefinedClass, class_start
 from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.jobs.structures import Structures, structures
 from cryoloom.jobs.verdict_text import number_of
@@ -48,13 +48,15 @@ class _Sorting:
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
         settled: whether hardly any image changed its class; refined: each class as last refined, None (or nothing)
             where its map is a new one; motion: what a linear family says of its images.
-        fresh: whether the last round was the first of each class's map; searched: images of none among which molecules
-            were sought, bool [N], None before that.
+        fresh: whether the last round was the first of each class's map.
+        searched: whether molecules were sought among the images of the class, or of none, that each image is in while
+            it was in it, bool [N].
     """
 
     maps: tuple[Tensor, ...]
     sinks: tuple[Tensor, ...]
     labels: np.ndarray
+    searched: np.ndarray
     found: Sorted
     rejected: tuple[int, ...]
     settled: bool
@@ -62,7 +64,6 @@ class _Sorting:
     refined: tuple[RefinedClass | None, ...] = ()
     motion: tuple[Structures, ...] = ()
     fresh: tuple[bool, ...] = ()
-    searched: np.ndarray | None = None
 
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
@@ -87,7 +88,8 @@ class _Rounds:
         """The classes after the last round."""
         s, first = self.settings.mixture, self.start.volumes
         found = self._sorted([(v, v) for v in first], "sort_0", self.start.radius, fine=False)
-        state = _Sorting(first, (), _labels(found.shares, len(first), s.fewest), found, (), settled=False)
+        labels = _labels(found.shares, len(first), s.fewest)
+        state = _Sorting(first, (), labels, np.zeros(len(labels), bool), found, (), settled=False)
         for number in range(1, s.rounds + 1):
             if not _used(state.labels):
                 return self._nothing(state)
@@ -130,35 +132,34 @@ class _Rounds:
         requested, most = self.settings.classes, self.settings.mixture.most
         return max(0, (requested if isinstance(requested, int) else most) - len(_used(state.labels)))
 
-    def _none_is_due(self, state: _Sorting, room: int) -> bool:
-        """Whether molecules are sought among the images of none, with room for `room` more classes."""
-        if not room:
+    def _is_due(self, state: _Sorting, k: int, room: int) -> bool:
+        """Whether molecules are sought among the images of class k, -1 for none, with room for `room` more classes."""
+        s, others = self.settings.mixture, ~state.searched[state.rows(k)]
+        if len(others) < s.least_split:
             return False
-        if state.searched is None or isinstance(self.settings.classes, int):
-            return True
-        others = ((state.labels < 0) & ~state.searched).sum()
-        return bool(others >= self.settings.mixture.least_split)
+        if k >= 0:
+            return bool(state.motion[k].components) and bool(others.mean() > s.searched_again)
+        return bool(room) and (isinstance(self.settings.classes, int) or bool(others.sum() >= s.least_split))
 
     def _split(self, state: _Sorting, number: int) -> _Sorting:
         """Molecules are sought among the images of each class that one structure does not explain, as they were among
         all images; also among those of no class, again where there are others or classes are missing.
 
-        A class may show two molecules, or its first map may be wrong: each is searched once, after the first round with
-        its map. A map from the images of a class becomes a class of its own if its images fit it clearly better than
-        the map of theirs. One that explains more of the images than the class's map may turn out to replace that, and
-        is not counted; where there are as many classes as were asked for, it does so at once.
+        A class may show two molecules, or its first map may be wrong: each is searched after the first round with its
+        map, and again where many of its images have become others since. A map from the images of a class becomes a
+        class of its own if its images fit it clearly better than the map of theirs. One that explains more of the
+        images than the class's map may turn out to replace that, and is not counted; where there are as many classes as
+        were asked for, it does so at once.
 
         Only the images among which a map was found are sorted anew here; all are after the next round. Those of none go
         to new maps alone: they were set aside from the others.
         """
         own, refined, added, room = list(state.maps), list(state.refined), [], self._room(state)
-        divided: list[int] = []
-        several = [k for k, motion in enumerate(state.motion) if motion.components and state.fresh[k]]
-        for k in (*several, -1):
-            if len(state.rows(k)) < self.settings.mixture.least_split or (k < 0 and not self._none_is_due(state, room)):
+        divided, searched = list[int](), state.searched.copy()
+        for k in (*range(len(state.motion)), -1):
+            if not self._is_due(state, k, room):
                 continue
-            if k < 0:
-                state = replace(state, searched=state.labels < 0)
+            searched[state.rows(k)] = True
             others, better = self._others(state, k, number)
             if not others or not (room or better):
                 continue
@@ -168,8 +169,9 @@ class _Rounds:
                 room -= min(room, len(others)) - better
             else:
                 own[k], refined[k] = others[0], None
+                searched[state.rows(k)] = False
         if not divided:
-            return state
+            return replace(state, searched=searched)
         replaced = refined.count(None)
         where = " and ".join(dict.fromkeys("single classes" if k >= 0 else "no class" for k in divided))
         instead = f", {replaced} in place of the map of a class" if replaced else ""
@@ -183,7 +185,8 @@ class _Rounds:
         labels = state.labels.copy()
         labels[rows] = np.where((best < len(maps)) & (new[best] | (labels[rows] >= 0)), best, -1)
         labels = _without_small(labels, self.half, self.settings.mixture.fewest)
-        return replace(state, maps=maps, labels=labels, settled=False, refined=tuple(refined))
+        searched &= labels == state.labels
+        return replace(state, maps=maps, labels=labels, searched=searched, settled=False, refined=tuple(refined))
 
     def _others(self, state: _Sorting, k: int, number: int) -> tuple[list[Tensor], bool]:
         """Maps of the images of class k (-1 for none) that explain some of them clearly better than the class's own map
@@ -229,6 +232,7 @@ class _Rounds:
         radius = min(self.feed.radius_of(s.fine_level), max([round(r.state.shell) for r in refined.values()]))
         radius = max(radius, self.start.radius)
         known = [KnownPoses(refined[k].rows, refined[k].state.poses) for k in kept]
+        unlikely = self._unlikely(state, kept, len(sinks))
         found = self._sorted(
             [*halves, *((v, v) for v in sinks)],
             f"sort_{number}",
@@ -237,8 +241,9 @@ class _Rounds:
             known=known,
             sinks=len(sinks),
             before=state.in_sinks,
+            unlikely=unlikely,
         )
-        dropped = self._twins([*halves, *((v, v) for v in sinks)], kept, state, number, radius)
+        dropped = self._twins([*halves, *((v, v) for v in sinks)], kept, state, number, radius, unlikely)
         left = [i for i in range(len(kept)) if i not in dropped]
         found = found.of([*left, *range(len(kept), len(kept) + len(sinks))])
         places = {kept[i]: place for place, i in enumerate(left)}
@@ -263,6 +268,7 @@ class _Rounds:
             tuple(rebox(0.5 * (halves[i][0] + halves[i][1]), box).contiguous() for i in left),
             sinks,
             labels,
+            state.searched & (labels == before),
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
             settled=bool(changed < s.settled and aside < s.settled_none),
@@ -270,11 +276,29 @@ class _Rounds:
             refined=tuple(refined[kept[i]] for i in left),
             motion=tuple(self._motion(refined[kept[i]], f"structures_{number}_{kept[i] + 1}") for i in left),
             fresh=tuple(fresh[kept[i]] for i in left),
-            searched=state.searched,
         )
 
+    def _unlikely(self, state: _Sorting, kept: Sequence[int], sinks: int) -> Tensor:
+        """Classes, of those that are kept and then the sinks, that the last round found to be unlikely for an image,
+        bool [N, K]: much less likely than another one, where both are refined on nearly the same images since."""
+        out = torch.zeros(len(state.labels), len(kept) + sinks, dtype=torch.bool)
+        before = ((i, k, state.begun(k)) for i, k in enumerate(kept))
+        same = [(i, k) for i, k, b in before if b is not None and b.others(state.rows(k)) <= FEW_OTHERS]
+        if same:
+            places, columns = ([pair[side] for pair in same] for side in (0, 1))
+            found = state.found.evidence[:, columns]
+            best = found.amax(1, keepdim=True)
+            out[:, places] = torch.isfinite(best) & (found < best - self.settings.mixture.unlikely_nats)
+        return out
+
     def _twins(
-        self, maps: Sequence[tuple[Tensor, Tensor]], kept: Sequence[int], state: _Sorting, number: int, radius: int
+        self,
+        maps: Sequence[tuple[Tensor, Tensor]],
+        kept: Sequence[int],
+        state: _Sorting,
+        number: int,
+        radius: int,
+        unlikely: Tensor,
     ) -> tuple[int, ...]:
         """Those of the first maps, which are those of the classes `kept`, whose images another explains nearly as well.
 
@@ -286,7 +310,9 @@ class _Rounds:
         if len(kept) < 2:
             return ()
         rows = np.sort(np.concatenate(judges))
-        found = self._sorted(maps, f"twins_{number}", radius, fine=True, rows=rows, half=1 - self.half)
+        found = self._sorted(
+            maps, f"twins_{number}", radius, fine=True, rows=rows, half=1 - self.half, unlikely=unlikely[rows]
+        )
         places = {k: i for i, k in enumerate(kept)}
         members = torch.tensor([places[k] for k in state.labels[rows].tolist()])
         among = range(len(kept))
@@ -311,6 +337,7 @@ class _Rounds:
         known: Sequence[KnownPoses] = (),
         sinks: int = 0,
         before: Sorted | None = None,
+        unlikely: Tensor | None = None,
     ) -> Sorted:
         """The evidence of all images, or of some; half: [N], whose maps images are compared with, own if left out."""
         half = self.half if half is None else half
@@ -327,6 +354,7 @@ class _Rounds:
             known=known,
             sinks=sinks,
             before=before,
+            unlikely=unlikely,
         )
         return self.session.run(recipe)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.mixture_verdict import ClassVerdict
 from cryoloom.jobs.reconstruct import Reconstruction, conclude, confirmed, find_start, folder_of
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
-from cryoloom.jobs.structures import structures
-from cryoloom.jobs.verdict import Verdict, with_conformations
+from cryoloom.jobs.structures import Structures, structures
+from cryoloom.jobs.verdict import Verdict, judge, with_conformations
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.preprocess import seen_diameter
 from cryoloom.recipes.mixture import MixtureResult
@@ -31,6 +31,20 @@ from cryoloom.runs.session import Session
 
 SURE = 0.9  # share of the images with a certain pose from which on a class is refined once; most classes have 0.99
 SMALLER = 0.9  # of the particle diameter of all images: a class's own one below it is used
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorting:
+    """What the rounds say of a class.
+
+    Attributes:
+        motion: components around its map; changed: see `Evidence.changed`.
+        alone: whether it has a frame of its own, so that its map may be sought anew.
+    """
+
+    motion: Structures
+    changed: float | None
+    alone: bool
 
 
 def class_cost(settings: ReconstructSettings, feed: ImageFeed, classes: Classes, index: int, session: Session) -> float:
@@ -73,7 +87,8 @@ def class_run(
             recipe = class_recipe(settings, feed, classes, half, found, index)
             # given maps, and the parts of a molecule that was divided, have a frame in common
             alone = not settings.classes_from and classes.molecules.count(classes.molecules[index]) == 1
-            folder.finish(_concluded(base, moving, recipe.start, inner.run(recipe), inner, alone=alone))
+            sorting = _Sorting(classes.motion[index], classes.changed(index), alone)
+            folder.finish(_concluded(base, moving, recipe.start, inner.run(recipe), inner, sorting))
     verdict = FinishedRun(path).verdict
     assert verdict is not None
     return ClassVerdict(
@@ -93,25 +108,35 @@ def _concluded(
     start: PoseStart,
     refined: RefineResult,
     session: Session,
-    *,
-    alone: bool,
+    sorting: _Sorting,
 ) -> Verdict:
     """Maps and verdict of a class; where its images show several conformations, these too.
 
-    Args:
-        alone: whether the class has a frame of its own, so that its map may be sought anew.
+    Components around the map of a moving class say nothing against it, unless poses are uncertain or the components are
+    not confirmed: then there may be another molecule among its images.
     """
+    tested = structures(refined.posed, "C1", base.seed, session) if moving is None else None
+    done = conclude(base, start, refined, session, tested)
+    if sorting.alone and not _sure(done.verdict):
+        done = _again(base, done, session, one_structure=moving is None)
     if moving is None:
-        tested = structures(refined.posed, "C1", base.seed, session)
-        done = conclude(base, start, refined, session, tested)
-        certain = done.verdict.evidence.certain
-        return _again(base, done, session) if alone and certain is not None and certain < SURE else done.verdict
-    consensus, found = find_conformations(moving, base, conclude(base, start, refined, session), session)
-    return with_conformations(consensus.verdict, counted(found))
+        verdict = confirmed(done, base, session)
+        return judge(replace(verdict.evidence, changed=sorting.changed))
+    consensus, conformations = find_conformations(moving, base, done, session)
+    verdict, found = confirmed(consensus, base, session), counted(conformations)
+    e = replace(verdict.evidence, changed=sorting.changed)
+    if not (found.components and _sure(verdict)):
+        e = replace(e, components=sorting.motion.components, component_gain=sorting.motion.gain_nats)
+    return with_conformations(judge(e), found)
 
 
-def _again(base: ReconstructSettings, done: Reconstruction, session: Session) -> Verdict:
-    """The verdict on a class, from ab initio reconstruction of its images alone if they fit that better.
+def _sure(verdict: Verdict) -> bool:
+    certain = verdict.evidence.certain
+    return certain is None or certain >= SURE
+
+
+def _again(base: ReconstructSettings, done: Reconstruction, session: Session, *, one_structure: bool) -> Reconstruction:
+    """A class from ab initio reconstruction of its images alone if they fit that better; the same otherwise.
 
     The first map of a small molecule among large ones is poor, and the diameter of the largest is too wide for it. Of
     the images of haemoglobin at SNR 0.03 in a set of eight molecules, 0.28 had the right pose after refinement, also
@@ -129,9 +154,9 @@ def _again(base: ReconstructSettings, done: Reconstruction, session: Session) ->
     session.say(f"ab initio map {'kept' if new > old else 'not kept'}: {new:.1f} nats per image, {old:.1f} before")
     if not new > old:
         layout.ABINIT_MAP.path(folder_of(session)).unlink(missing_ok=True)
-        return done.verdict
-    tested = structures(better.posed, "C1", base.seed, session, "structures_again")
-    return confirmed(conclude(alone, start, better, session, tested), alone, session)
+        return done
+    tested = structures(better.posed, "C1", base.seed, session, "structures_again") if one_structure else None
+    return conclude(alone, start, better, session, tested)
 
 
 def _within_its_diameter(feed: ImageFeed, settings: ReconstructSettings) -> ImageFeed:

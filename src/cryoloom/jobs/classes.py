@@ -42,6 +42,11 @@ class RefinedClass:
         s = self.state
         return PosedImages(feed.only(self.rows), s.posterior, s.half, s.noise, s.sigma_angstrom)
 
+    def others(self, rows: np.ndarray) -> float:
+        """Share of the images, of `rows` or of those that were refined if these are more, that only one of both has."""
+        shared = len(np.intersect1d(rows, self.rows, assume_unique=True))
+        return 1 - shared / max(len(rows), len(self.rows))
+
     def begun(self, rows: np.ndarray, half: np.ndarray) -> RefineState | None:
         """The state from which refinement of the images `rows` goes on; None where it must begin anew.
 
@@ -51,9 +56,9 @@ class RefinedClass:
         Args:
             half: [N], half sets of all images.
         """
-        shared = np.intersect1d(rows, self.rows, assume_unique=True)
-        if self.state.without or len(shared) < (1 - FEW_OTHERS) * max(len(rows), len(self.rows)):
+        if self.state.without or self.others(rows) > FEW_OTHERS:
             return None
+        shared = np.intersect1d(rows, self.rows, assume_unique=True)
         s, n = self.state, len(rows)
         old, new = (torch.from_numpy(np.searchsorted(all_rows, shared)) for all_rows in (self.rows, rows))
 
@@ -105,6 +110,11 @@ class Classes:
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
         return np.flatnonzero(self.labels == index)
+
+    def changed(self, index: int) -> float | None:
+        """Share of the images of a class that came into it or left it in the last round; None where they had none."""
+        refined = self.refined[index]
+        return None if refined is None else refined.others(self.rows(index))
 
     def ordered(self) -> Classes:
         """The classes that have images, the largest first."""

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cryoloom.inference.conformations.evidence import ConformationEvidence
-from cryoloom.jobs.verdict import MISSING, MUCH_MISSING, SYMMETRIC, Evidence, Finding, FindingName, Outcome, Verdict
+from cryoloom.jobs.verdict import (
+    CHANGED,
+    MISSING,
+    MUCH_MISSING,
+    SYMMETRIC,
+    Evidence,
+    Finding,
+    FindingName,
+    Outcome,
+    Verdict,
+)
 from cryoloom.physics.rotations import axis_order, is_polyhedral
 
 WORDS: dict[Outcome, str] = {
@@ -212,11 +222,17 @@ def _one_structure(e: Evidence) -> str:
 
 
 def _convergence(e: Evidence) -> str:
+    changing = ""
+    if e.changed is not None and e.changed > CHANGED:
+        changing = (
+            f" {_percent(e.changed)} of the images came into this class or left it in the last round of sorting: it "
+            "may still hold images of other molecules."
+        )
     if e.settled is None:
-        return "Not applicable: the poses were used as they are, without refinement."
+        return f"Not applicable: the poses were used as they are, without refinement.{changing}"
     if e.settled:
-        return "Refinement ended when it brought no further improvement."
-    return "Refinement ended before it had converged."
+        return f"Refinement ended when it brought no further improvement.{changing}"
+    return f"Refinement ended before it had converged.{changing}"
 
 
 def _views(e: Evidence) -> str:

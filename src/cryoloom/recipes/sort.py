@@ -119,6 +119,7 @@ class SortRecipe:
         known: Sequence[KnownPoses] = (),
         sinks: int = 0,
         before: Sorted | None = None,
+        unlikely: Tensor | None = None,
     ) -> None:
         """Sort all images of `feed`.
 
@@ -130,12 +131,14 @@ class SortRecipe:
             sinks: how many of the maps, the last ones, show no molecule. Images that are likelier to be an unknown body
                 than to belong to a class by `CLEAR_NATS` are not compared with these.
             before: what was found for the first of these; it is used if the radius was the same.
+            unlikely: bool [N, K], maps that an image is not compared with, except those in which its pose is known.
         """
         self.classes = len(maps) - sinks
         self.before = before if before is not None and before.radius == radius else None
         found = 0 if self.before is None else self.before.low.shape[1]
         self.done = range(self.classes, self.classes + found)  # maps of which the evidence is known
         self.known = dict(enumerate(known)) if fine else {}
+        self.unlikely = unlikely
         self.feed, self.settings, self.maps, self.half = feed, settings, maps, half
         self.noise, self.sigma, self.name, self.radius, self.fine = noise, sigma_angstrom, name, radius, fine
         self.low_radius = min(radius, feed.radius_of(settings.levels[settings.pruned_from - 1]))
@@ -190,6 +193,8 @@ class SortRecipe:
     def _class(self, state: SortState, k: int) -> SortState:
         evidence = state.evidence.clone()
         likely = (state.low[:, k] >= state.low.amax(1) - self.settings.window_nats).numpy()
+        if self.unlikely is not None:
+            likely &= ~self.unlikely[:, k].numpy()
         if 0 < self.classes <= k:
             best = state.evidence[:, : self.classes].amax(1)
             likely &= (best + CLEAR_NATS > state.generic).numpy()

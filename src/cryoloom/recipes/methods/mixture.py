@@ -48,7 +48,7 @@ class MixtureSettings:
     most: int = 48
     """Maximum number of maps."""
 
-    spare: float = 0.15
+    spare: float = 0.25
     """Share of the maps that must turn out to be needless for the number of maps to be large enough."""
 
     least_loss: tuple[float, ...] = (0.0, 0.06, 0.3, 0.0, 0.1)
@@ -102,7 +102,10 @@ class MixtureSettings:
     """Share of their log evidence that the images of a map found there must lose if they go to the class's map. Maps of
     one molecule lose 0.01 to 0.02 at refined poses, those of different molecules 0.4."""
 
-    rounds: int = 3
+    searched_again: float = 0.1
+    """Share of the images of a class that must be others than those searched for it to be searched again."""
+
+    rounds: int = 6
     """Maximum number of rounds in which classes are refined in a few iterations and all images sorted anew."""
 
     round_iterations: int = 3
@@ -110,6 +113,10 @@ class MixtureSettings:
 
     further_iterations: int = 2
     """The same for a class whose refinement goes on from the round before."""
+
+    unlikely_nats: float = 40.0
+    """An image is compared no more with a class whose evidence was lower than that of another by this, where both
+    classes have kept their images since."""
 
     settled: float = 0.01
     """Share of the images that go from one class to another in a round below which classes are settled."""
