@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.jobs.class_rounds import _Rounds, _Sorting
+from cryoloom.jobs.class_rounds import _exchanged, _Rounds, _Sorting
 from cryoloom.jobs.classes import RefinedClass
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.jobs.structures import Structures
@@ -68,17 +68,19 @@ def rounds(classes: int | str, found: dict[int, list[torch.Tensor]], better: boo
 def two_classes(**changes: Any) -> _Sorting:
     """The first shows several structures; a quarter of the images are in no class."""
     labels = np.where(np.arange(N) < 10, -1, np.arange(N) % 2)
-    refined = cast(RefinedClass, object())
+    refined = cast(RefinedClass, SimpleNamespace(state=SimpleNamespace(score=torch.full((15,), 100.0))))
     state = _Sorting(
         (a_map(0), a_map(1)),
         (),
         labels,
         np.zeros(N, bool),
+        np.full(N, -1),
         sorted_among(2, np.arange(N)),
         (),
         settled=True,
         refined=(refined, refined),
         motion=(Structures(1, 2.0), Structures(0, 0.0)),
+        changed=(0.0, 0.0),
         fresh=(True, True),
     )
     return replace(state, **changes)
@@ -145,20 +147,31 @@ def test_a_class_is_searched_again_where_many_of_its_images_are_others(others, a
     assert job.searched[2:] == ([0] if again else [])
 
 
+@pytest.mark.parametrize(("gain", "searched"), [(0.3, [-1]), (0.5, [0, -1])])
+def test_a_class_is_searched_where_components_explain_enough_of_its_images(gain, searched):
+    job = rounds("auto", {})
+    job._split(two_classes(motion=(Structures(1, gain), Structures(0, 0.0))), 1)
+    assert job.searched == searched
+
+
 def test_a_class_whose_map_is_another_is_searched_again():
     job = rounds(2, {0: [a_map(2)]})
     state = job._split(two_classes(), 1)
-    job._split(state, 2)
+    job._split(replace(state, refined=two_classes().refined), 2)
     assert job.searched == [0, 0]
 
 
 def test_images_are_compared_no_more_with_classes_that_were_much_less_likely():
     job = rounds("auto", {})
     state = two_classes()
-    kept_all = cast(RefinedClass, SimpleNamespace(others=lambda _: 0.0))
-    others = cast(RefinedClass, SimpleNamespace(others=lambda _: 0.5))
+    kept_all = cast(RefinedClass, SimpleNamespace(kept=lambda _: True))
+    others = cast(RefinedClass, SimpleNamespace(kept=lambda _: False))
     unlikely = job._unlikely(replace(state, refined=(kept_all, kept_all)), (0, 1), 1)
     assert np.array_equal(unlikely.numpy(), np.stack([np.arange(N) % 2 == 1, np.arange(N) % 2 == 0, np.zeros(N)], 1))
+    # nor is a pair left out twice in a row
+    left_out = torch.where(torch.eye(2)[torch.arange(N) % 2].bool(), 100.0, -torch.inf)
+    again = replace(state, refined=(kept_all, kept_all), found=replace(state.found, evidence=left_out))
+    assert not job._unlikely(again, (0, 1), 1).any()
     # a map of other images, or a new one, may have come to fit
     for second in (others, None):
         assert not job._unlikely(replace(state, refined=(kept_all, second)), (0, 1), 1).any()
@@ -221,3 +234,29 @@ def test_rounds_end_when_classes_are_settled_and_no_map_is_new(monkeypatch, roun
     found = job.classes()
     assert done == expected
     assert found.settled == rounds_of[expected[-1] - 1]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_images_that_do_not_fit_their_class_stay_aside_while_it_keeps_its_images(kept):
+    job, labels = rounds("auto", {}), np.arange(N) % 2
+    before = cast(RefinedClass, SimpleNamespace(kept=lambda _: kept))
+    state = two_classes(refined=(before, before), misfits=np.where(np.arange(N) < 4, 1, -1))
+    rows = np.arange(10, N, 2)
+    fits = SimpleNamespace(rows=rows, misfits=rows == 12)
+    others = SimpleNamespace(rows=rows + 1, misfits=np.zeros(len(rows), bool))
+    # the second class comes first now
+    refined = {0: cast(RefinedClass, fits), 1: cast(RefinedClass, others)}
+    found = job._misfits(state, refined, {1: 0, 0: 1}, 1 - labels)
+    expected = np.full(N, -1)
+    expected[12] = 1
+    if kept:
+        expected[[1, 3]] = 0  # images 0 and 2 fit the other class better now
+    assert np.array_equal(found, expected)
+
+
+def test_images_exchanged_between_classes_are_counted():
+    before = np.array([0, 0, 0, 0, 1, 1, -1, -1, -2])
+    labels = np.array([0, 0, 1, -1, 1, 1, 0, -1, 0])
+    assert _exchanged(labels, before, 0) == pytest.approx(2 / 4)  # one went to 1, one came from a class that is no more
+    assert _exchanged(labels, before, 1) == pytest.approx(1 / 3)
+    assert _exchanged(labels, before, 2) == 0

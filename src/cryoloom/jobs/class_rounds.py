@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from cryoloom.inference.mixtures.shares import ClassShares, beyond_unknown, needless
-from cryoloom.jobs.classes import FEW_OTHERS, Classes, RefinedClass, class_start
+from cryoloom.jobs.classes import Classes, RefinedClass, class_start
 from cryoloom.jobs.settings import ReconstructSettings
 from cryoloom.jobs.structures import Structures, structures
+from cryoloom.jobs.verdict import CHANGED
 from cryoloom.jobs.verdict_text import number_of
 from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
@@ -28,6 +29,8 @@ from cryoloom.recipes.refine import RefineRecipe
 from cryoloom.recipes.sort import KnownPoses, Sorted, SortRecipe
 from cryoloom.runs.seeds import numpy_generator
 from cryoloom.runs.session import Session
+
+TWICE = 2  # searches among the same images of none, where classes are missing
 
 
 def find_classes(
@@ -48,21 +51,25 @@ class _Sorting:
         labels: class of each image, -1 for none, [N]; rejected: images of each map that was found to be a sink.
         settled: whether hardly any image changed its class; refined: each class as last refined, None (or nothing)
             where its map is a new one; motion: what a linear family says of its images.
+        changed: share of the images of each class that came from another one, or went there, in the last round.
         fresh: whether the last round was the first of each class's map.
         searched: whether molecules were sought among the images of the class, or of none, that each image is in while
             it was in it, bool [N].
+        misfits: class whose map an image does not fit although it fits no other better, -1 for none, [N].
     """
 
     maps: tuple[Tensor, ...]
     sinks: tuple[Tensor, ...]
     labels: np.ndarray
     searched: np.ndarray
+    misfits: np.ndarray
     found: Sorted
     rejected: tuple[int, ...]
     settled: bool
     in_sinks: Sorted | None = None
     refined: tuple[RefinedClass | None, ...] = ()
     motion: tuple[Structures, ...] = ()
+    changed: tuple[float | None, ...] = ()
     fresh: tuple[bool, ...] = ()
 
     def rows(self, index: int) -> np.ndarray:
@@ -89,12 +96,13 @@ class _Rounds:
         s, first = self.settings.mixture, self.start.volumes
         found = self._sorted([(v, v) for v in first], "sort_0", self.start.radius, fine=False)
         labels = _labels(found.shares, len(first), s.fewest)
-        state = _Sorting(first, (), labels, np.zeros(len(labels), bool), found, (), settled=False)
+        N = len(labels)
+        state = _Sorting(first, (), labels, np.zeros(N, bool), np.full(N, -1), found, (), settled=False)
         for number in range(1, s.rounds + 1):
             if not _used(state.labels):
                 return self._nothing(state)
             state = self._round(state, number)
-            if number < s.rounds and not self.settings.classes_from:
+            if number + 1 < s.rounds and not self.settings.classes_from:  # a map has two rounds
                 state = self._split(state, number)
             # a map from the images of one class, or of none, is poor until they have been sorted by it
             if state.settled and (number == 1 or not any(state.fresh)):
@@ -112,12 +120,13 @@ class _Rounds:
             state.refined,
             state.rejected,
             state.settled,
+            state.changed,
         ).ordered()
 
     def _nothing(self, state: _Sorting) -> Classes:
         """No class: every image belongs to none."""
         N = len(self.feed)
-        return Classes((), np.full(N, -1), torch.ones(N), (), (), (), (), state.rejected, settled=True)
+        return Classes((), np.full(N, -1), torch.ones(N), (), (), (), (), state.rejected, True, ())
 
     def _motion(self, refined: RefinedClass, name: str) -> Structures:
         """Whether components around the map of a class make its held-out images likelier."""
@@ -132,14 +141,22 @@ class _Rounds:
         requested, most = self.settings.classes, self.settings.mixture.most
         return max(0, (requested if isinstance(requested, int) else most) - len(_used(state.labels)))
 
-    def _is_due(self, state: _Sorting, k: int, room: int) -> bool:
-        """Whether molecules are sought among the images of class k, -1 for none, with room for `room` more classes."""
+    def _is_due(self, state: _Sorting, k: int, number: int, room: int) -> bool:
+        """Whether molecules are sought among the images of class k, -1 for none, with room for `room` more classes.
+
+        Where classes are missing, none is searched in two rounds whatever its images: another search may find more.
+        """
         s, others = self.settings.mixture, ~state.searched[state.rows(k)]
         if len(others) < s.least_split:
             return False
         if k >= 0:
-            return bool(state.motion[k].components) and bool(others.mean() > s.searched_again)
-        return bool(room) and (isinstance(self.settings.classes, int) or bool(others.sum() >= s.least_split))
+            motion, refined = state.motion[k], state.refined[k]
+            if not motion.components or others.mean() <= s.searched_again:
+                return False
+            assert refined is not None
+            return motion.gain_nats > s.search_gain * float(refined.state.score.mean())
+        missing = isinstance(self.settings.classes, int) and number <= TWICE
+        return bool(room) and (missing or bool(others.sum() >= s.least_split))
 
     def _split(self, state: _Sorting, number: int) -> _Sorting:
         """Molecules are sought among the images of each class that one structure does not explain, as they were among
@@ -157,7 +174,7 @@ class _Rounds:
         own, refined, added, room = list(state.maps), list(state.refined), [], self._room(state)
         divided, searched = list[int](), state.searched.copy()
         for k in (*range(len(state.motion)), -1):
-            if not self._is_due(state, k, room):
+            if not self._is_due(state, k, number, room):
                 continue
             searched[state.rows(k)] = True
             others, better = self._others(state, k, number)
@@ -228,67 +245,91 @@ class _Rounds:
         for k in wrong:
             self._say_rejected(len(state.rows(k)), refined[k].state.shell)
         sinks = (*state.sinks, *(state.maps[k] for k in wrong))
-        halves = [refined[k].state.references for k in kept]
         radius = min(self.feed.radius_of(s.fine_level), max([round(r.state.shell) for r in refined.values()]))
         radius = max(radius, self.start.radius)
-        known = [KnownPoses(refined[k].rows, refined[k].state.poses) for k in kept]
-        unlikely = self._unlikely(state, kept, len(sinks))
+        aside = [(v, v) for v in sinks]
+        dropped = self._twins([*(refined[k].state.references for k in kept), *aside], kept, state, number, radius)
+        left = [k for i, k in enumerate(kept) if i not in dropped]
+        halves = [refined[k].state.references for k in left]
         found = self._sorted(
-            [*halves, *((v, v) for v in sinks)],
+            [*halves, *aside],
             f"sort_{number}",
             radius,
             fine=True,
-            known=known,
+            known=[KnownPoses(refined[k].rows, refined[k].state.poses) for k in left],
             sinks=len(sinks),
             before=state.in_sinks,
-            unlikely=unlikely,
+            unlikely=self._unlikely(state, left, len(sinks)),
         )
-        dropped = self._twins([*halves, *((v, v) for v in sinks)], kept, state, number, radius, unlikely)
-        left = [i for i in range(len(kept)) if i not in dropped]
-        found = found.of([*left, *range(len(kept), len(kept) + len(sinks))])
-        places = {kept[i]: place for place, i in enumerate(left)}
+        places = {k: place for place, k in enumerate(left)}
         labels = _labels(found.shares, len(left), s.fewest)
-        for k, place in places.items():  # what does not fit its class, and fits no other better
-            misfits = np.zeros(len(labels), bool)
-            misfits[refined[k].rows[refined[k].misfits]] = True
-            labels[misfits & (labels == place)] = -1
+        misfits = self._misfits(state, refined, places, labels)
+        labels[misfits >= 0] = -1
         labels = _without_small(labels, self.half, s.fewest)
         # -2 where the class is left no more
         before = np.array([places.get(k, -2) if k >= 0 else -1 for k in state.labels.tolist()])
         either = (labels == -1) | (before == -1)
-        changed, aside = ((labels != before)[part].sum() / len(labels) for part in (~either, either))
-        fresh = {k: state.begun(k) is None for k in refined}
+        changed, either_none = ((labels != before)[part].sum() / len(labels) for part in (~either, either))
+        by_class = tuple(_exchanged(labels, before, place) for place in places.values())
         self.session.say(
             f"round {number}: {number_of(len(_used(labels)), 'class')}; {100 * changed:.1f} % of the images "
             f"went to another; {100 * (labels < 0).mean():.1f} % belong to none, "
-            f"{100 * aside:.1f} % were set aside or taken back"
+            f"{100 * either_none:.1f} % were set aside or taken back"
         )
         box = Band(self.start.radius).box
         return _Sorting(
-            tuple(rebox(0.5 * (halves[i][0] + halves[i][1]), box).contiguous() for i in left),
+            tuple(rebox(0.5 * (one + two), box).contiguous() for one, two in halves),
             sinks,
             labels,
             state.searched & (labels == before),
+            misfits,
             found,
             (*state.rejected, *(len(state.rows(k)) for k in wrong)),
-            settled=bool(changed < s.settled and aside < s.settled_none),
+            settled=bool(changed < s.settled and either_none < s.settled_none and max(by_class, default=0) <= CHANGED),
             in_sinks=found.of(range(len(left), len(left) + len(sinks))),
-            refined=tuple(refined[kept[i]] for i in left),
-            motion=tuple(self._motion(refined[kept[i]], f"structures_{number}_{kept[i] + 1}") for i in left),
-            fresh=tuple(fresh[kept[i]] for i in left),
+            refined=tuple(refined[k] for k in left),
+            motion=tuple(self._motion(refined[k], f"structures_{number}_{k + 1}") for k in left),
+            changed=by_class,
+            fresh=tuple(state.begun(k) is None for k in left),
         )
 
+    def _misfits(
+        self, state: _Sorting, refined: dict[int, RefinedClass], places: dict[int, int], labels: np.ndarray
+    ) -> np.ndarray:
+        """Class, in the new order, whose map an image does not fit although it fits no other better; -1 for none, [N].
+
+        What was set aside before was not refined with its class now, and stays aside while that keeps its images.
+
+        Args:
+            places: of the classes in the new order; labels: in that order, by evidence.
+        """
+        out = np.full(len(labels), -1)
+        for k, place in places.items():
+            here = np.zeros(len(labels), bool)
+            here[refined[k].rows[refined[k].misfits]] = True
+            if self._kept(state, k):
+                here |= state.misfits == k
+            out[here & (labels == place)] = place
+        return out
+
+    def _kept(self, state: _Sorting, k: int) -> bool:
+        """Whether a class has nearly the same images as fitted its map in the round before."""
+        before = state.begun(k)
+        return before is not None and before.kept(state.rows(k))
+
     def _unlikely(self, state: _Sorting, kept: Sequence[int], sinks: int) -> Tensor:
-        """Classes, of those that are kept and then the sinks, that the last round found to be unlikely for an image,
-        bool [N, K]: much less likely than another one, where both are refined on nearly the same images since."""
+        """Classes, of those that are kept and then the sinks, that the last round found to be much less likely for an
+        image than another one, where both have kept their images since; bool [N, K].
+
+        A pair that was not compared then is compared now: maps get better.
+        """
         out = torch.zeros(len(state.labels), len(kept) + sinks, dtype=torch.bool)
-        before = ((i, k, state.begun(k)) for i, k in enumerate(kept))
-        same = [(i, k) for i, k, b in before if b is not None and b.others(state.rows(k)) <= FEW_OTHERS]
+        same = [(place, k) for place, k in enumerate(kept) if self._kept(state, k)]
         if same:
             places, columns = ([pair[side] for pair in same] for side in (0, 1))
             found = state.found.evidence[:, columns]
-            best = found.amax(1, keepdim=True)
-            out[:, places] = torch.isfinite(best) & (found < best - self.settings.mixture.unlikely_nats)
+            lower = found < found.amax(1, keepdim=True) - self.settings.mixture.unlikely_nats
+            out[:, places] = torch.isfinite(found) & lower
         return out
 
     def _twins(
@@ -298,7 +339,6 @@ class _Rounds:
         state: _Sorting,
         number: int,
         radius: int,
-        unlikely: Tensor,
     ) -> tuple[int, ...]:
         """Those of the first maps, which are those of the classes `kept`, whose images another explains nearly as well.
 
@@ -310,9 +350,7 @@ class _Rounds:
         if len(kept) < 2:
             return ()
         rows = np.sort(np.concatenate(judges))
-        found = self._sorted(
-            maps, f"twins_{number}", radius, fine=True, rows=rows, half=1 - self.half, unlikely=unlikely[rows]
-        )
+        found = self._sorted(maps, f"twins_{number}", radius, fine=True, rows=rows, half=1 - self.half)
         places = {k: i for i, k in enumerate(kept)}
         members = torch.tensor([places[k] for k in state.labels[rows].tolist()])
         among = range(len(kept))
@@ -378,6 +416,13 @@ def _labels(shares: ClassShares, count: int, fewest: int) -> np.ndarray:
     counts = np.bincount(best, minlength=shares.posterior.shape[1])
     none = (counts < fewest) | (np.arange(len(counts)) >= count)
     return np.where(none[best], -1, best)
+
+
+def _exchanged(labels: np.ndarray, before: np.ndarray, k: int) -> float:
+    """Share of the images of a class that came from another class, or went there; those of none are left out."""
+    now, then = labels == k, before == k
+    moved = (now & ~then & (before != -1)) | (then & ~now & (labels != -1))
+    return float(moved.sum() / max(1, now.sum(), then.sum()))
 
 
 def _without_small(labels: np.ndarray, half: np.ndarray, fewest: int) -> np.ndarray:

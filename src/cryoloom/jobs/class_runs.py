@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from cryoloom.jobs.inputs import make_feed
 from cryoloom.jobs.mixture_verdict import ClassVerdict
 from cryoloom.jobs.reconstruct import Reconstruction, conclude, confirmed, find_start, folder_of
 from cryoloom.jobs.settings import HeteroSettings, ReconstructSettings
-from cryoloom.jobs.structures import Structures, structures
+from cryoloom.jobs.structures import structures
 from cryoloom.jobs.verdict import Verdict, judge, with_conformations
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.particles.preprocess import seen_diameter
@@ -31,20 +31,6 @@ from cryoloom.runs.session import Session
 
 SURE = 0.9  # share of the images with a certain pose from which on a class is refined once; most classes have 0.99
 SMALLER = 0.9  # of the particle diameter of all images: a class's own one below it is used
-
-
-@dataclass(frozen=True, slots=True)
-class _Sorting:
-    """What the rounds say of a class.
-
-    Attributes:
-        motion: components around its map; changed: see `Evidence.changed`.
-        alone: whether it has a frame of its own, so that its map may be sought anew.
-    """
-
-    motion: Structures
-    changed: float | None
-    alone: bool
 
 
 def class_cost(settings: ReconstructSettings, feed: ImageFeed, classes: Classes, index: int, session: Session) -> float:
@@ -87,8 +73,9 @@ def class_run(
             recipe = class_recipe(settings, feed, classes, half, found, index)
             # given maps, and the parts of a molecule that was divided, have a frame in common
             alone = not settings.classes_from and classes.molecules.count(classes.molecules[index]) == 1
-            sorting = _Sorting(classes.motion[index], classes.changed(index), alone)
-            folder.finish(_concluded(base, moving, recipe.start, inner.run(recipe), inner, sorting))
+            changed = classes.changed[index]
+            verdict = _concluded(base, moving, recipe.start, inner.run(recipe), inner, alone=alone, changed=changed)
+            folder.finish(verdict)
     verdict = FinishedRun(path).verdict
     assert verdict is not None
     return ClassVerdict(
@@ -108,29 +95,37 @@ def _concluded(
     start: PoseStart,
     refined: RefineResult,
     session: Session,
-    sorting: _Sorting,
+    *,
+    alone: bool,
+    changed: float | None,
 ) -> Verdict:
     """Maps and verdict of a class; where its images show several conformations, these too.
 
-    Components around the map of a moving class say nothing against it, unless poses are uncertain or the components are
-    not confirmed: then there may be another molecule among its images.
+    Components around the map of a moving class say nothing against it, unless poses are uncertain: then there may be
+    another molecule among its images.
+
+    Args:
+        alone: whether the class has a frame of its own, so that its map may be sought anew.
+        changed: see `Evidence.changed`.
     """
     tested = structures(refined.posed, "C1", base.seed, session) if moving is None else None
     done = conclude(base, start, refined, session, tested)
-    if sorting.alone and not _sure(done.verdict):
+    if alone and not _sure(done.verdict):
         done = _again(base, done, session, one_structure=moving is None)
-    if moving is None:
-        verdict = confirmed(done, base, session)
-        return judge(replace(verdict.evidence, changed=sorting.changed))
-    consensus, conformations = find_conformations(moving, base, done, session)
-    verdict, found = confirmed(consensus, base, session), counted(conformations)
-    e = replace(verdict.evidence, changed=sorting.changed)
-    if not (found.components and _sure(verdict)):
-        e = replace(e, components=sorting.motion.components, component_gain=sorting.motion.gain_nats)
-    return with_conformations(judge(e), found)
+    found = None
+    if moving is not None:
+        done, conformations = find_conformations(moving, base, done, session)
+        found = counted(conformations)
+    e = replace(done.verdict.evidence, changed=changed)
+    if found is not None and not _sure(done.verdict):
+        tested = structures(done.refined.posed, "C1", base.seed, session, "structures_moving")
+        e = replace(e, components=tested.components, component_gain=tested.gain_nats)
+    verdict = confirmed(replace(done, verdict=judge(e)), base, session)
+    return verdict if found is None else with_conformations(verdict, found)
 
 
 def _sure(verdict: Verdict) -> bool:
+    """Whether enough images have a certain pose, or none was sought."""
     certain = verdict.evidence.certain
     return certain is None or certain >= SURE
 

@@ -42,21 +42,25 @@ class RefinedClass:
         s = self.state
         return PosedImages(feed.only(self.rows), s.posterior, s.half, s.noise, s.sigma_angstrom)
 
-    def others(self, rows: np.ndarray) -> float:
-        """Share of the images, of `rows` or of those that were refined if these are more, that only one of both has."""
-        shared = len(np.intersect1d(rows, self.rows, assume_unique=True))
-        return 1 - shared / max(len(rows), len(self.rows))
+    def goes_on(self, rows: np.ndarray) -> bool:
+        """Whether refinement of the images `rows` goes on from here; it begins anew otherwise.
+
+        It does so where more than `FEW_OTHERS` of the images were others, and where the half sets have folds: these are
+        drawn by the number of images.
+        """
+        return not self.state.without and _nearly_the_same(rows, self.rows)
+
+    def kept(self, rows: np.ndarray) -> bool:
+        """Whether the images `rows` are nearly those that fitted the map then."""
+        return _nearly_the_same(rows, self.rows[~self.misfits])
 
     def begun(self, rows: np.ndarray, half: np.ndarray) -> RefineState | None:
         """The state from which refinement of the images `rows` goes on; None where it must begin anew.
 
-        That is so where more than `FEW_OTHERS` of the images were others, and where the half sets have folds: these
-        are drawn by the number of images.
-
         Args:
             half: [N], half sets of all images.
         """
-        if self.state.without or self.others(rows) > FEW_OTHERS:
+        if not self.goes_on(rows):
             return None
         shared = np.intersect1d(rows, self.rows, assume_unique=True)
         s, n = self.state, len(rows)
@@ -83,6 +87,11 @@ class RefinedClass:
         )
 
 
+def _nearly_the_same(one: np.ndarray, other: np.ndarray) -> bool:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared >= (1 - FEW_OTHERS) * max(len(one), len(other))
+
+
 @dataclass(frozen=True)
 class Classes:
     """Classes of images.
@@ -92,6 +101,8 @@ class Classes:
         probability: of the class (or of none) that each image is in, [N]; shares: of all images, by class.
         rejected: number of images of each map that was found to show no molecule.
         settled: whether hardly any image changed its class in the last round.
+        changed: share of the images of each class that came from another one, or went there, in the last round; None
+            for the parts of a molecule that was divided since.
         motion: what a linear family says of the images of each class.
         molecules: number of the molecule, from 0, that each class is of; the same one where a molecule was divided.
         refined: the last round's refinement of each class, None where its images were others.
@@ -106,15 +117,11 @@ class Classes:
     refined: tuple[RefinedClass | None, ...]
     rejected: tuple[int, ...]
     settled: bool
+    changed: tuple[float | None, ...]
 
     def rows(self, index: int) -> np.ndarray:
         """Images of a class."""
         return np.flatnonzero(self.labels == index)
-
-    def changed(self, index: int) -> float | None:
-        """Share of the images of a class that came into it or left it in the last round; None where they had none."""
-        refined = self.refined[index]
-        return None if refined is None else refined.others(self.rows(index))
 
     def ordered(self) -> Classes:
         """The classes that have images, the largest first."""
@@ -130,6 +137,7 @@ class Classes:
             motion=tuple(self.motion[k] for k in order),
             molecules=tuple(self.molecules[k] for k in order),
             refined=tuple(self.refined[k] for k in order),
+            changed=tuple(self.changed[k] for k in order),
         )
 
 

@@ -91,6 +91,7 @@ def _divided(
         shares=(*classes.shares, *(classes.shares[index] * share for share in shares)),
         motion=(*classes.motion, *(len(large) * [Structures(0, 0.0)])),
         refined=(*classes.refined, *(len(large) * [None])),
+        changed=(*classes.changed, *(len(large) * [None])),
         molecules=(*classes.molecules, *(len(large) * [classes.molecules[index]])),
     )
 

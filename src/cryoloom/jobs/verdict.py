@@ -45,7 +45,7 @@ MIXED_CERTAIN = 0.9  # share of certain poses below which half of MIXED is enoug
 # enough. One molecule: up to 1.5 (150 images), 2.6 where contrast varies by 12 to 22 %; several: mostly 1.5 to 4.2
 UNEVEN, UNEVEN_ENOUGH = 1.5, 0.2
 VERY_UNEVEN = 3.0  # and here any gain: half of the images hardly fit, and contrast alone does not spread as far
-CHANGED = 0.1  # share of a class's images that were not in it a round before, above which it is not settled
+CHANGED = 0.1  # share of a class's images that came from another, or went there, above which it is not settled
 COVERED = 0.5  # of the sampling compensation factor
 ISOTROPIC = 0.5  # of the conical FSC area ratio
 MISSING = 0.02  # share of the directions of Fourier space that no view samples: views are uneven
@@ -92,8 +92,8 @@ class Evidence:
         components: number of components around the map that make held-out images likelier; component_gain: by how much,
             nats per image; None if they were not sought.
         settled: refinement ended because it brought no further improvement; None if poses were not refined.
-        changed: share of the images of a class, now or a round of sorting before, that were in it only once; None where
-            the images are all of a set.
+        changed: share of the images of a class that came from another one, or went there, in the last round of sorting;
+            None where the images are all of a set.
         coverage: sampling compensation factor, 1 is uniform; missing_share: share of the directions of Fourier space
             that no view samples, around missing_axis (x, y, z); single_view_share: share of the particles in one view,
             where nearly all show the same one.
@@ -300,7 +300,7 @@ def _one_structure(e: Evidence) -> Finding | None:
 
 def _settled(e: Evidence) -> Finding:
     changing = e.changed is not None and e.changed > CHANGED
-    return Finding("convergence", False if changing else e.settled, e.changed)
+    return Finding("convergence", False if changing else e.settled, None)
 
 
 def _coverage(e: Evidence) -> Finding | None:

@@ -213,6 +213,8 @@ def _one_structure(e: Evidence) -> str:
         f"log-likelihood of held-out images by {e.component_gain:.2f} nats per image: the images show more than one "
         "structure"
     )
+    if e.mixed and e.changed is not None:
+        return f"{said}: this class may hold images of several molecules."
     if e.mixed:
         return (
             f"{said}, and the map is an average over different molecules (run cryoloom reconstruct --classes auto) or "
@@ -225,8 +227,8 @@ def _convergence(e: Evidence) -> str:
     changing = ""
     if e.changed is not None and e.changed > CHANGED:
         changing = (
-            f" {_percent(e.changed)} of the images came into this class or left it in the last round of sorting: it "
-            "may still hold images of other molecules."
+            f" {_percent(e.changed)} of the images came from other classes, or went there, in the last round of "
+            "sorting: the class may still hold images of other molecules."
         )
     if e.settled is None:
         return f"Not applicable: the poses were used as they are, without refinement.{changing}"

@@ -192,9 +192,9 @@ class SortRecipe:
 
     def _class(self, state: SortState, k: int) -> SortState:
         evidence = state.evidence.clone()
-        likely = (state.low[:, k] >= state.low.amax(1) - self.settings.window_nats).numpy()
-        if self.unlikely is not None:
-            likely &= ~self.unlikely[:, k].numpy()
+        low = state.low if self.unlikely is None else state.low.masked_fill(self.unlikely, -torch.inf)
+        best = low.amax(1)
+        likely = (torch.isfinite(best) & (low[:, k] >= best - self.settings.window_nats)).numpy()
         if 0 < self.classes <= k:
             best = state.evidence[:, : self.classes].amax(1)
             likely &= (best + CLEAR_NATS > state.generic).numpy()

@@ -48,7 +48,7 @@ class MixtureSettings:
     most: int = 48
     """Maximum number of maps."""
 
-    spare: float = 0.25
+    spare: float = 0.15
     """Share of the maps that must turn out to be needless for the number of maps to be large enough."""
 
     least_loss: tuple[float, ...] = (0.0, 0.06, 0.3, 0.0, 0.1)
@@ -101,6 +101,10 @@ class MixtureSettings:
     split_loss: float = 0.05
     """Share of their log evidence that the images of a map found there must lose if they go to the class's map. Maps of
     one molecule lose 0.01 to 0.02 at refined poses, those of different molecules 0.4."""
+
+    search_gain: float = 0.004
+    """Share of their log evidence that the images of a class must gain by components around its map for the class to
+    be searched: 0.014 to 0.13 for two to four molecules in one class, 0.002 to 0.003 for some of one."""
 
     searched_again: float = 0.1
     """Share of the images of a class that must be others than those searched for it to be searched again."""
