@@ -4,7 +4,7 @@ Every step matches a batch against slices of all maps; an image is shared out am
 at poses drawn from the posterior of each. There are more maps than molecules are expected, as two of them may begin to
 show one molecule; at the ends of levels, maps that explain no images of their own are dropped. At first, all maps get
 equal shares of the images and the posterior over classes is wide (a temperature): otherwise the first map that takes
-shape takes all images. Where the number of molecules is not given and hardly a map is dropped, there may be more of
+shape takes all images. Where the number of molecules is not given and few maps are dropped, there may be more of
 them: the search begins anew with twice as many.
 """
 
