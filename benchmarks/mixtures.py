@@ -74,12 +74,17 @@ SPECIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "groel-alternate": ("1oel_GroEL.pdb", "ACE", ()),
     "groel-two-pairs": ("1oel_GroEL.pdb", "ABDE", ()),
 }
+NO_SPLIT = "least_split = 1000000000"  # single classes are not searched for more molecules
 # cases CASE~NAME: settings without a part of the method
 ABLATIONS = {
     "exact": "temperature = 1.0\neven_until = 0.0",  # posterior over classes from the first step
     "no-surplus": "surplus = 0.0\nleast_surplus = 0",  # as many maps as molecules
     "no-trial": "lasting_loss = 1000.0",  # maps dropped do not come back
-    "no-split": "least_split = 1000000000",  # single classes are not searched for more molecules
+    "no-split": NO_SPLIT,
+    # these are made good for where single classes are searched: together with the last one
+    "no-split-exact": f"{NO_SPLIT}\ntemperature = 1.0\neven_until = 0.0",
+    "no-split-no-surplus": f"{NO_SPLIT}\nsurplus = 0.0\nleast_surplus = 0",
+    "no-split-no-trial": f"{NO_SPLIT}\nlasting_loss = 1000.0",
     "one-round": "rounds = 1",
 }
 FRAMES = range(0, 100, 10)  # states of `moving`, of the trajectory
