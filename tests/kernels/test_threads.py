@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cryoloom.kernels import dispatch
-from kernels.scene import Scene, relative_error
+from kernels.scene import Scene, random_moments, relative_error
 
 
 def everything(scene: Scene) -> list[torch.Tensor]:
@@ -50,3 +50,28 @@ def test_results_are_bit_equal_at_the_same_number_of_threads(threads, scene, mon
 
 def test_the_number_of_threads_is_torchs():
     assert dispatch._threads() == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16, 50])
+def test_what_is_inserted_does_not_depend_on_the_number_of_threads(threads, scene, monkeypatch):
+    """Each thread fills a part of the grid of its own, with the samples in the same order."""
+    first, second = random_moments(len(scene.images))
+    R, t = (x[: len(scene.images)] for x in (scene.samples.R, scene.samples.t))
+
+    def inserted(count: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(dispatch, "_threads", lambda: count)
+        moments = dispatch.insert_moments(scene.images, R, t, first=first, second=second, side=scene.side)
+        return [*dispatch.insert(scene.images, scene.samples, scene.side), *moments]
+
+    for one, many in zip(inserted(1), inserted(threads), strict=True):
+        assert torch.equal(one, many)
+
+
+def test_insertion_adds_up_over_batches(scene):
+    parts = dispatch.Insertion(scene.side)
+    for some in torch.arange(len(scene.samples.image)).split(5):
+        parts.add(scene.images, scene.samples.rows(some))
+    for one, whole in zip(parts.sums(), dispatch.insert(scene.images, scene.samples, scene.side), strict=True):
+        assert relative_error(one, whole) < 1e-6
+    again = parts.sums()
+    assert all(torch.equal(a, b) for a, b in zip(again, parts.sums(), strict=True))

@@ -4,21 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from cryoloom.kernels.images import GridPosterior, Images, Samples
+from cryoloom.kernels.order import Rows
 from cryoloom.physics.frequencies import FourierDisc
 
 Arrays = dict[str, Any]
 
 
+def grid_arrays(grid: Tensor) -> Arrays:
+    """`grid`, flat float32, and its `side`."""
+    return {"grid": pairs(grid).reshape(-1), "side": grid.shape[0]}
+
+
 def disc_arrays(disc: FourierDisc) -> Arrays:
-    """`index` [P, 2] and `hermitian` [P] of the frequencies, and their spacing `step` in 1/angstrom."""
-    return {"index": disc.index.numpy(), "hermitian": disc.weight.numpy(), "step": disc.step}
+    """`index` [P, 2] and `frequency` (float32 [2, P]) of the points, and their spacing `step` in 1/angstrom."""
+    return {"index": disc.index.numpy(), "frequency": frequencies(disc), "step": disc.step}
+
+
+def frequencies(disc: FourierDisc) -> np.ndarray:
+    """(ix, iy) of the points, float32 [2, P]."""
+    return disc.index.T.float().contiguous().numpy()
 
 
 def image_arrays(images: Images) -> Arrays:
-    """`observed`, `ctf`, `variance` and `group` of the images, with the arrays of their disc."""
-    arrays = {name: getattr(images, name).numpy() for name in ("observed", "ctf", "variance", "group")}
-    return arrays | disc_arrays(images.disc)
+    """`observed` [B, P, 2], `ctf`, `precision` (Hermitian weight over variance, [G, P]) and `group` of the images, with
+    the arrays of their disc."""
+    precision = (images.disc.weight / images.variance).contiguous()
+    arrays = {"ctf": images.ctf.numpy(), "precision": precision.numpy(), "group": images.group.numpy()}
+    return arrays | {"observed": pairs(images.observed)} | disc_arrays(images.disc)
+
+
+def in_rows(images: Images) -> Arrays:
+    """The same with points taken row by row: `order`, `frequency` and `runs` are those of `order.Rows`."""
+    rows = Rows.of(images.disc.index.numpy())
+    return image_arrays(images) | {"order": rows.order, "frequency": rows.frequency, "runs": rows.runs}
+
+
+def pairs(values: Tensor) -> np.ndarray:
+    """Complex values as pairs of real and imaginary parts, in the same memory."""
+    return torch.view_as_real(values).numpy()
 
 
 def sample_arrays(samples: Samples) -> Arrays:

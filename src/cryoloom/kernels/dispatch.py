@@ -7,11 +7,22 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from cryoloom.kernels.arrays import image_arrays, posterior_arrays, sample_arrays
+from cryoloom.kernels.arrays import (
+    frequencies,
+    grid_arrays,
+    image_arrays,
+    in_rows,
+    pairs,
+    posterior_arrays,
+    sample_arrays,
+)
 from cryoloom.kernels.half_grid import GUARD, fold
 from cryoloom.kernels.images import GridPosterior, Images, Samples
+from cryoloom.kernels.order import Rows, parts, view_order
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.slicing import PADDING
+
+CELL = 4  # numbers in a cell of a grid that images are inserted into
 
 
 def _threads() -> int:
@@ -40,12 +51,12 @@ def slices(
 
     out = torch.empty(len(R), len(disc.index), dtype=torch.complex64)
     cpu.slices(
-        grid.numpy(),
-        R.numpy(),
-        index=disc.index.numpy(),
+        **grid_arrays(grid),
+        R=R.numpy(),
+        frequency=frequencies(disc),
         scale=float(padding),
         threads=_threads(),
-        out=out.numpy(),
+        out=pairs(out),
     )
     return out
 
@@ -57,24 +68,55 @@ def insert(
 
     w = weight * hermitian / (2 s2), so num / (den + 1 / tau^2) is the posterior mean; Friedel mates folded in.
     """
-    _check(side, images.disc, padding)
-    if images.observed.is_cuda:
-        from cryoloom.kernels import gpu
+    insertion = Insertion(side, images.observed.device, padding)
+    insertion.add(images, samples)
+    return insertion.sums()
 
-        num, den = gpu.insert(images, samples, side, padding)
-    else:
+
+class Insertion:
+    """Normal equations of the volume (see `insert`), summed over batches of images."""
+
+    def __init__(self, side: int, device: torch.device | str = "cpu", padding: int = PADDING) -> None:
+        """Sums of no images on a half grid of `side`."""
+        self.side, self.padding = side, padding
+        # on the CPU, num and den of a cell lie side by side: real part, imaginary part, den, nothing
+        channels = () if torch.device(device).type == "cuda" else (CELL,)
+        shape = (side, side, side // 2 + GUARD, *channels)
+        self._num = torch.zeros(shape, dtype=torch.float32 if channels else torch.complex64, device=device)
+        self._den = None if channels else torch.zeros(shape, device=device)
+
+    def add(self, images: Images, samples: Samples) -> None:
+        """Add samples of a batch of images."""
+        _check(self.side, images.disc, self.padding)
+        if self._den is not None:
+            from cryoloom.kernels import gpu
+
+            num, den = gpu.insert(images, samples, self.side, self.padding)
+            self._num += num
+            self._den += den
+            return
         from cryoloom.kernels import cpu
 
-        threads = _threads()
-        shape = (threads, side, side, side // 2 + GUARD)
-        nums, dens = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
-        arrays = image_arrays(images) | sample_arrays(samples)
-        cpu.insert(**arrays, scale=float(padding), threads=threads, num=nums, den=dens)
-        for i in range(1, threads):
-            nums[0] += nums[i]
-            dens[0] += dens[i]
-        num, den = torch.from_numpy(nums[0]), torch.from_numpy(dens[0])
-    return fold(num), fold(den)
+        threads, arrays = _threads(), in_rows(images)
+        ordered = samples.rows(view_order(samples.R))
+        rows = Rows(arrays["order"], arrays["frequency"], arrays["runs"])
+        axis, bounds = parts(ordered.R.numpy(), rows, float(self.padding), self.side, threads)
+        cpu.insert(
+            **arrays | sample_arrays(ordered),
+            scale=float(self.padding),
+            axis=axis,
+            bounds=bounds,
+            threads=threads,
+            side=self.side,
+            sums=self._num.reshape(-1).numpy(),
+        )
+
+    def sums(self) -> tuple[Complex[Tensor, "M M H"], Float[Tensor, "M M H"]]:
+        """num and den, Friedel mates folded in."""
+        if self._den is not None:
+            return fold(self._num.clone()), fold(self._den.clone())
+        num = torch.view_as_complex(self._num[..., :2].contiguous())
+        return fold(num), fold(self._num[..., 2].contiguous())
 
 
 def insert_moments(
@@ -92,38 +134,77 @@ def insert_moments(
     num = sum w C Y e^{+2 pi i k.t} E[a], den = sum w C^2 E[a a^T], w as in `insert`; Friedel mates folded in. All
     images are inserted, once each, at their poses.
     """
-    _check(side, images.disc, padding)
-    Q, T = first.shape[1], second.shape[1]
-    if T != Q * (Q + 1) // 2:
-        raise ValueError(f"{T} second moments for {Q} first ones: expected {Q * (Q + 1) // 2}")
-    if images.observed.is_cuda:
-        from cryoloom.kernels import gpu
+    insertion = MomentsInsertion(side, images.observed.device, padding)
+    insertion.add(images, R, t, first, second)
+    return insertion.sums()
 
-        num, den = gpu.insert_moments(images, R, t, first=first, second=second, side=side, padding=padding)
-    else:
+
+class MomentsInsertion:
+    """Normal equations of several volumes (see `insert_moments`), summed over batches of images."""
+
+    def __init__(self, side: int, device: torch.device | str = "cpu", padding: int = PADDING) -> None:
+        """Sums of no images on a half grid of `side`."""
+        self.side, self.padding, self.device = side, padding, torch.device(device)
+        self._count, self._sums = 0, list[Tensor]()
+
+    def add(
+        self,
+        images: Images,
+        R: Float[Tensor, "B 3 3"],
+        t: Float[Tensor, "B 2"],
+        first: Float[Tensor, "B Q"],
+        second: Float[Tensor, "B T"],
+    ) -> None:
+        """Add a batch of images, with as many volumes as in those before."""
+        _check(self.side, images.disc, self.padding)
+        Q, T = first.shape[1], second.shape[1]
+        if T != Q * (Q + 1) // 2:
+            raise ValueError(f"{T} second moments for {Q} first ones: expected {Q * (Q + 1) // 2}")
+        self._count = Q
+        if self.device.type == "cuda":
+            from cryoloom.kernels import gpu
+
+            newest = gpu.insert_moments(images, R, t, first=first, second=second, side=self.side, padding=self.padding)
+            self._sums = [a + b for a, b in zip(self._sums, newest, strict=True)] if self._sums else list(newest)
+            return
         from cryoloom.kernels import cpu
 
-        threads = _threads()
-        sums = np.zeros((threads, side, side, side // 2 + GUARD, 2 * Q + T), np.float32)
+        if not self._sums:
+            self._sums = [torch.zeros(self.side, self.side, self.side // 2 + GUARD, 2 * Q + T)]
+        threads, arrays = _threads(), in_rows(images)
+        rows = Rows(arrays["order"], arrays["frequency"], arrays["runs"])
+        axis, bounds = parts(R.numpy(), rows, float(self.padding), self.side, threads)
         cpu.insert_moments(
-            **image_arrays(images),
+            **arrays,
             R=R.numpy(),
             t=t.numpy(),
             first=first.numpy(),
             second=second.numpy(),
-            scale=float(padding),
+            scale=float(self.padding),
+            axis=axis,
+            bounds=bounds,
             threads=threads,
-            sums=sums,
+            side=self.side,
+            sums=self._sums[0].reshape(-1).numpy(),
         )
-        for i in range(1, threads):
-            sums[0] += sums[i]
-        pairs, squares = torch.from_numpy(sums[0]).split((2 * Q, T), -1)
-        num, den = torch.view_as_complex(pairs.unflatten(-1, (Q, 2)).contiguous()), squares.contiguous()
-    for q in range(Q):
-        fold(num[..., q])
-    for q in range(T):
-        fold(den[..., q])
-    return num, den
+
+    def sums(self) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:
+        """num and den, Friedel mates folded in.
+
+        Raises:
+            ValueError: if there were no images.
+        """
+        if not self._sums:
+            raise ValueError("normal equations of no images")
+        if self.device.type == "cuda":
+            num, den = (x.clone() for x in self._sums)
+        else:
+            firsts, squares = self._sums[0].split((2 * self._count, self._sums[0].shape[-1] - 2 * self._count), -1)
+            num, den = torch.view_as_complex(firsts.unflatten(-1, (-1, 2)).contiguous()), squares.contiguous()
+        for both in (num, den):
+            for channel in both.unbind(-1):
+                fold(channel)
+        return num, den
 
 
 def normal_equations(
@@ -147,17 +228,20 @@ def normal_equations(
     else:
         from cryoloom.kernels import cpu
 
-        product = torch.empty(len(image), 7, 7)
+        order = view_order(R)
+        ordered = torch.empty(len(image), 7, 7)
         cpu.normal_equations(
-            grid.numpy(),
+            **grid_arrays(grid),
             **image_arrays(images),
-            image=image.numpy(),
-            R=R.numpy(),
-            t=t.numpy(),
+            image=image[order].numpy(),
+            R=R[order].numpy(),
+            t=t[order].numpy(),
             scale=float(padding),
             threads=_threads(),
-            product=product.numpy(),
+            product=ordered.numpy(),
         )
+        product = torch.empty_like(ordered)
+        product[order] = ordered
     return unpacked(product)
 
 
@@ -190,13 +274,13 @@ def turns(
             from cryoloom.kernels import cpu
 
             cpu.add_turns(
-                grid.numpy(),
-                weight.numpy(),
+                **grid_arrays(grid),
+                weight=weight.numpy(),
                 R=R.numpy(),
-                index=disc.index.numpy(),
+                frequency=frequencies(disc),
                 scale=float(padding),
                 threads=_threads(),
-                out=out.numpy(),
+                out=pairs(out),
             )
     return out
 
@@ -216,11 +300,12 @@ def residual_power(
     shell = images.disc.shells
     shape = (threads, images.variance.shape[0], int(shell.max()) + 1)
     power, total = np.zeros(shape), np.zeros(shape)
-    arrays = image_arrays(images) | sample_arrays(samples)
-    arrays.pop("variance")
+    arrays = image_arrays(images) | sample_arrays(samples.rows(view_order(samples.R)))
+    arrays.pop("precision")
     cpu.residual_power(
-        grid.numpy(),
+        **grid_arrays(grid),
         **arrays,
+        hermitian=images.disc.weight.numpy(),
         shell=shell.numpy(),
         scale=float(padding),
         threads=threads,

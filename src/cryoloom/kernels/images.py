@@ -78,6 +78,10 @@ class Samples:
     t: Tensor
     weight: Tensor
 
+    def rows(self, index: Tensor) -> Samples:
+        """The samples with the given indices."""
+        return Samples(self.image[index], self.R[index], self.t[index], self.weight[index])
+
 
 @dataclass(frozen=True, slots=True)
 class GridPosterior:

@@ -76,6 +76,11 @@ class ParticleSource:
     def __len__(self) -> int:
         return len(self.particles)
 
+    @property
+    def holds_all(self) -> bool:
+        """Whether each image is read from its file only once."""
+        return len(self._cache) == len(self.particles)
+
     def batch(self, rows: np.ndarray) -> ParticleBatch:
         """The images of some rows, in the order asked for.
 
@@ -144,6 +149,11 @@ class SomeOfASource:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def holds_all(self) -> bool:
+        """As `ParticleSource.holds_all`."""
+        return self._source.holds_all
 
     def batch(self, rows: np.ndarray) -> ParticleBatch:
         """As `ParticleSource.batch`."""

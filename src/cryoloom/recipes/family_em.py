@@ -19,7 +19,7 @@ from cryoloom.inference.conformations.family import Population, aligned, localis
 from cryoloom.inference.conformations.linear import contrast_prior, infer_latents, products
 from cryoloom.inference.poses.posed import PosedImages, in_batches
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import MomentsInsertion
 from cryoloom.kernels.half_grid import volumes_to_halves
 from cryoloom.kernels.images import Images
 from cryoloom.maps.backprojection import ssnr_of_half
@@ -232,14 +232,11 @@ class FamilyEM:
 
     def _moments(self, poses: PosePosterior, half: int, radius: int, mixture: Mixture) -> Moments:
         """Normal equations of the images of a half set, each of which shows a mixture of volumes of its own."""
-        posed, total = self.posed.with_poses(poses), None
-        for rows in in_batches(posed.half_set(half), BATCH):
+        posed, inserted = self.posed.with_poses(poses), MomentsInsertion(Band(radius).side, self.feed.device)
+        for rows in in_batches(posed.by_view(posed.half_set(half)), BATCH):
             images, (R, t) = posed.images(rows, radius), posed.best(rows)
-            first, second = mixture(images, R, t)
-            sums = dispatch.insert_moments(images, R, t, first=first, second=second, side=Band(radius).side)
-            total = Moments(*sums) if total is None else total + Moments(*sums)
-        assert total is not None
-        return total
+            inserted.add(images, R, t, *mixture(images, R, t))
+        return Moments(*inserted.sums())
 
     def _mask(self, radius: int) -> Tensor:
         """The mask in the band-limited box of a radius."""

@@ -22,9 +22,10 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import Refined, refine_poses
 from cryoloom.inference.poses.samples import posterior_samples
 from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.kernels.images import Images, Samples
-from cryoloom.maps.backprojection import Statistics, accumulate
+from cryoloom.maps.backprojection import Statistics
 from cryoloom.maps.band import Band
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
@@ -110,8 +111,10 @@ class RefinePass:
         references = None  # frees the slices of the pass before first
         if images.doubtful.any():
             references = references_of(self.feed, deciding, self.settings.coarse_level, radii.search, self.group)
-        statistics, residuals, parts = None, None, []
-        batches = zip(in_batches(images.rows, BATCH), in_batches(images.doubtful, BATCH), strict=True)
+        inserted, residuals, parts = Insertion(Band(radii.insertion).side, self.feed.device), None, []
+        ordered = posed.by_view(images.rows)
+        searched = np.isin(ordered, images.rows[images.doubtful])
+        batches = zip(in_batches(ordered, BATCH), in_batches(searched, BATCH), strict=True)
         for number, (rows, doubtful) in enumerate(batches):
             batch = posed.images(rows, radii.insertion)
             known = posed.poses.rows(torch.from_numpy(rows)).to(self.feed.device).bare()
@@ -128,20 +131,20 @@ class RefinePass:
             generator = torch_generator(self.seed, *images.seed_names, number)
             onward = beyond(best, known, self.group)
             samples = posterior_samples(onward if self.spread else onward.bare(), generator, len(symmetric.mates))
-            newest = accumulate(batch, symmetric.at_mates(samples), Band(radii.insertion).side)
-            statistics = newest if statistics is None else statistics + newest
+            inserted.add(batch, symmetric.at_mates(samples))
             power = ResidualPower(*dispatch.residual_power(own, batch.prefix(radii.climb), _first_only(best)))
             residuals = power if residuals is None else residuals + power
-        assert statistics is not None
         assert residuals is not None
         poses, covariances, scores, powers = zip(*parts, strict=True)
+        by_row = np.argsort(ordered)
+        back = torch.from_numpy(by_row[np.searchsorted(ordered, images.rows, sorter=by_row)])
         return PassResult(
             images.rows,
-            PosePosterior.joined(poses),
-            torch.cat(covariances),
-            score=torch.cat(scores),
-            power=torch.cat(powers),
-            statistics=symmetric.imposed(statistics),
+            PosePosterior.joined(poses).rows(back),
+            torch.cat(covariances)[back],
+            score=torch.cat(scores)[back],
+            power=torch.cat(powers)[back],
+            statistics=symmetric.imposed(Statistics(*inserted.sums())),
             residuals=residuals,
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cryoloom.inference.conformations.posterior import LatentPosterior
 from cryoloom.inference.poses.posed import PosedImages, in_batches
-from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import MomentsInsertion
 from cryoloom.maps.backprojection import ssnr_of_sum
 from cryoloom.maps.band import Band
 from cryoloom.maps.coupled_backprojection import Moments, fsc_of_pairs, solve_coupled
@@ -123,17 +123,15 @@ def _regressed(
 
 def _moments(posed: PosedImages, rows: np.ndarray, weight: Tensor, offset: Tensor) -> Moments:
     """Normal equations of the images `rows` with their weights and offsets."""
-    radius, device, total = (posed.feed.box - 1) // 2, posed.feed.device, None
+    radius, device = (posed.feed.box - 1) // 2, posed.feed.device
+    if not len(rows):
+        raise ValueError("a half set has no images near this conformation; expected images of both half sets")
+    inserted = MomentsInsertion(Band(radius).side, device)
     i, j = torch.triu_indices(offset.shape[1] + 1, offset.shape[1] + 1)
     order = np.argsort(rows)  # in the order of the file
     for some in in_batches(order, BATCH):
         images, (R, t) = posed.images(rows[some], radius), posed.best(rows[some])
         x = torch.cat([torch.ones(len(some), 1), offset[some]], 1)
         first, second = (x * weight[some, None]).to(device), (x[:, i] * x[:, j] * weight[some, None]).to(device)
-        sums = dispatch.insert_moments(
-            images, R, t, first=first.contiguous(), second=second.contiguous(), side=Band(radius).side
-        )
-        total = Moments(*sums) if total is None else total + Moments(*sums)
-    if total is None:
-        raise ValueError("a half set has no images near this conformation; expected images of both half sets")
-    return total
+        inserted.add(images, R, t, first.contiguous(), second.contiguous())
+    return Moments(*inserted.sums())

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.samples import posterior_samples
+from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.images import Images
-from cryoloom.maps.backprojection import Statistics, accumulate
+from cryoloom.kernels.order import view_order
+from cryoloom.maps.backprojection import Statistics
 from cryoloom.maps.band import Band
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
@@ -76,6 +78,15 @@ class PosedImages:
         half[rows] = self.half[rows]
         return replace(self, half=half)
 
+    def by_view(self, rows: np.ndarray) -> np.ndarray:
+        """The rows in the order of their views (`kernels.order.view_order`), in which slices and insertion are fastest.
+
+        Images that are read from a file again and again stay in its order.
+        """
+        if not self.feed.source.holds_all:
+            return rows
+        return rows[view_order(self.poses.R[torch.from_numpy(rows), 0]).numpy()]
+
     def images(self, rows: np.ndarray, radius: float) -> Images:
         """Images of `rows` on the disc of `radius`."""
         return self.feed.images(rows, radius, self.noise)
@@ -103,15 +114,13 @@ class PosedImages:
     def _half_sum(
         self, half: int, radius: int, group: Tensor, generator: torch.Generator, beyond: int | None
     ) -> Statistics:
-        total, symmetric = None, SymmetricSums.of(group)
-        for rows in in_batches(self.half_set(half), BATCH):
+        symmetric, inserted = SymmetricSums.of(group), Insertion(Band(radius).side, self.feed.device)
+        for rows in in_batches(self.by_view(self.half_set(half)), BATCH):
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
             samples = symmetric.at_mates(posterior_samples(poses, generator, len(symmetric.mates)))
             images = self.images(rows, radius)
-            newest = accumulate(images if beyond is None else images.beyond(beyond), samples, Band(radius).side)
-            total = newest if total is None else total + newest
-        assert total is not None
-        return symmetric.imposed(total)
+            inserted.add(images if beyond is None else images.beyond(beyond), samples)
+        return symmetric.imposed(Statistics(*inserted.sums()))
 
 
 def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
