@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
-from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score
 
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.particles.errors import BadInput
@@ -49,6 +47,9 @@ def class_agreement(one: FinishedRun, other: FinishedRun) -> ClassAgreement:
 
 def compared(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> ClassAgreement:
     """Compare two lists of class numbers of the same images, 0 for none."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score  # heavy to import
+
     counts = np.zeros((a.max() + 1, b.max() + 1), np.int64)
     np.add.at(counts, (a, b), 1)
     rows, columns = linear_sum_assignment(-counts[1:, 1:])
