@@ -7,15 +7,12 @@ known) before the first import of torch, numpy or numba.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
-_KEPT_BYTES = 1 << 30  # freed memory beyond this goes back to the system
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -28,7 +25,6 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
-    _keep_freed_memory()
     if "NUMBA_CACHE_DIR" not in os.environ:
         os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
 
@@ -64,20 +60,6 @@ def available_threads() -> int:
     except (OSError, ValueError):
         pass  # no such limit
     return max(1, count)
-
-
-def _keep_freed_memory() -> None:
-    """Let arrays take the memory that others have left.
-
-    glibc gives large arrays back to the system at once, and each new one costs fresh pages: a fifth of the CPU time of
-    a run in a box of 128 px.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library, which has its own ways
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _kernel_cache() -> Path:

@@ -207,7 +207,7 @@ def _check_memory(settings: Settings, particles: ParticleSet) -> None:
     """Refuse at once a job that could not fit into the free memory."""
     count, box = len(particles), settings.box or particles.box
     coefficients = 8 * 0.4 * box**2
-    grids = (2 * settings.threads + 8) * 12 * (2 * box) ** 3 / 2
+    grids = 10 * 12 * (2 * box) ** 3 / 2
     batch = 3 * 500 * coefficients
     estimate = 5e8 + min(settings.cache_bytes, count * coefficients) + grids + batch + 1000 * count
     check_memory(int(estimate), f"{count} particles in a box of {box} px")

@@ -51,7 +51,7 @@ def check_memory(estimate_bytes: int, what: str = "this run") -> None:
         raise ValueError(
             f"not enough memory for {what}\n  needed (estimate): {estimate_bytes / 2**30:.1f} GiB, "
             f"available: {available / 2**30:.1f} GiB\n"
-            "  what to do: use a smaller --box or fewer --threads, or a machine with more memory"
+            "  what to do: use a smaller --box, or a machine with more memory"
         )
 
 
