@@ -161,7 +161,7 @@ def test_a_class_whose_map_is_another_is_searched_again():
     assert job.searched == [0, 0]
 
 
-def test_images_are_compared_no_more_with_classes_that_were_much_less_likely():
+def test_images_are_not_compared_in_the_next_round_with_classes_that_were_much_less_likely():
     job = rounds("auto", {})
     state = two_classes()
     kept_all = cast(RefinedClass, SimpleNamespace(kept=lambda _: True))

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from cryoloom.kernels import cpu
 from cryoloom.kernels.order import RUN, Rows, parts, view_order
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import exponential, random_rotations
 
 SIDE, SCALE = 132, 2.0
+
+
+def test_runs_fit_into_the_buffers_of_the_kernels():
+    """The kernels have the number to themselves: their cache does not see a change in another file."""
+    assert RUN == cpu.RUN
 
 
 def planes_apart_degrees(R: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.kernels.images import GridPosterior, Images, Samples
-from cryoloom.kernels.order import Rows
+from cryoloom.kernels.order import Rows, parts
 from cryoloom.physics.frequencies import FourierDisc
 
 Arrays = dict[str, Any]
@@ -38,10 +38,16 @@ def image_arrays(images: Images) -> Arrays:
     return arrays | {"observed": pairs(images.observed)} | disc_arrays(images.disc)
 
 
-def in_rows(images: Images) -> Arrays:
-    """The same with points taken row by row: `order`, `frequency` and `runs` are those of `order.Rows`."""
+def insertion_arrays(images: Images, R: Tensor, scale: float, side: int, threads: int) -> Arrays:
+    """The same with points row by row (`order.Rows`), and the parts of the grid that threads fill (`order.parts`).
+
+    Args:
+        R: [C, 3, 3], at which the images are inserted; scale: grid pixels per Fourier pixel; side: of the grid.
+    """
     rows = Rows.of(images.disc.index.numpy())
-    return image_arrays(images) | {"order": rows.order, "frequency": rows.frequency, "runs": rows.runs}
+    axis, bounds = parts(R.numpy(), rows, scale, side, threads)
+    by_row = {"order": rows.order, "frequency": rows.frequency, "runs": rows.runs}
+    return image_arrays(images) | by_row | dict(scale=scale, side=side, threads=threads, axis=axis, bounds=bounds)
 
 
 def pairs(values: Tensor) -> np.ndarray:

@@ -11,14 +11,14 @@ from cryoloom.kernels.arrays import (
     frequencies,
     grid_arrays,
     image_arrays,
-    in_rows,
+    insertion_arrays,
     pairs,
     posterior_arrays,
     sample_arrays,
 )
 from cryoloom.kernels.half_grid import GUARD, fold
 from cryoloom.kernels.images import GridPosterior, Images, Samples
-from cryoloom.kernels.order import Rows, parts, view_order
+from cryoloom.kernels.order import view_order
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.slicing import PADDING
 
@@ -97,17 +97,10 @@ class Insertion:
             return
         from cryoloom.kernels import cpu
 
-        threads, arrays = _threads(), in_rows(images)
         ordered = samples.rows(view_order(samples.R))
-        rows = Rows(arrays["order"], arrays["frequency"], arrays["runs"])
-        axis, bounds = parts(ordered.R.numpy(), rows, float(self.padding), self.side, threads)
         cpu.insert(
-            **arrays | sample_arrays(ordered),
-            scale=float(self.padding),
-            axis=axis,
-            bounds=bounds,
-            threads=threads,
-            side=self.side,
+            **insertion_arrays(images, ordered.R, float(self.padding), self.side, _threads()),
+            **sample_arrays(ordered),
             sums=self._num.reshape(-1).numpy(),
         )
 
@@ -171,20 +164,12 @@ class MomentsInsertion:
 
         if not self._sums:
             self._sums = [torch.zeros(self.side, self.side, self.side // 2 + GUARD, 2 * Q + T)]
-        threads, arrays = _threads(), in_rows(images)
-        rows = Rows(arrays["order"], arrays["frequency"], arrays["runs"])
-        axis, bounds = parts(R.numpy(), rows, float(self.padding), self.side, threads)
         cpu.insert_moments(
-            **arrays,
+            **insertion_arrays(images, R, float(self.padding), self.side, _threads()),
             R=R.numpy(),
             t=t.numpy(),
             first=first.numpy(),
             second=second.numpy(),
-            scale=float(self.padding),
-            axis=axis,
-            bounds=bounds,
-            threads=threads,
-            side=self.side,
             sums=self._sums[0].reshape(-1).numpy(),
         )
 

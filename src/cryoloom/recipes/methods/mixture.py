@@ -119,8 +119,8 @@ class MixtureSettings:
     """The same for a class whose refinement goes on from the round before."""
 
     unlikely_nats: float = 40.0
-    """An image is compared no more with a class whose evidence was lower than that of another by this, where both
-    classes have kept their images since."""
+    """In the next round, an image is not compared with a class whose evidence was lower than that of another by this,
+    where both classes have kept their images."""
 
     settled: float = 0.01
     """Share of the images that go from one class to another in a round below which classes are settled."""
