@@ -62,18 +62,3 @@ def test_few_mates_need_an_insertion(symmetry: str, mates: int) -> None:
         exchanges *= len(step)
     assert exchanges * mates == len(group)
     assert sum(len(step) - 1 for step in sums.steps) <= 6
-
-
-def test_prefix_and_rest_of_the_disc_add_up() -> None:
-    """Sums up to a radius, and beyond it, are those of the whole disc."""
-    generator = torch.Generator().manual_seed(4)
-    disc = FourierDisc.create(16, 2.0, RADIUS)
-    P = len(disc.weight)
-    observed = torch.view_as_complex(torch.randn(COUNT, P, 2, generator=generator))
-    images = Images(observed, torch.ones(COUNT, P), torch.ones(1, P), torch.zeros(COUNT, dtype=torch.int64), disc)
-    R = random_rotations(COUNT, generator, torch.float32)
-    samples = Samples(torch.arange(COUNT), R, torch.zeros(COUNT, 2), torch.ones(COUNT))
-    whole = accumulate(images, samples, 36)
-    parts = accumulate(images.prefix(4), samples, 24).resized(36) + accumulate(images.beyond(4), samples, 36)
-    assert torch.allclose(parts.num, whole.num, atol=1e-5)
-    assert torch.allclose(parts.den, whole.den, atol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.physics.fourier import fft2, fft3, ifft2, ifft3, pad_real, resize_fourier, resize_real
+from cryoloom.physics.fourier import fft2, fft3, ifft2, ifft3, pad_real, rebox, resize_real
 from golden.numpy_reference import CLOUD, centred_dft, cloud_volume
 
 BOXES = [8, 9]
@@ -45,15 +45,28 @@ def test_central_slice_is_the_transform_of_the_projection(box, generator):
 
 @pytest.mark.parametrize("new", [10, 11, 14, 15, 20, 21])
 @pytest.mark.parametrize("old", [14, 15])
-def test_resize_fourier_keeps_each_frequency_in_its_place(old, new):
-    axis = torch.arange(old, dtype=torch.float64) - old // 2
-    coefficients = 100 * axis[:, None] + axis  # each value names its frequency (iy, ix)
+def test_resize_real_keeps_the_frequencies_that_both_boxes_hold_with_both_signs(old, new, generator):
+    image = torch.randn(3, old, old, generator=generator, dtype=torch.float64)
     half = (min(old, new) - 1) // 2
-    resized = resize_fourier(coefficients, new, 2)
-    assert resized.shape == (new, new)
-    axis = torch.arange(new, dtype=torch.float64) - new // 2
-    inside = (axis.abs() <= half).double()
-    torch.testing.assert_close(resized, (100 * axis[:, None] + axis) * inside[:, None] * inside)
+    expected = torch.zeros(3, new, new, dtype=torch.complex128)
+    to, at = (slice(box // 2 - half, box // 2 + half + 1) for box in (new, old))
+    expected[:, to, to] = fft2(image)[:, at, at]
+    found = resize_real(image, new, 2) * (old / new) ** 2
+    if old == new:
+        torch.testing.assert_close(found, image)
+    else:
+        torch.testing.assert_close(found, ifft2(expected).real, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize(("old", "new"), [(12, 8), (9, 15)])
+def test_resize_real_goes_axis_by_axis(old, new, generator):
+    volume = torch.randn(old, old, old, generator=generator, dtype=torch.float64)
+    lines = resize_real(volume, new, 1)
+    planes = resize_real(lines.transpose(-1, -2), new, 1).transpose(-1, -2)
+    cube = resize_real(planes.movedim(0, -1), new, 1).movedim(-1, 0)
+    torch.testing.assert_close(resize_real(volume, new, 2), planes)
+    torch.testing.assert_close(resize_real(volume, new, 3), cube)
+    torch.testing.assert_close(rebox(volume, new), cube * (old / new) ** 3)
 
 
 @pytest.mark.parametrize("new", [30, 31, 40, 41, 50, 51])

@@ -15,7 +15,7 @@ from cryoloom.inference.poses.folds import FOLDS
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.start import PoseStart, StartAgreement
 from cryoloom.kernels.images import Images, Samples
-from cryoloom.maps.backprojection import accumulate
+from cryoloom.maps.backprojection import Statistics, accumulate
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import exponential, geodesic_degrees, random_rotations, symmetry_group
@@ -164,13 +164,25 @@ class Spoilt(ImageFeed):
         return replace(images, observed=observed.contiguous())
 
 
+def stepped_once(recipe: RefineRecipe) -> tuple[RefineState, tuple[Statistics, ...]]:
+    """The state after one iteration, and the normal equations of the half maps."""
+    after, kept = recipe._after, []
+
+    def watching(before, found, sums, *others):
+        kept.extend(half.total for half in sums)
+        return after(before, found, sums, *others)
+
+    recipe._after = watching
+    return recipe.step(recipe.init())[0], tuple(kept)
+
+
 def test_a_half_never_sees_the_images_or_the_map_of_the_other(scene):
     """Images and map of the second half replaced by nonsense: the first half ends with the same bits."""
     half = halves(scene)
     nonsense = Spoilt(scene.feed, np.flatnonzero(half == 1))
     whole = recipe_of(scene)
     spoilt = recipe_of(scene, feed=nonsense, start=(low(scene.mean), low(scene.mean).flip(0).contiguous()))
-    states = [recipe.step(recipe.init())[0] for recipe in (whole, spoilt)]
+    states, sums = zip(*(stepped_once(recipe) for recipe in (whole, spoilt)), strict=True)
     mine = torch.from_numpy(half == 0)
     one, two = states
     for name in ("R", "t", "log_weight"):
@@ -178,11 +190,9 @@ def test_a_half_never_sees_the_images_or_the_map_of_the_other(scene):
         assert torch.equal(values[0][mine], values[1][mine]), name
         assert not torch.equal(values[0][~mine], values[1][~mine]), name
     assert torch.equal(one.score[mine], two.score[mine])
-    assert one.statistics is not None
-    assert two.statistics is not None
-    assert torch.equal(one.statistics[0].num, two.statistics[0].num)
-    assert torch.equal(one.statistics[0].den, two.statistics[0].den)
-    assert not torch.equal(one.statistics[1].num, two.statistics[1].num)
+    assert torch.equal(sums[0][0].num, sums[1][0].num)
+    assert torch.equal(sums[0][0].den, sums[1][0].den)
+    assert not torch.equal(sums[0][1].num, sums[1][1].num)
 
 
 def test_a_difference_between_the_halves_stays_in_its_half(two):
@@ -274,15 +284,16 @@ def test_searches_come_to_an_end(misplaced):
 
 
 def test_given_poses_are_inserted_as_they_are(scene):
-    recipe = recipe_of(scene, poses=scene.poses, climb_steps=0, most_iterations=1, least_iterations=1)
-    state, said = carried_out(recipe)
+    settings = {"climb_steps": 0, "most_iterations": 1, "least_iterations": 1}
+    state, said = carried_out(recipe_of(scene, poses=scene.poses, **settings))
+    recipe = recipe_of(scene, poses=scene.poses, **settings)
+    sums = stepped_once(recipe)[1]
     R, t = scene.poses.best()
     assert torch.equal(state.poses.R[:, 0], R)
     assert torch.equal(state.poses.t[:, 0], t)
     assert (state.poses.log_weight[:, 0].exp() > 0.999).all()
     assert dict(said[0].metrics)["searched"] == 0
-    assert state.statistics is not None
-    for h, found in enumerate(state.statistics):
+    for h, found in enumerate(sums):
         rows = np.flatnonzero(halves(scene) == h)
         images = scene.feed.images(rows, recipe.limit, scene.noise)
         samples = Samples(torch.arange(len(rows)), R[rows].contiguous(), t[rows].contiguous(), torch.ones(len(rows)))
@@ -304,20 +315,17 @@ def test_maps_of_given_poses_do_not_spread_and_found_ones_do(scene):
     assert not given.init().spread
     assert recipe_of(scene).init().spread
     spread = recipe_of(scene, poses=scene.poses, spread=True)
-    sharp, blurred = (recipe.step(recipe.init())[0] for recipe in (given, spread))
-    assert sharp.statistics is not None
-    assert blurred.statistics is not None
+    (sharp, fine), (blurred, smooth) = (stepped_once(recipe) for recipe in (given, spread))
     assert torch.equal(sharp.poses.R, blurred.poses.R)
-    assert not torch.equal(sharp.statistics[0].num, blurred.statistics[0].num)
+    assert not torch.equal(fine[0].num, smooth[0].num)
     assert sharp.posterior.covariance is None
     assert blurred.posterior.covariance is not None
 
 
 def test_the_map_has_the_symmetry_that_is_given(scene):
-    """Statistics of a C4 run are those of every image at each of its four poses."""
+    """Normal equations of a C4 run are those of every image at each of its four poses."""
     recipe = recipe_of(scene, poses=scene.poses, symmetry="C4", climb_steps=0, most_iterations=1)
-    state, _ = recipe.step(recipe.init())
-    assert state.statistics is not None
+    state, sums = stepped_once(recipe)
     R, t = scene.poses.best()
     group = symmetry_group("C4").float()
     rows = np.flatnonzero(halves(scene) == 0)
@@ -331,13 +339,13 @@ def test_the_map_has_the_symmetry_that_is_given(scene):
                 t[rows].contiguous(),
                 torch.full((len(rows),), 0.25),
             ),
-            state.statistics[0].num.shape[0],
+            sums[0].side,
         )
         for g in group
     ]
     expected = sum(part.num for part in parts)
     largest = float(expected.abs().max())
-    ratio = state.statistics[0].num[expected.abs() > 0.01 * largest] / expected[expected.abs() > 0.01 * largest]
+    ratio = sums[0].num[expected.abs() > 0.01 * largest] / expected[expected.abs() > 0.01 * largest]
     torch.testing.assert_close(ratio, ratio[0].expand_as(ratio), rtol=1e-2, atol=1e-2)
     for reference in state.references:
         even = reference[1:, 1:, 1:]  # the planes that a quarter turn about the centre keeps in the box
@@ -361,11 +369,10 @@ def test_a_fresh_recipe_goes_on_exactly_from_arrays(scene):
         assert np.array_equal(value, other[name]), name
 
 
-def test_a_state_without_statistics_survives_its_arrays(scene):
+def test_a_first_state_survives_its_arrays(scene):
     recipe = recipe_of(scene)
     start = recipe.init()
     again = unpack(RefineState, copied(start))
-    assert again.statistics is None
     assert (again.iteration, again.radius, again.searches, again.settled) == (0, START, 0, False)
     assert torch.equal(again.references[1], start.references[1])
     assert recipe.end_early(start) is start
@@ -567,7 +574,7 @@ def test_refinement_goes_on_from_a_state_and_searches_images_without_a_pose(refi
     R = state.poses.R.clone()
     R[torch.from_numpy(new)] = torch.eye(3)
     poses = PosePosterior(R, state.poses.t, log_weight)
-    begun = replace(state, poses=poses, statistics=None, settled=False, stalled=False, joint=())
+    begun = replace(state, poses=poses, settled=False, stalled=False, joint=())
     few = replace(SMALL, most_iterations=2)  # fewer than are done already
     after = RefineRecipe(scene.feed, few, 1, recipe.start, begun=begun)
     assert not after.finished(after.init())

@@ -11,6 +11,8 @@ import torch
 from cryoloom.inference.poses.global_search import references_of
 from cryoloom.inference.poses.posed import PosedImages
 from cryoloom.inference.poses.posterior import PosePosterior
+from cryoloom.kernels.dispatch import Insertion
+from cryoloom.maps.band import Band
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import geodesic_degrees
 from cryoloom.recipes.methods.search import RefineSettings
@@ -40,7 +42,8 @@ def passed(
 ) -> PassResult:
     posed = PosedImages(scene.feed, candidates, np.arange(COUNT) % 2, scene.noise, PIXEL_SIZE)
     rows = np.arange(0, COUNT, 2)
-    return refine_pass(scene).over(posed, PassImages(rows, np.full(len(rows), doubtful), own, joint, ("pass", 0)))
+    images = PassImages(rows, np.full(len(rows), doubtful), own, joint, ("pass", 0))
+    return refine_pass(scene).over(posed, images, Insertion(Band(RADIUS).side))
 
 
 def two_candidates(scene: Scene, turn: torch.Tensor) -> PosePosterior:

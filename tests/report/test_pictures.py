@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from cryoloom.maps.io import DensityMap, write_map
-from cryoloom.physics.fourier import resize_real
 from cryoloom.physics.rotations import random_rotations, to_euler
-from cryoloom.report.map_views import MapView, resample, view_map
+from cryoloom.report.map_views import MapView, view_map
 from cryoloom.report.panels.local_resolution import local_resolution_row
 from cryoloom.report.png import VIRIDIS, colourise, hex_colour, png_bytes, shaded_png_bytes, window
 from cryoloom.report.spheres import FINE_TO_COARSE, direction_map
@@ -84,14 +83,6 @@ def test_colours_run_through_their_anchors() -> None:
     np.testing.assert_array_equal(colourise(np.array([0.0, 1.0]))[1], [0xFD, 0xE7, 0x25])
     np.testing.assert_array_equal(window(np.array([-1.0, 0, 1, 2, 9]), 0, 2), [0, 0, 128, 255, 255])
     assert (window(np.zeros((2, 2)), 1, 1) == 128).all()
-
-
-@pytest.mark.parametrize(("box", "side"), [(32, 20), (33, 20), (32, 21), (33, 21), (24, 40), (25, 40), (24, 41)])
-def test_resample_is_the_reference_resize(box: int, side: int) -> None:
-    volume = torch.rand(box, box, box, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    expected = resize_real(volume, side, 3)
-    np.testing.assert_allclose(resample(volume, side, 3), expected, atol=1e-5)
-    np.testing.assert_allclose(resample(volume, side, 2)[3], resize_real(volume[3], side, 2), atol=1e-5)
 
 
 def blobs(box: int, *centres: tuple[float, float, float], width: float = 2.0) -> torch.Tensor:

@@ -407,7 +407,7 @@ class _Rounds:
         recipe = RefineRecipe(self.feed.only(rows), few, self.settings.seed, start, name=name, begun=begun)
         after = self.session.state(recipe)
         # normal equations take most of the memory of a state
-        return RefinedClass(rows, replace(after, statistics=None))
+        return RefinedClass(rows, after)
 
 
 def _labels(shares: ClassShares, count: int, fewest: int) -> np.ndarray:

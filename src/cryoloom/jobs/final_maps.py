@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cryoloom.maps.backprojection import (
     Statistics,
+    Together,
     solve,
     ssnr_of_sum,
 )
@@ -66,26 +67,6 @@ class ScoredMaps:
     gold: GoldStandard
 
 
-def full_statistics(
-    refined: RefineResult, group: Tensor, radius: int, generator: torch.Generator
-) -> tuple[Statistics, Statistics]:
-    """Normal equations of both halves at full radius: those of the last iteration and, beyond its radius, what is left.
-
-    Beyond, where the last iteration saw too little to compare, images are inserted at their candidates alone, without
-    the width of their posteriors.
-    """
-    if refined.statistics is None:
-        return refined.posed.sums(radius, group, generator)
-    reached = Band.of_box(refined.statistics[0].side // 2).radius
-    if reached >= radius:
-        return refined.statistics
-    bare = refined.posed.with_poses(refined.posed.poses.bare())
-    rest = bare.sums(radius, group, generator, beyond=reached)
-    side = Band(radius).side
-    one, two = (s.resized(side) + r for s, r in zip(refined.statistics, rest, strict=True))
-    return one, two
-
-
 def _in_box(volume: Tensor, box: int) -> Tensor:
     """The volume in the working box; density per voxel as an image of that box would show it."""
     return rebox(volume, box).contiguous().cpu()
@@ -109,18 +90,17 @@ def scored_maps(
     radius = (feed.box - 1) // 2
     box, pixel = feed.box, feed.pixel_size
     one, two = (_in_box(solve(h, None, radius), box) for h in halves)
-    both = halves[0] + halves[1]
     if mask is None:
         sphere = feed.mask(box).cpu()
         within = gold_standard(one, two, sphere, pixel, rough, mates)
         # the mask is found at 15 angstrom or coarser: a map of twice that resolution is fine enough
         coarse = min(radius, math.ceil(2 * feed.field_of_view / SMOOTH_ANGSTROM))
-        part = both.resized(Band(coarse).side)
+        part = Together(tuple(h.resized(Band(coarse).side) for h in halves))
         first = _in_box(solve(part, ssnr_of_sum(within.corrected[: coarse + 1]), coarse), box) * sphere
         diameter = feed.source.preprocessing.particle_diameter_angstrom
         mask = automatic_mask(first, pixel, diameter, within.resolution_angstrom) * sphere
     gold = gold_standard(one, two, mask, pixel, final, mates)
-    combined = _in_box(solve(both, ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
+    combined = _in_box(solve(Together(halves), ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
     return ScoredMaps(combined, (one, two), mask, gold)
 
 
@@ -129,13 +109,14 @@ def final_maps(refined: RefineResult, symmetry: str, seed: int) -> FinalMaps:
     feed = refined.posed.feed
     group = symmetry_group(symmetry).float().to(feed.device)
     radius = (feed.box - 1) // 2
-    halves = full_statistics(refined, group, radius, torch_generator(seed, "final maps", "samples"))
+    halves = refined.posed.sums(radius, group, torch_generator(seed, "final maps", "samples"))
     box, pixel = feed.box, feed.pixel_size
     rough, final = (torch_generator(seed, "final maps", part) for part in ("rough", "final"))
     scored = scored_maps(feed, halves, rough, final, mates=len(group))
-    raw, mask, gold, both = scored.halves, scored.mask, scored.gold, halves[0] + halves[1]
+    raw, mask, gold = scored.halves, scored.mask, scored.gold
     # unfiltered: the fit and the sharpening weigh by the FSC themselves
-    unfiltered = _in_box(solve(both, None, radius), box) * mask
+    unfiltered = _in_box(solve(Together(halves), None, radius), box) * mask
+    del halves
     guinier = guinier_b_factor(unfiltered, gold.corrected, pixel)
     sharp = sharpen(unfiltered, guinier.b_factor_angstrom2, gold.corrected, pixel)
     local = local_resolution(raw[0], raw[1], mask, pixel)

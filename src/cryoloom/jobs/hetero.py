@@ -167,7 +167,6 @@ def reposed(refined: RefineResult, found: Refined) -> RefineResult:
         covariance=covariance,
         score=found.score,
         power=found.power,
-        statistics=None,
         doubt=None,  # that of other poses
         elsewhere=None,
     )

@@ -70,7 +70,8 @@ def insert(
     """
     insertion = Insertion(side, images.observed.device, padding)
     insertion.add(images, samples)
-    return insertion.sums()
+    num, den = insertion.sums()
+    return num.contiguous(), den.contiguous()
 
 
 class Insertion:
@@ -78,17 +79,23 @@ class Insertion:
 
     def __init__(self, side: int, device: torch.device | str = "cpu", padding: int = PADDING) -> None:
         """Sums of no images on a half grid of `side`."""
-        self.side, self.padding = side, padding
-        # on the CPU, num and den of a cell lie side by side: real part, imaginary part, den, nothing
-        channels = () if torch.device(device).type == "cuda" else (CELL,)
-        shape = (side, side, side // 2 + GUARD, *channels)
-        self._num = torch.zeros(shape, dtype=torch.float32 if channels else torch.complex64, device=device)
-        self._den = None if channels else torch.zeros(shape, device=device)
+        self.side, self.padding, self.device = side, padding, torch.device(device)
+        shape = (side, side, side // 2 + GUARD)
+        if self.device.type == "cuda":
+            self._num = torch.zeros(shape, dtype=torch.complex64, device=device)
+            self._den = torch.zeros(shape, device=device)
+        else:  # num and den of a cell lie side by side: real part, imaginary part, den, nothing
+            self._cells = torch.zeros(*shape, CELL)
+            self._num, self._den = torch.view_as_complex(self._cells[..., :2]), self._cells[..., 2]
+        self._unfolded: tuple[Tensor, Tensor] | None = None
 
     def add(self, images: Images, samples: Samples) -> None:
         """Add samples of a batch of images."""
         _check(self.side, images.disc, self.padding)
-        if self._den is not None:
+        if self._unfolded is not None:
+            self._num[..., 0], self._den[..., 0] = self._unfolded
+            self._unfolded = None
+        if self.device.type == "cuda":
             from cryoloom.kernels import gpu
 
             num, den = gpu.insert(images, samples, self.side, self.padding)
@@ -101,15 +108,16 @@ class Insertion:
         cpu.insert(
             **insertion_arrays(images, ordered.R, float(self.padding), self.side, _threads()),
             **sample_arrays(ordered),
-            sums=self._num.reshape(-1).numpy(),
+            sums=self._cells.reshape(-1).numpy(),
         )
 
     def sums(self) -> tuple[Complex[Tensor, "M M H"], Float[Tensor, "M M H"]]:
-        """num and den, Friedel mates folded in."""
-        if self._den is not None:
-            return fold(self._num.clone()), fold(self._den.clone())
-        num = torch.view_as_complex(self._num[..., :2].contiguous())
-        return fold(num), fold(self._num[..., 2].contiguous())
+        """num and den so far, Friedel mates folded in: the sums themselves, not a copy, until images are added."""
+        if self._unfolded is None:
+            self._unfolded = (self._num[..., 0].clone(), self._den[..., 0].clone())
+            fold(self._num)
+            fold(self._den)
+        return self._num, self._den
 
 
 def insert_moments(
@@ -332,3 +340,57 @@ def grid_posterior(
         **posterior_arrays(found),
     )
     return found
+
+
+def shell_sums(
+    den: Float[Tensor, "n M H"], first: int, padding: int, reach: float, shells: int
+) -> tuple[Float[Tensor, " S"], Int[Tensor, " S"]]:
+    """Sums of planes of a half grid over shells of image Fourier pixels, float64, and the number of points.
+
+    Args:
+        den: planes at consecutive z, of which the first is `first`; reach: points that are farther from the centre
+            (grid pixels) are left out; shells: number S of shells, which must hold all others.
+    """
+    if den.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.shell_sums(den, first, padding, reach, shells)
+    from cryoloom.kernels import cpu_planes
+
+    total, count = np.zeros((len(den), shells)), np.zeros((len(den), shells), np.int64)
+    cpu_planes.shell_sums(
+        den.contiguous().numpy(), first, padding, np.float32(reach), threads=_threads(), total=total, count=count
+    )
+    return torch.from_numpy(total.sum(0)), torch.from_numpy(count.sum(0))
+
+
+def quotients(
+    num: Complex[Tensor, "n M H"],
+    den: Float[Tensor, "n M H"],
+    first: int,
+    padding: int,
+    prior: Float[Tensor, " S"],
+    reach: float,
+) -> Complex[Tensor, "n M H"]:
+    """num / (den + prior[shell]) of planes of a half grid, 0 beyond `reach`; see `shell_sums`.
+
+    Lines (y) are in the order of transforms, the zero frequency first.
+    """
+    if num.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.quotients(num, den, first, padding, prior=prior, reach=reach)
+    from cryoloom.kernels import cpu_planes
+
+    out = torch.empty(num.shape, dtype=torch.complex64)
+    cpu_planes.quotients(
+        pairs(num.contiguous()),
+        den.contiguous().numpy(),
+        first,
+        padding,
+        prior=prior.numpy(),
+        reach=np.float32(reach),
+        threads=_threads(),
+        out=pairs(out),
+    )
+    return out

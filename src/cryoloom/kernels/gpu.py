@@ -374,3 +374,30 @@ def _systematic(
     rest = (target - before)[..., None].minimum(limit)
     place = torch.searchsorted(inner, rest, right=True)[..., 0].clamp_(max=mass.shape[2] - 1)
     return block * mass.shape[2] + place, total
+
+
+def shell_sums(
+    den: Float[Tensor, "n M H"], first: int, padding: int, reach: float, shells: int
+) -> tuple[Float[Tensor, " S"], Int[Tensor, " S"]]:
+    """Sums of den over shells, float64, and the number of points: see `cpu_planes.shell_sums`."""
+    distance = _distances(den, first)
+    shell = torch.where(distance <= reach, (distance / padding).round(), float(shells)).long().reshape(-1)
+    total = torch.bincount(shell, den.double().reshape(-1), minlength=shells + 1)
+    return total[:shells], torch.bincount(shell, minlength=shells + 1)[:shells]
+
+
+def quotients(
+    num: Complex[Tensor, "n M H"], den: Float[Tensor, "n M H"], first: int, padding: int, prior: Tensor, reach: float
+) -> Complex[Tensor, "n M H"]:
+    """num / (den + prior[shell]) within `reach`, lines in the order of transforms: see `cpu_planes.quotients`."""
+    distance = _distances(den, first)
+    shell = (distance / padding).round().long().clamp(max=len(prior) - 1)
+    return torch.fft.ifftshift(torch.where(distance <= reach, num / (den + prior[shell]), 0), dim=1)
+
+
+def _distances(planes: Tensor, first: int) -> Tensor:
+    """Distance of each point of planes from the centre, grid pixels, float32."""
+    n, side, width = planes.shape
+    z, y, x = (torch.arange(size, device=planes.device, dtype=torch.float32) for size in (n, side, width))
+    z, y = z + first - side // 2, y - side // 2
+    return torch.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)

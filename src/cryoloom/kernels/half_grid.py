@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -9,19 +11,27 @@ from torch import Tensor
 from cryoloom.physics.slicing import PADDING, gridding_window
 
 GUARD = 2
+# temporary arrays at once: on a CPU small enough that the allocator keeps them
+_SLAB_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
 def volume_to_half(volume: Float[Tensor, "D D D"], padding: int = PADDING) -> Complex[Tensor, "M M H"]:
     """Half grid [M, M, M // 2 + 2], M = padding D, of a volume: `slicing.volume_to_grid` for x >= 0, complex64."""
     box = volume.shape[-1]
     side = padding * box
-    window = gridding_window(box, padding, torch.float32).to(volume.device)
-    low = side // 2 - box // 2
-    padded = volume.new_zeros(side, side, side, dtype=torch.float32)
-    padded[low : low + box, low : low + box, low : low + box] = volume.float() / window
-    half = torch.fft.rfftn(torch.fft.ifftshift(padded))
-    half = torch.fft.fftshift(half, dim=(0, 1))
-    return torch.nn.functional.pad(half, (0, side // 2 + GUARD - half.shape[-1])).contiguous()
+    scaled = volume.float() / gridding_window(box, padding, torch.float32).to(volume.device)
+    columns = side // 2 + 1
+    lines = scaled.new_empty(box, side, columns, dtype=torch.complex64)
+    # gradients are taken through the whole at once
+    whole = [slice(None)] if scaled.requires_grad else None
+    for z in whole or slabs(box, side * columns, scaled.device):
+        rows = torch.fft.rfft(_about_zero(scaled[z], 2, side), dim=2)
+        lines[z] = torch.fft.fftshift(torch.fft.fft(_about_zero(rows, 1, side), dim=1), dim=1)
+    half = scaled.new_zeros(side, side, side // 2 + GUARD, dtype=torch.complex64)
+    for y in whole or slabs(side, side * columns, scaled.device):
+        part = torch.fft.fft(_about_zero(lines[:, y], 0, side), dim=0)
+        half[:, y, :columns] = torch.fft.fftshift(part, dim=0)
+    return half
 
 
 def volumes_to_halves(volumes: Float[Tensor, "Q D D D"], padding: int = PADDING) -> list[Complex[Tensor, "M M H"]]:
@@ -31,16 +41,64 @@ def volumes_to_halves(volumes: Float[Tensor, "Q D D D"], padding: int = PADDING)
 
 def half_to_volume(half: Complex[Tensor, "M M H"], padding: int = PADDING) -> Float[Tensor, "D D D"]:
     """Real volume of box M / padding from a half grid of inserted values: `slicing.grid_to_volume` for half grids."""
-    side = half.shape[0]
-    box = side // padding
-    work = half[..., : side // 2 + 1].clone()
-    if side % 2 == 0:
-        work[0], work[:, 0], work[..., -1] = 0, 0, 0
-    padded = torch.fft.irfftn(torch.fft.ifftshift(work, dim=(0, 1)), s=(side, side, side))
-    padded = torch.fft.fftshift(padded)
-    low = side // 2 - box // 2
-    volume = padded[low : low + box, low : low + box, low : low + box]
-    return volume / gridding_window(box, padding, torch.float32).to(volume.device)
+    return planes_to_volume(lambda z: torch.fft.ifftshift(half[z], dim=1), half.shape[0], half.device, padding)
+
+
+def planes_to_volume(
+    planes: Callable[[slice], Complex[Tensor, "n M H"]], side: int, device: torch.device, padding: int = PADDING
+) -> Float[Tensor, "D D D"]:
+    """As `half_to_volume`, of a half grid that is given a few planes at a time.
+
+    Along each axis only what lies in the volume is kept before the next axis is transformed: three quarters of the
+    padding are never computed.
+
+    Args:
+        planes: new arrays of the planes of a slice of z, with lines (y) in the order of transforms, y = 0 first.
+    """
+    box, columns, middle = side // padding, side // 2 + 1, side // 2
+    lines = torch.empty(side, box, columns, dtype=torch.complex64, device=device)
+    for part in (slice(0, middle), slice(middle, side)):
+        for z in slabs(part.stop - part.start, side * columns, device):
+            first = part.start + z.start
+            plane = planes(slice(first, part.start + z.stop))[..., :columns]
+            if side % 2 == 0:  # Nyquist frequencies have no mates
+                plane[:, middle], plane[..., -1] = 0, 0
+                if first == 0:
+                    plane[0] = 0
+            first = (first - middle) % side
+            _take_middle(torch.fft.ifft(plane, dim=1), 1, lines[first : first + len(plane)])
+    volume = torch.empty(box, box, box, device=device)
+    for y in slabs(box, side * columns, device):
+        along_z = torch.empty(box, y.stop - y.start, columns, dtype=torch.complex64, device=device)
+        _take_middle(torch.fft.ifft(lines[:, y], dim=0), 0, along_z)
+        _take_middle(torch.fft.irfft(along_z, n=side, dim=2), 2, volume[:, y])
+    return volume.div_(gridding_window(box, padding, torch.float32).to(device))
+
+
+def slabs(planes: int, voxels: int, device: torch.device) -> list[slice]:
+    """Ranges of planes, of `voxels` complex numbers each, that are worked on at once.
+
+    Temporary arrays of that size are reused; those of whole grids would be taken from the system each time, page by
+    page.
+    """
+    n = max(1, _SLAB_BYTES["cuda" if device.type == "cuda" else "cpu"] // (8 * voxels))
+    return [slice(first, min(first + n, planes)) for first in range(0, planes, n)]
+
+
+def _about_zero(x: Tensor, dim: int, side: int) -> Tensor:
+    """Values about the centre of an axis, zero-padded to `side`, with the centre moved to the front (`ifftshift`)."""
+    n = x.shape[dim]
+    before = n // 2
+    zeros = x.new_zeros(*x.shape[:dim], side - n, *x.shape[dim + 1 :])
+    return torch.cat([x.narrow(dim, before, n - before), zeros, x.narrow(dim, 0, before)], dim)
+
+
+def _take_middle(x: Tensor, dim: int, into: Tensor) -> None:
+    """The values about the front of an axis, as many as `into` has, which become its centre."""
+    box = into.shape[dim]
+    before = box // 2
+    into.narrow(dim, 0, before).copy_(x.narrow(dim, x.shape[dim] - before, before))
+    into.narrow(dim, before, box - before).copy_(x.narrow(dim, 0, box - before))
 
 
 def fold(half: Tensor) -> Tensor:

@@ -55,13 +55,6 @@ class Images:
         observed, ctf, variance = (x[:, :n].contiguous() for x in (self.observed, self.ctf, self.variance))
         return Images(observed, ctf, variance, self.group, disc)
 
-    def beyond(self, radius: float) -> Images:
-        """The same images on the rest of the disc, beyond `radius` Fourier pixels: what `prefix` leaves out."""
-        n, d = self.disc.count(radius), self.disc
-        disc = FourierDisc(d.box, d.pixel_size, d.radius, index=d.index[n:], k=d.k[n:], weight=d.weight[n:])
-        observed, ctf, variance = (x[:, n:].contiguous() for x in (self.observed, self.ctf, self.variance))
-        return Images(observed, ctf, variance, self.group, disc)
-
 
 @dataclass(frozen=True, slots=True)
 class Samples:

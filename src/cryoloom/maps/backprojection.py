@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.half_grid import half_to_volume, resize_half, shell_of
+from cryoloom.kernels.half_grid import planes_to_volume, resize_half, shell_of, slabs
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.maps.mask import radial_mean, soft_sphere
@@ -19,6 +20,24 @@ from cryoloom.physics.slicing import PADDING
 FLOOR = 1e-3
 # bounds of the FSC when it is converted to a signal-to-noise ratio
 LEAST_FSC, MOST_FSC = 0.02, 0.999
+
+
+class NormalEquations(Protocol):
+    """Normal equations of a map, which are read a few planes at a time: those of some images, or a combination."""
+
+    @property
+    def side(self) -> int:
+        """M: side of the padded grid."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the planes are."""
+        ...
+
+    def planes(self, z: slice) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
+        """num and den of some planes, not to be written to."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,15 @@ class Statistics:
     def side(self) -> int:
         """M: side of the padded grid."""
         return self.num.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.num.device
+
+    def planes(self, z: slice) -> tuple[Tensor, Tensor]:
+        """See `NormalEquations.planes`."""
+        return self.num[z], self.den[z]
 
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(self.num + other.num, self.den + other.den)
@@ -47,6 +75,31 @@ class Statistics:
     def resized(self, side: int) -> Statistics:
         """The same normal equations at another band limit, with the same field of view."""
         return Statistics(resize_half(self.num, side), resize_half(self.den, side))
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Normal equations of the images of several sets: the sums, without a grid of their own."""
+
+    parts: tuple[NormalEquations, ...]
+
+    @property
+    def side(self) -> int:
+        """M: side of the padded grid."""
+        return self.parts[0].side
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.parts[0].device
+
+    def planes(self, z: slice) -> tuple[Tensor, Tensor]:
+        """See `NormalEquations.planes`."""
+        num, den = self.parts[0].planes(z)
+        for part in self.parts[1:]:
+            more = part.planes(z)
+            num, den = num + more[0], den + more[1]
+        return num, den
 
 
 def accumulate(images: Images, samples: Samples, side: int) -> Statistics:
@@ -66,7 +119,7 @@ def shell_means(values: Float[Tensor, "M M H"], shells: Tensor, count: int) -> F
     return (total / torch.bincount(flat, minlength=count).clamp(min=1)).float()[:count]
 
 
-def solve(statistics: Statistics, ssnr: Float[Tensor, " S"] | None, radius: float) -> Float[Tensor, "D D D"]:
+def solve(equations: NormalEquations, ssnr: Float[Tensor, " S"] | None, radius: float) -> Float[Tensor, "D D D"]:
     """Map num / (den + 1 / tau^2), band-limited to `radius` Fourier pixels.
 
     Args:
@@ -76,17 +129,31 @@ def solve(statistics: Statistics, ssnr: Float[Tensor, " S"] | None, radius: floa
     Returns:
         The volume of box M / 2, corrected for the interpolation kernel.
     """
-    last = int(radius) + 2
-    distance = shell_of(statistics.side, device=statistics.num.device)
-    shells = distance.round().long().clamp(max=last)
-    mean = shell_means(statistics.den, shells, last + 1)
+    side, shells = equations.side, int(radius) + 3
+    mean = _mean_weights(equations, shells)
     if ssnr is None:
         prior = FLOOR * mean
     else:
-        full = torch.cat([ssnr, ssnr[-1:].expand(max(0, last + 1 - len(ssnr)))])[: last + 1].to(mean)
+        full = torch.cat([ssnr, ssnr[-1:].expand(max(0, shells - len(ssnr)))])[:shells].to(mean)
         prior = mean / full
     prior = prior + 1e-9 * mean.max()
-    return half_to_volume(torch.where(distance <= radius + 0.5, statistics.num / (statistics.den + prior[shells]), 0))
+
+    def quotients(z: slice) -> Tensor:
+        num, den = equations.planes(z)
+        return dispatch.quotients(num, den, z.start, PADDING, prior=prior, reach=PADDING * (radius + 0.5))
+
+    return planes_to_volume(quotients, side, equations.device)
+
+
+def _mean_weights(equations: NormalEquations, shells: int) -> Float[Tensor, " S"]:
+    """Mean of den in each shell, float32."""
+    side, reach = equations.side, PADDING * (shells - 0.51)
+    total = torch.zeros(shells, dtype=torch.float64, device=equations.device)
+    count = torch.zeros(shells, dtype=torch.int64, device=equations.device)
+    for z in slabs(side, side * (side // 2 + 1), equations.device):
+        sums = dispatch.shell_sums(equations.planes(z)[1], z.start, PADDING, reach=reach, shells=shells)
+        total, count = total + sums[0], count + sums[1]
+    return (total / count.clamp(min=1)).float()
 
 
 def particle_mask(box: int, diameter_px: float, device: torch.device | str = "cpu") -> Float[Tensor, "D D D"]:
@@ -108,7 +175,7 @@ def ssnr_of_sum(fsc: Float[Tensor, " S"]) -> Float[Tensor, " S"]:
 
 
 def half_map_fsc(
-    first: Statistics, second: Statistics, radius: float, mask: Float[Tensor, "D D D"]
+    first: NormalEquations, second: NormalEquations, radius: float, mask: Float[Tensor, "D D D"]
 ) -> Float[Tensor, " S"]:
     """FSC of the two unfiltered maps within a mask, by shell up to floor(radius); float64."""
     a, b = (solve(s, None, radius) * mask for s in (first, second))
@@ -116,14 +183,14 @@ def half_map_fsc(
 
 
 def running_map(
-    first: Statistics, second: Statistics, radius: float, mask: Float[Tensor, "D D D"]
+    first: NormalEquations, second: NormalEquations, radius: float, mask: Float[Tensor, "D D D"]
 ) -> tuple[Float[Tensor, "D D D"], Float[Tensor, " S"]]:
     """Map of two sets of images that are used alternately, masked and Wiener-filtered by their FSC; and that FSC.
 
     Both sets are aligned to one map, so their FSC is too high: use it to weight shells, not to state a resolution.
     """
     fsc = half_map_fsc(first, second, radius, mask).clamp(min=0.05)
-    return solve(first + second, ssnr_of_sum(fsc), radius) * mask, fsc
+    return solve(Together((first, second)), ssnr_of_sum(fsc), radius) * mask, fsc
 
 
 def negated_about_spheres(statistics: Statistics) -> Statistics:

@@ -8,10 +8,11 @@ maps. At the end, images in doubt between modes are compared with the map of all
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,9 +27,11 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import misfit_sigmas, refine_poses
 from cryoloom.inference.poses.shared_doubt import SharedDoubt, shared_doubt
 from cryoloom.inference.poses.start import PoseStart
+from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.backprojection import (
     Statistics,
+    Together,
     half_map_fsc,
     solve,
     ssnr_of_half,
@@ -42,6 +45,7 @@ from cryoloom.maps.fsc import (
     resolution_angstrom,
     resolved_shell,
 )
+from cryoloom.maps.left_out import Record, WithoutSome, without_each
 from cryoloom.maps.mask import automatic_mask
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
@@ -49,7 +53,7 @@ from cryoloom.physics.fourier import rebox
 from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import is_polyhedral, symmetry_group
 from cryoloom.recipes.methods.search import RefineSettings
-from cryoloom.recipes.refine_pass import BATCH, PassImages, PassResult, Radii, RefinePass, in_doubt, shift_doubt
+from cryoloom.recipes.refine_pass import BATCH, PassImages, Radii, RefinePass, in_doubt, shift_doubt
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
@@ -83,8 +87,6 @@ ALL_SEARCHED = 2  # number of first searches to which MANY_DOUBTFUL applies; lat
 
 REFINE = "refine"  # usual name of the stage
 
-A = TypeVar("A", Statistics, ResidualPower)
-
 
 @dataclass(frozen=True)
 class RefineState:
@@ -104,7 +106,6 @@ class RefineState:
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
         fsc: FSC of the last half maps, by shell; shell: its 0.143 crossing.
         searches: global searches done so far; None where the first iteration refines given poses.
-        statistics: normal equations of both half maps at full radius.
         settled: whether the last iteration brought no improvement; stalled: whether there is no hope of any.
         spread: whether images are inserted over the width of their posterior, not only at its candidates.
     """
@@ -126,7 +127,6 @@ class RefineState:
     fsc: Tensor
     shell: float
     searches: int | None
-    statistics: tuple[Statistics, Statistics] | None
     settled: bool
     stalled: bool
     spread: bool
@@ -170,7 +170,6 @@ class RefineResult:
             taken as exact.
         score, power: [N], log p(image | pose) - log p(image | no particle) of the best pose in nats, and the power of
             its prediction (see `inference.poses.refine.Refined`).
-        statistics: normal equations of both half maps as last summed, None if they must be summed again.
         settled: whether refinement ended because it brought no further improvement.
         searched: whether each image had several poses to choose from, by a search or from the start.
         joined: number of iterations in which images chose between their poses on the map of all images.
@@ -184,7 +183,6 @@ class RefineResult:
     covariance: Tensor
     score: Tensor
     power: Tensor
-    statistics: tuple[Statistics, Statistics] | None
     settled: bool
     searched: bool
     joined: int
@@ -246,6 +244,18 @@ class _Moves:
     to_go: float
     jumped: float
     said: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _HalfSums:
+    """Normal equations of the map of a half set, and as they were between its folds."""
+
+    total: Statistics
+    records: list[Record]
+
+    def without_each(self) -> list[WithoutSome]:
+        """The normal equations without each fold; none where there is only one."""
+        return without_each(self.total, self.records) if self.records else []
 
 
 class RefineRecipe:
@@ -318,7 +328,6 @@ class RefineRecipe:
             fsc=torch.ones(1),
             shell=float(self.start.radius),
             searches=0 if given is None else None,
-            statistics=None,
             settled=False,
             stalled=False,
             spread=self.spread,
@@ -358,7 +367,6 @@ class RefineRecipe:
             state.covariance,
             state.score,
             power=state.power,
-            statistics=state.statistics,
             settled=state.settled,
             searched=searched,
             joined=state.joined,
@@ -416,14 +424,18 @@ class RefineRecipe:
         about = shift_doubt(state.poses) if state.joint else math.inf
         refine = RefinePass(self.feed, self.settings, self.group, self.seed, radii, state.spread, about)
         posed = PosedImages(self.feed, state.poses, state.half, state.noise, state.sigma_angstrom)
-        passes = []
+        passes, sums = [], []
         for half in (0, 1):
+            inserted, records = Insertion(Band(radii.insertion).side, self.feed.device), []
             for f in range(folds):
+                if f:
+                    records.append(Record.of(self._symmetric_sums(inserted), radii.insertion))
                 rows = posed.half_set(half)
                 rows = rows[fold[rows] == f]
                 own, joint = state.reference(half, f), state.joint_reference(half, f)
                 names = (self.name, f"half set {half + 1}", *([f"fold {f}"] if f else []), state.iteration)
-                passes.append(refine.over(posed, PassImages(rows, doubtful[rows], own, joint, names)))
+                passes.append(refine.over(posed, PassImages(rows, doubtful[rows], own, joint, names), inserted))
+            sums.append(_HalfSums(self._symmetric_sums(inserted), records))
         # rows back in the order of the feed
         order = torch.argsort(torch.from_numpy(np.concatenate([p.rows for p in passes])))
         found = replace(
@@ -432,9 +444,12 @@ class RefineRecipe:
             covariance=torch.cat([p.covariance for p in passes])[order],
             score=torch.cat([p.score for p in passes])[order],
             power=torch.cat([p.power for p in passes])[order],
-            statistics=(_sum([p.statistics for p in passes[:folds]]), _sum([p.statistics for p in passes[folds:]])),
         )
-        return self._after(state, found, passes, radii, doubtful)
+        residuals = functools.reduce(operator.add, (p.residuals for p in passes))
+        return self._after(state, found, sums, residuals, radii, doubtful)
+
+    def _symmetric_sums(self, inserted: Insertion) -> Statistics:
+        return self.symmetric.imposed(Statistics(*inserted.sums()))
 
     def _folds(self, state: RefineState, radius: int) -> np.ndarray:
         """Fold of each image in its half set, [N], for maps of a radius; those that the references have are kept."""
@@ -453,19 +468,18 @@ class RefineRecipe:
         self,
         before: RefineState,
         found: RefineState,
-        passes: Sequence[PassResult],
+        sums: Sequence[_HalfSums],
+        residuals: ResidualPower,
         radii: Radii,
         doubtful: np.ndarray,
     ) -> tuple[RefineState, StepInfo]:
         """New references, noise and radius from the sums of the passes."""
-        halves = found.statistics
-        assert halves is not None
+        halves = (sums[0].total, sums[1].total)
         compared = self._compare(halves, radii.insertion, before.iteration, found.score)
         fsc, mask = compared.fsc, compared.mask
-        ssnr, folds = ssnr_of_half(fsc), len(passes) // 2
+        ssnr = ssnr_of_half(fsc)
         one, two = (solve(h, ssnr, radii.insertion) * mask for h in halves)
-        folded = [p.statistics for p in passes] if folds > 1 else []
-        left = (halves[i // folds] - part for i, part in enumerate(folded))
+        without = [s.without_each() for s in sums]
         shell = resolved_shell(fsc)
         errors = rms_rotation_degrees(found.covariance)
         moves = self._moves(before, found, errors)
@@ -479,11 +493,11 @@ class RefineRecipe:
             iteration=before.iteration + 1,
             radius=radii.climb,
             references=(one, two),
-            without=tuple(solve(h, ssnr, radii.insertion) * mask for h in left),
+            without=tuple(solve(s, ssnr, radii.insertion) * mask for half in without for s in half),
             joint=(),
             joined=before.joined + bool(before.joint),
             moved=moves.moved,
-            noise=_sum([p.residuals for p in passes]).learnt(before.noise),
+            noise=residuals.learnt(before.noise),
             sigma_angstrom=float(found.poses.t[:, 0].square().mean().sqrt().clamp(min=0.25 * self.feed.pixel_size)),
             fsc=fsc,
             shell=shell,
@@ -499,9 +513,9 @@ class RefineRecipe:
             going_on = self._decides_more(before, following, moves.jumped)
             following = replace(following, settled=not going_on or self._done(following)[1] < MOST_JOINED)
         if self._joins(following, going_on):
-            both, ssnr = halves[0] + halves[1], ssnr_of_sum(fsc)
-            sums = [both - part for part in folded] or [both]
-            following = replace(following, joint=tuple(solve(x, ssnr, radii.insertion) * mask for x in sums))
+            ssnr = ssnr_of_sum(fsc)
+            others = [Together((s, halves[1 - h])) for h in (0, 1) for s in without[h]] or [Together(halves)]
+            following = replace(following, joint=tuple(solve(x, ssnr, radii.insertion) * mask for x in others))
         said = (("searched", searched), *moves.said)
         return following, self._info(following, compared.resolution_angstrom, said, float(errors.median()))
 
@@ -644,7 +658,7 @@ class RefineRecipe:
         fsc = fourier_shell_correlation(one * mask, two * mask)[: insertion + 1]
         shell = resolved_shell(fsc)
         if shell >= self._beyond_start(score):
-            joint = solve(halves[0] + halves[1], ssnr_of_sum(fsc), insertion) * mask
+            joint = solve(Together(halves), ssnr_of_sum(fsc), insertion) * mask
             diameter = self.feed.source.preprocessing.particle_diameter_angstrom
             mask = mask * automatic_mask(joint, pixel_size, diameter, self.feed.field_of_view / shell)
             fsc = fourier_shell_correlation(one * mask, two * mask)[: insertion + 1]
@@ -692,14 +706,6 @@ def reference_maps(posed: PosedImages, symmetry: str, generator: torch.Generator
     maps = [solve(x, ssnr_of_half(fsc), radius) * mask for x in halves]
     one, two = (rebox(v, small).contiguous() for v in maps)
     return one, two
-
-
-def _sum(parts: Sequence[A]) -> A:
-    """Of at least one."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
 
 
 def _padded(poses: PosePosterior, count: int) -> PosePosterior:

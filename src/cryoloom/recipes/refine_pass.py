@@ -25,7 +25,6 @@ from cryoloom.kernels import dispatch
 from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.kernels.images import Images, Samples
-from cryoloom.maps.backprojection import Statistics
 from cryoloom.maps.band import Band
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
@@ -71,7 +70,7 @@ class PassResult:
 
     Attributes:
         rows: the images, [n]; poses: [n, K]; covariance [n, 5, 5], score and power [n]: those of the best pose.
-        statistics: normal equations of their map; residuals: power of the residuals by optics group and shell.
+        residuals: power of the residuals by optics group and shell.
     """
 
     rows: np.ndarray
@@ -79,7 +78,6 @@ class PassResult:
     covariance: Tensor
     score: Tensor
     power: Tensor
-    statistics: Statistics
     residuals: ResidualPower
 
 
@@ -102,8 +100,12 @@ class RefinePass:
     spread: bool
     shift_doubt: float
 
-    def over(self, posed: PosedImages, images: PassImages) -> PassResult:
-        """Refine, weight and insert images whose present candidates are those of `posed`."""
+    def over(self, posed: PosedImages, images: PassImages, inserted: Insertion) -> PassResult:
+        """Refine and weight images whose present candidates are those of `posed`, and insert them.
+
+        Args:
+            inserted: sums to which the images are added, at the mates of `SymmetricSums`.
+        """
         K, radii, symmetric = posed.poses.log_weight.shape[1], self.radii, SymmetricSums.of(self.group)
         deciding = images.own if images.joint is None else images.joint
         own = self._grid(images.own)
@@ -111,7 +113,7 @@ class RefinePass:
         references = None  # frees the slices of the pass before first
         if images.doubtful.any():
             references = references_of(self.feed, deciding, self.settings.coarse_level, radii.search, self.group)
-        inserted, residuals, parts = Insertion(Band(radii.insertion).side, self.feed.device), None, []
+        residuals, parts = None, []
         ordered = posed.by_view(images.rows)
         searched = np.isin(ordered, images.rows[images.doubtful])
         batches = zip(in_batches(ordered, BATCH), in_batches(searched, BATCH), strict=True)
@@ -144,7 +146,6 @@ class RefinePass:
             torch.cat(covariances)[back],
             score=torch.cat(scores)[back],
             power=torch.cat(powers)[back],
-            statistics=symmetric.imposed(Statistics(*inserted.sums())),
             residuals=residuals,
         )
 

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.physics.fourier import resize_real
 from cryoloom.report.conformations import Series
 from cryoloom.report.figures import Picture, picture
-from cryoloom.report.map_views import MapView, resample, view_map
+from cryoloom.report.map_views import MapView, view_map
 from cryoloom.report.png import shaded_uri
 from cryoloom.report.surface import VIEWER_SIDE, Surface, contour_level, cube_around, draw_view
 from cryoloom.report.text import plain
@@ -74,7 +75,7 @@ def filmstrip(series: Series, mask: MapView | None) -> Filmstrip | None:
     frames = []
     for i, cube, difference in zip(chosen, cubes, differences, strict=True):
         label = plain(series.labels[i])
-        surface = Surface(resample(cube.contiguous(), VIEWER_SIDE, 3), pixel_size, level)
+        surface = Surface(resize_real(cube.contiguous(), VIEWER_SIDE, 3), pixel_size, level)
         shown = Picture(shaded_uri(draw_view(surface, plane, _SIDE)), f"surface of {label}", _SIDE, _SIDE)
         frames.append(Frame(i, label, shown, picture(_two_colours(difference, scale), f"difference of {label}")))
     return Filmstrip(plain(series.name), tuple(frames), total, _VIEWS[plane], level)

@@ -5,16 +5,15 @@ Each file is read once and reduced at once, so that a large box costs one map of
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.maps.io import read_map
+from cryoloom.physics.fourier import resize_real
 
 # sides, in pixels, beyond which slices and the map itself are reduced
 SLICE_SIDE = 200
@@ -62,29 +61,7 @@ def view_map(path: Path) -> MapView | None:
     return MapView(
         box,
         density.pixel_size,
-        resample(planes, side, 2).numpy(),
-        resample(sums, side, 2).numpy(),
-        resample(data, min(box, SMALL_SIDE), 3),
+        resize_real(planes, side, 2).numpy(),
+        resize_real(sums, side, 2).numpy(),
+        resize_real(data, min(box, SMALL_SIDE), 3),
     )
-
-
-def resample_matrix(box: int, side: int) -> Float[Tensor, "m D"]:
-    """The matrix that crops or pads the Fourier series of a line of `box` samples to `side`: `fourier.resize_real` in
-    one dimension, value-preserving, origin at D // 2, without unpaired Nyquist terms; float32."""
-    reach = (min(box, side) - 1) // 2
-    to = (torch.arange(side, dtype=torch.float64) - side // 2) / side
-    at = (torch.arange(box, dtype=torch.float64) - box // 2) / box
-    phase = 2 * math.pi * (to[:, None] - at)
-    k = torch.arange(1, reach + 1, dtype=torch.float64)
-    waves = torch.cos(phase[..., None] * k).sum(-1)
-    return ((1 + 2 * waves) / box).float()
-
-
-def resample(array: Tensor, side: int, dims: int) -> Tensor:
-    """`fourier.resize_real` over the last `dims` axes by matrix products: a map of 256 voxels a side in 0.1 CPU-s."""
-    if array.shape[-1] == side:
-        return array
-    matrix = resample_matrix(array.shape[-1], side).to(array)
-    for axis in range(-dims, 0):
-        array = torch.movedim(torch.movedim(array, axis, -1) @ matrix.T, -1, axis)
-    return array

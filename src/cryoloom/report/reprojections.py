@@ -11,10 +11,11 @@ from torch import Tensor
 
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.physics.ctf import evaluate_ctf
+from cryoloom.physics.fourier import resize_real
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.image_model import predict
 from cryoloom.physics.slicing import volume_to_grid
-from cryoloom.report.map_views import MapView, resample
+from cryoloom.report.map_views import MapView
 
 SIDE = 64
 SHOWN = 6
@@ -75,7 +76,7 @@ def compare(
     rows = np.concatenate([chosen, voters])
     side, field, disc, finest = _shown_disc(particles, resolution_angstrom)
     soft = _low_pass(disc, finest)
-    images = disc.transform(resample(torch.from_numpy(particles.read(rows)), side, 2)) * soft
+    images = disc.transform(resize_real(torch.from_numpy(particles.read(rows)), side, 2)) * soft
     grid = volume_to_grid(_fit(view, field, side))
     at = torch.from_numpy(rows)
     models = predict(grid, poses.R[at].float(), poses.t[at].float(), None, disc) * _transfer(particles, at, disc) * soft
@@ -105,7 +106,7 @@ def low_passed(particles: ParticleSet, rows: np.ndarray, inverted: bool) -> Floa
         BadInput: if images can't be read.
     """
     side, _, disc, finest = _shown_disc(particles, None)
-    images = disc.transform(resample(torch.from_numpy(particles.read(rows)), side, 2)) * _low_pass(disc, finest)
+    images = disc.transform(resize_real(torch.from_numpy(particles.read(rows)), side, 2)) * _low_pass(disc, finest)
     return (-1.0 if inverted else 1.0) * _pictures(images, disc).numpy()
 
 
@@ -144,7 +145,7 @@ def _fit(view: MapView, field_angstrom: float, side: int) -> Float[Tensor, "m m 
         raise ValueError(
             f"map.mrc is {own:.1f} angstrom wide, the images of particles.star {field_angstrom:.1f}; expected the same"
         )
-    return resample(view.small, side, 3)
+    return resize_real(view.small, side, 3)
 
 
 def _transfer(particles: ParticleSet, rows: Tensor, disc: FourierDisc) -> Float[Tensor, "B P"]:

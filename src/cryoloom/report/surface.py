@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoloom.maps.io import DensityMap, write_map
-from cryoloom.report.map_views import resample
+from cryoloom.physics.fourier import resize_real
 
 VIEWER_SIDE = 64
 _DRAWN_SIDE = 256
@@ -54,7 +54,7 @@ def cut_out(small: Float[Tensor, "m m m"], mask: Float[Tensor, "m m m"] | None, 
         return None
     cube = values[cube_around(solid, small.shape[0])].contiguous()
     level = contour_level(values[inside > 0.5] if mask is not None else values.flatten())
-    return Surface(resample(cube, VIEWER_SIDE, 3), pixel_size * cube.shape[0] / VIEWER_SIDE, level)
+    return Surface(resize_real(cube, VIEWER_SIDE, 3), pixel_size * cube.shape[0] / VIEWER_SIDE, level)
 
 
 def cube_around(voxels: Int[Tensor, "n 3"], box: int) -> tuple[slice, slice, slice]:
@@ -102,8 +102,8 @@ def draw_view(surface: Surface, plane: int, side: int = _DRAWN_SIDE) -> np.ndarr
 
 
 def _shade(view: Float[Tensor, "m m m"], level: float, side: int) -> np.ndarray:
-    fine = resample(view, side, 2)
-    deep = resample(fine.permute(1, 2, 0), 2 * view.shape[0], 1)  # up, right, depth
+    fine = resize_real(view, side, 2)
+    deep = resize_real(fine.permute(1, 2, 0), 2 * view.shape[0], 1)  # up, right, depth
     depth = deep.shape[-1]
     hit = deep.flip(-1) > level
     seen = hit.any(-1)

@@ -97,29 +97,25 @@ class PosedImages:
         return R.float().contiguous(), t.float().contiguous()
 
     def sums(
-        self, radius: int, group: Float[Tensor, "G 3 3"], generator: torch.Generator, beyond: int | None = None
+        self, radius: int, group: Float[Tensor, "G 3 3"], generator: torch.Generator
     ) -> tuple[Statistics, Statistics]:
         """Normal equations of the map of either half set, at `radius` Fourier pixels.
 
         Args:
             group: symmetry of the particle; generator: for the samples that represent the width of the posteriors.
-            beyond: insert only what lies beyond this radius.
 
         Raises:
             ValueError: if a half set has no images.
         """
-        one, two = (self._half_sum(h, radius, group, generator=generator, beyond=beyond) for h in (0, 1))
+        one, two = (self._half_sum(h, radius, group, generator) for h in (0, 1))
         return one, two
 
-    def _half_sum(
-        self, half: int, radius: int, group: Tensor, generator: torch.Generator, beyond: int | None
-    ) -> Statistics:
+    def _half_sum(self, half: int, radius: int, group: Tensor, generator: torch.Generator) -> Statistics:
         symmetric, inserted = SymmetricSums.of(group), Insertion(Band(radius).side, self.feed.device)
         for rows in in_batches(self.by_view(self.half_set(half)), BATCH):
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
             samples = symmetric.at_mates(posterior_samples(poses, generator, len(symmetric.mates)))
-            images = self.images(rows, radius)
-            inserted.add(images if beyond is None else images.beyond(beyond), samples)
+            inserted.add(self.images(rows, radius), samples)
         return symmetric.imposed(Statistics(*inserted.sums()))
 
 

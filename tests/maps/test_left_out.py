@@ -1,0 +1,50 @@
+"""Normal equations without some of their images."""
+
+from __future__ import annotations
+
+import torch
+
+from cryoloom.kernels.dispatch import Insertion
+from cryoloom.kernels.half_grid import shell_of
+from cryoloom.kernels.images import Images, Samples
+from cryoloom.maps.backprojection import Statistics, accumulate, solve
+from cryoloom.maps.left_out import Record, without_each
+from cryoloom.physics.frequencies import FourierDisc
+from cryoloom.physics.rotations import random_rotations
+
+RADIUS, SIDE, COUNT, GROUPS = 6, 32, 90, 3
+
+
+def test_each_group_is_taken_out_of_the_sums_of_all() -> None:
+    generator = torch.Generator().manual_seed(4)
+    disc = FourierDisc.create(16, 2.0, RADIUS)
+    P = len(disc.weight)
+    observed = torch.view_as_complex(torch.randn(COUNT, P, 2, generator=generator))
+    images = Images(observed, torch.ones(COUNT, P), torch.ones(1, P), torch.zeros(COUNT, dtype=torch.int64), disc)
+    R = random_rotations(COUNT, generator, torch.float32)
+    samples = Samples(torch.arange(COUNT), R, torch.zeros(COUNT, 2), torch.ones(COUNT))
+    group = torch.arange(COUNT) % GROUPS
+
+    growing, records = Insertion(SIDE), []
+    for g in range(GROUPS):
+        if g:
+            records.append(Record.of(Statistics(*growing.sums()), RADIUS))
+        growing.add(images, samples.rows(torch.nonzero(group == g)[:, 0]))
+    total = Statistics(*growing.sums())
+    whole = accumulate(images, samples, SIDE)
+    torch.testing.assert_close(total.num, whole.num, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(total.den, whole.den, atol=1e-5, rtol=1e-5)
+
+    ssnr = torch.full((RADIUS + 1,), 3.0)
+    for g, found in enumerate(without_each(total, records)):
+        rest = accumulate(images, samples.rows(torch.nonzero(group != g)[:, 0]), SIDE)
+        expected, held = solve(rest, ssnr, RADIUS), solve(total, ssnr, RADIUS)
+        error = float((solve(found, ssnr, RADIUS) - expected).norm() / expected.norm())
+        assert error < 0.005, (g, error)  # rounded to eight bits: measured 0.002
+        assert float((held - expected).norm() / expected.norm()) > 0.3  # the map that holds the group
+        # where only the group's images are, nothing is left
+        num, den = found.planes(slice(0, SIDE))
+        alone = (rest.den == 0) & (total.den > 0) & (shell_of(SIDE) <= RADIUS)
+        assert int(alone.sum()) > 20
+        assert not num[alone].any()
+        assert not den[alone].any()
