@@ -5,10 +5,11 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.inference.poses.samples import PAIRS, posterior_samples
+from cryoloom.inference.poses.samples import MOST_PAIRS, posterior_samples
 from cryoloom.physics.rotations import random_rotations
 
 N = 4000
+RADIUS = 40  # the poses move the rim through four cells
 
 
 @pytest.fixture
@@ -41,12 +42,12 @@ def offsets(poses: PosePosterior, samples, which: torch.Tensor) -> torch.Tensor:
 
 def test_draws_have_the_posterior_s_mean_and_covariance(covariance, generator):
     poses = posterior(covariance, generator)
-    samples = posterior_samples(poses, generator)
-    assert len(samples.image) == N * 2 * 2 * PAIRS
-    which = torch.arange(2).repeat_interleave(2 * PAIRS).repeat(N)
+    samples = posterior_samples(poses, generator, RADIUS)
+    assert len(samples.image) == N * 2 * 2 * MOST_PAIRS
+    which = torch.arange(2).repeat_interleave(2 * MOST_PAIRS).repeat(N)
     d = offsets(poses, samples, which)
     # antithetic: means are exact
-    mean = d.reshape(N * 2, 2 * PAIRS, 5).mean(1)
+    mean = d.reshape(N * 2, 2 * MOST_PAIRS, 5).mean(1)
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=2e-5, rtol=0)
     found = d.T @ d / len(d)
     scale = torch.diagonal(covariance).sqrt()
@@ -57,19 +58,46 @@ def test_weights_sum_to_one_an_image_and_light_candidates_are_left_out(covarianc
     poses = posterior(covariance, generator)
     light = torch.tensor([0.995, 0.005]).log().expand(N, 2)
     for weight, kept in ((poses.log_weight, 2), (light, 1)):
-        samples = posterior_samples(PosePosterior(poses.R, poses.t, weight, covariance=poses.covariance), generator)
-        assert len(samples.image) == N * kept * 2 * PAIRS
+        samples = posterior_samples(
+            PosePosterior(poses.R, poses.t, weight, covariance=poses.covariance), generator, RADIUS
+        )
+        assert len(samples.image) == N * kept * 2 * MOST_PAIRS
         total = torch.zeros(N).index_add_(0, samples.image, samples.weight)
         torch.testing.assert_close(total, torch.ones(N))
 
 
 def test_without_a_width_the_candidates_are_taken_as_they_are(covariance, generator):
     poses = posterior(covariance, generator)
-    samples = posterior_samples(poses.bare(), generator)
+    samples = posterior_samples(poses.bare(), generator, RADIUS)
     assert torch.equal(samples.R.reshape(N, 2, 3, 3), poses.R)
     assert torch.equal(samples.t.reshape(N, 2, 2), poses.t)
 
 
 def test_symmetry_needs_fewer_draws(covariance, generator):
     poses = posterior(covariance, generator)
-    assert len(posterior_samples(poses, generator, mates=14).image) == N * 2 * 2
+    assert len(posterior_samples(poses, generator, RADIUS, mates=14).image) == N * 2 * 2
+
+
+@pytest.mark.parametrize(("radius", "pairs"), [(2, 1), (7, 2), (11, 3), (15, 4), (200, 4)])
+def test_the_less_a_slice_moves_the_fewer_draws_it_takes(radius, pairs, covariance, generator):
+    """The r.m.s. rotation is 3 degrees, 0.11 cells for each Fourier pixel."""
+    turn = torch.eye(5, dtype=torch.float64) * torch.tensor([0.031, 0.031, 0.031, 2.0, 2.0]) ** 2
+    poses = posterior(turn, generator)
+    samples = posterior_samples(poses, generator, radius)
+    assert len(samples.image) == N * 2 * 2 * pairs
+    total = torch.zeros(N).index_add_(0, samples.image, samples.weight)
+    torch.testing.assert_close(total, torch.ones(N))
+    d = offsets(poses, samples, torch.arange(2).repeat_interleave(2 * pairs).repeat(N))
+    found = d.T @ d / len(d)
+    scale = torch.diagonal(turn).sqrt()
+    torch.testing.assert_close(found / scale / scale[:, None], torch.eye(5).double(), atol=0.05, rtol=0)
+
+
+def test_each_image_takes_the_draws_of_its_own_width(covariance, generator):
+    wide, narrow = covariance, covariance * 1e-6
+    poses = posterior(covariance, generator)
+    mixed = torch.where((torch.arange(N) % 2 == 0)[:, None, None, None], wide, narrow).expand(N, 2, 5, 5).float()
+    samples = posterior_samples(PosePosterior(poses.R, poses.t, poses.log_weight, covariance=mixed), generator, RADIUS)
+    count = torch.bincount(samples.image, minlength=N)
+    assert (count[::2] == 2 * 2 * MOST_PAIRS).all()
+    assert (count[1::2] == 2 * 2).all()

@@ -12,7 +12,7 @@ from cryoloom.maps.left_out import Record, without_each
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import random_rotations
 
-RADIUS, SIDE, COUNT, GROUPS = 6, 32, 90, 3
+RADIUS, SIDE, COUNT, GROUPS = 6, 32, 30, 3
 
 
 def test_each_group_is_taken_out_of_the_sums_of_all() -> None:

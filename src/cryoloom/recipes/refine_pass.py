@@ -132,7 +132,8 @@ class RefinePass:
             parts.append((*kept, refined.score.cpu(), refined.power.cpu()))
             generator = torch_generator(self.seed, *images.seed_names, number)
             onward = beyond(best, known, self.group)
-            samples = posterior_samples(onward if self.spread else onward.bare(), generator, len(symmetric.mates))
+            onward = onward if self.spread else onward.bare()
+            samples = posterior_samples(onward, generator, radii.insertion, len(symmetric.mates))
             inserted.add(batch, symmetric.at_mates(samples))
             power = ResidualPower(*dispatch.residual_power(own, batch.prefix(radii.climb), _first_only(best)))
             residuals = power if residuals is None else residuals + power

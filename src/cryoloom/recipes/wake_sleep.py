@@ -149,7 +149,7 @@ class WakeSleepRecipe:
             found = self.encode(images)
         equal = PosePosterior(found.R, found.t, torch.zeros_like(found.log_weight))
         climbed = refine_poses(grid, images, equal, self.sigma, 3).posterior
-        newest = accumulate(images, posterior_samples(climbed, generator), Band(self.radius).side)
+        newest = accumulate(images, posterior_samples(climbed, generator, self.radius), Band(self.radius).side)
         first, second = state.first, state.second
         if state.round // s.wake_every % 2 == 0:
             second = newest if second is None else second.blended(newest, s.wake_rate)

@@ -114,7 +114,7 @@ class PosedImages:
         symmetric, inserted = SymmetricSums.of(group), Insertion(Band(radius).side, self.feed.device)
         for rows in in_batches(self.by_view(self.half_set(half)), BATCH):
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
-            samples = symmetric.at_mates(posterior_samples(poses, generator, len(symmetric.mates)))
+            samples = symmetric.at_mates(posterior_samples(poses, generator, radius, len(symmetric.mates)))
             inserted.add(self.images(rows, radius), samples)
         return symmetric.imposed(Statistics(*inserted.sums()))
 
