@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from cryoloom.maps import local_resolution as module
 from cryoloom.maps.fsc import gold_standard
 from cryoloom.maps.io import DensityMap
 from cryoloom.maps.local_resolution import local_resolution
@@ -60,3 +61,17 @@ def test_identical_halves_reach_nyquist_and_noise_nothing(generator: torch.Gener
     assert float(local_resolution(a, b, mask, 2.0).median()) > 2.0 * 32 / 8
     with pytest.raises(ValueError, match="one side"):
         local_resolution(a, b, mask[:8], 2.0)
+
+
+def test_coarse_grids_give_what_fine_ones_give(
+    halves: tuple[torch.Tensor, torch.Tensor, torch.Tensor, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half1, half2, mask, pixel_size = halves
+    found = local_resolution(half1, half2, mask, pixel_size)
+    assert module._side(8.0, 64) < 64
+    monkeypatch.setattr(module, "_side", lambda reach, box: box)
+    expected = local_resolution(half1, half2, mask, pixel_size)
+    inside = mask > 0.5
+    ratio = (found / expected)[inside]
+    assert float((ratio - 1).abs().mean()) < 0.01
+    assert float((ratio - 1).abs().max()) < 0.2

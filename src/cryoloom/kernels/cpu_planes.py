@@ -1,4 +1,4 @@
-"""CPU kernels (numba) over planes of normal equations: sums over shells, and the quotient that is the map.
+"""CPU kernels (numba) over planes of transforms: sums over shells, and the quotient of normal equations.
 
 Planes are those of a half grid (see `kernels.cpu`) at consecutive z from `first` on, [n, M, H]; shells are whole radii
 in image Fourier pixels. A thread takes every so many planes, and sums are kept plane by plane, so that they do not
@@ -59,3 +59,23 @@ def quotients(thread, num, den, first, padding, prior, reach, threads, out):
                 line[x, 0], line[x, 1] = num[plane, y, x, 0] * over, num[plane, y, x, 1] * over
             for x in range(points, width):
                 line[x, 0] = line[x, 1] = 0
+
+
+@threaded
+def shell_products(thread, a, b, threads, total):
+    """Sums over shells of Re a b*, |a|^2 and |b|^2, by plane: total [D, S, 3] float64, added to.
+
+    a, b: [D, D, D // 2 + 1, 2], as `rfftn` gives them; mates that it leaves out count. S must hold the corners.
+    """
+    side, width = a.shape[0], a.shape[2]
+    for plane in range(thread, side, threads):
+        z = plane if plane <= side // 2 else plane - side
+        for line in range(side):
+            y = line if line <= side // 2 else line - side
+            for x in range(width):
+                shell = np.int64(np.rint(np.sqrt(np.float64(z * z + y * y + x * x))))
+                weight = 1.0 if x == 0 or 2 * x == side else 2.0
+                ar, ai, br, bi = a[plane, line, x, 0], a[plane, line, x, 1], b[plane, line, x, 0], b[plane, line, x, 1]
+                total[plane, shell, 0] += weight * (ar * br + ai * bi)
+                total[plane, shell, 1] += weight * (ar * ar + ai * ai)
+                total[plane, shell, 2] += weight * (br * br + bi * bi)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
@@ -394,3 +396,22 @@ def quotients(
         out=pairs(out),
     )
     return out
+
+
+def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"]) -> Float[Tensor, "S 3"]:
+    """Sums over the shells 0 .. D // 2 of Re a b*, |a|^2 and |b|^2, float64.
+
+    Args:
+        a, b: transforms of real volumes as `rfftn` gives them; the mates that it leaves out count.
+    """
+    side = len(a)
+    last = math.isqrt(3 * (side // 2) ** 2) + 1  # in the corners
+    if a.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.shell_products(a, b, last + 1)[: side // 2 + 1]
+    from cryoloom.kernels import cpu_planes
+
+    total = np.zeros((side, last + 1, 3))
+    cpu_planes.shell_products(pairs(a.contiguous()), pairs(b.contiguous()), threads=_threads(), total=total)
+    return torch.from_numpy(total.sum(0)[: side // 2 + 1])

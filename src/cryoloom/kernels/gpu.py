@@ -401,3 +401,14 @@ def _distances(planes: Tensor, first: int) -> Tensor:
     z, y, x = (torch.arange(size, device=planes.device, dtype=torch.float32) for size in (n, side, width))
     z, y = z + first - side // 2, y - side // 2
     return torch.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
+
+
+def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"], shells: int) -> Float[Tensor, "S 3"]:
+    """Sums over shells of Re a b*, |a|^2 and |b|^2, float64: see `cpu_planes.shell_products`."""
+    side = a.shape[0]
+    f = torch.fft.fftfreq(side, 1 / side, device=a.device, dtype=torch.float64)
+    x = torch.arange(side // 2 + 1, device=a.device, dtype=torch.float64)
+    shell = (f[:, None, None] ** 2 + f[:, None] ** 2 + x**2).sqrt().round().long().reshape(-1)
+    weight = torch.where((x == 0) | (2 * x == side), 1.0, 2.0)
+    products = ((a * b.conj()).real, a.abs().square(), b.abs().square())
+    return torch.stack([torch.bincount(shell, (p.double() * weight).reshape(-1), shells) for p in products], 1)

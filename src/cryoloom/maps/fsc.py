@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
+
+from cryoloom.kernels import dispatch
+from cryoloom.kernels.half_grid import slabs
 
 # Chen et al. randomise beyond the shell where the FSC before masking falls below this
 RANDOMISE_BELOW = 0.8
@@ -112,10 +115,9 @@ def shell_counts(box: int, device: torch.device) -> Float[Tensor, " S"]:
     return shell_sums(torch.ones(box, box, box // 2 + 1, device=device), box)
 
 
-def _correlate(fa: Tensor, fb: Tensor, box: int) -> Tensor:
-    cross = shell_sums((fa * fb.conj()).real, box)
-    power = shell_sums(fa.abs().square(), box) * shell_sums(fb.abs().square(), box)
-    return cross / (power + 1e-30).sqrt()
+def _correlation(products: Float[Tensor, "S 3"]) -> Float[Tensor, " S"]:
+    cross, one, two = products.unbind(1)
+    return cross / (one * two + 1e-30).sqrt()
 
 
 def _check_pair(a: Tensor, b: Tensor) -> int:
@@ -132,8 +134,8 @@ def fourier_shell_correlation(a: Float[Tensor, "D D D"], b: Float[Tensor, "D D D
     Raises:
         ValueError: for volumes that are not cubes of one side.
     """
-    box = _check_pair(a, b)
-    return _correlate(torch.fft.rfftn(a), torch.fft.rfftn(b), box)
+    _check_pair(a, b)
+    return _correlation(dispatch.shell_products(torch.fft.rfftn(a), torch.fft.rfftn(b)))
 
 
 def crossing(fsc: Float[Tensor, " S"], threshold: float) -> float:
@@ -168,16 +170,26 @@ def resolution_angstrom(shell: float, box: int, pixel_size: float) -> float | No
 def phase_randomise(volume: Float[Tensor, "D D D"], shell: float, generator: torch.Generator) -> Float[Tensor, "D D D"]:
     """The volume with the phases of all shells >= `shell` replaced by random ones; amplitudes are kept.
 
-    The phases are those of white noise, which has Hermitian symmetry, so the result is real.
+    Phases are drawn uniformly, those of mates with opposite sign; a frequency that is its own mate keeps its amplitude
+    without a phase.
     """
-    box = volume.shape[-1]
-    shells, _ = half_space(box, volume.device)
-    ft = torch.fft.rfftn(volume)
+    return _with_random_phases(torch.fft.rfftn(volume), shell, generator)
+
+
+def _with_random_phases(ft: Complex[Tensor, "D D H"], shell: float, generator: torch.Generator) -> Tensor:
+    """The real volume of a transform, with random phases from `shell` on."""
+    box = ft.shape[0]
+    shells, _ = half_space(box, ft.device)
     # drawn on the generator's device: the same seed gives the same phases on CPU and GPU
-    noise = torch.randn(volume.shape, generator=generator, dtype=volume.dtype, device=generator.device)
-    phase = torch.fft.rfftn(noise.to(volume.device))
-    phase = phase / phase.abs().clamp(min=torch.finfo(volume.dtype).tiny)
-    return torch.fft.irfftn(torch.where(shells >= shell, ft.abs() * phase, ft), s=(box,) * 3)
+    phase = torch.rand(ft.shape, generator=generator, dtype=ft.real.dtype, device=generator.device).to(ft.device)
+    phase.mul_(2 * math.pi)
+    for x in {0, box // 2} if box % 2 == 0 else {0}:  # both members of a pair are in these planes
+        plane = phase[..., x].clone()
+        phase[..., x] -= plane.flip((0, 1)).roll((1, 1), (0, 1))
+    out = torch.empty_like(ft)
+    for z in slabs(box, ft[0].numel(), ft.device):
+        out[z] = torch.where(shells[z] >= shell, torch.polar(ft[z].abs(), phase[z]), ft[z])
+    return torch.fft.irfftn(out, s=(box,) * 3)
 
 
 def leaked_shells(
@@ -189,13 +201,15 @@ def leaked_shells(
     low-passed half maps would seem to agree up to Nyquist: the edge of the mask carries the low frequencies that they
     share into the empty shells. Where a high-pass filter has weakened low shells, what the mask brings there is signal.
     """
-    box = half1.shape[-1]
-    found = torch.zeros(box // 2 + 1, dtype=torch.bool, device=half1.device)
-    transforms = [torch.fft.rfftn(half) for half in (half1, half2)]
-    for half, whole in zip((half1, half2), transforms, strict=True):
-        before, after = (shell_sums(ft.abs().square(), box) for ft in (whole, torch.fft.rfftn(half * mask)))
-        found |= after > LEAK * before
-    found[: _randomised_from(_correlate(transforms[0], transforms[1], box))] = False
+    before = [torch.fft.rfftn(half) for half in (half1, half2)]
+    after = [torch.fft.rfftn(half * mask) for half in (half1, half2)]
+    return _leaked(dispatch.shell_products(before[0], before[1]), dispatch.shell_products(after[0], after[1]))
+
+
+def _leaked(before: Float[Tensor, "S 3"], after: Float[Tensor, "S 3"]) -> Bool[Tensor, " S"]:
+    """See `leaked_shells`; from the products of the half maps before and after masking."""
+    found = (after[:, 1:] > LEAK * before[:, 1:]).any(1)
+    found[: _randomised_from(_correlation(before))] = False
     return found
 
 
@@ -239,15 +253,17 @@ def gold_standard(
     if float(power.max()) <= 0:
         raise ValueError("the mask of the FSC is empty (its largest value is 0); expected values up to 1")
     share = float(power.mean() ** 2 / power.square().mean())
-    unmasked = fourier_shell_correlation(half1, half2)
-    masked = fourier_shell_correlation(half1 * mask, half2 * mask)
+    whole = [torch.fft.rfftn(half) for half in (half1, half2)]
+    before = dispatch.shell_products(whole[0], whole[1])
+    after = dispatch.shell_products(*(torch.fft.rfftn(half * mask) for half in (half1, half2)))
+    unmasked, masked = _correlation(before), _correlation(after)
     start = _randomised_from(unmasked)
     randomised = masked
     if start < len(unmasked):
-        draws = [[phase_randomise(h, start, generator) * mask for h in (half1, half2)] for _ in range(RANDOM_DRAWS)]
+        draws = ([_with_random_phases(ft, start, generator) * mask for ft in whole] for _ in range(RANDOM_DRAWS))
         randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in draws]).mean(0)
     corrected = _corrected(masked, randomised, start)
-    corrected = torch.where(leaked_shells(half1, half2, mask), 0.0, corrected)
+    corrected = torch.where(_leaked(before, after), 0.0, corrected)
     shell, half = crossing(corrected, 0.143), crossing(corrected, 0.5)
     z = _significance(corrected, shell, box, share / mates)
     sure = z > SIGNIFICANCE

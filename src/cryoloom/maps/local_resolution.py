@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoloom.maps.fsc import half_space, leaked_shells
+from cryoloom.maps.fsc import leaked_shells
+from cryoloom.physics.fourier import along_axes, rebox
 
 # Correlation in a small window scatters by 0.1 to 0.2, so that 0.143 could not be told from chance
 THRESHOLD = 0.5
@@ -30,7 +32,7 @@ def local_resolution(
     Both halves are masked and filtered to overlapping bands one to two shells wide; within each the correlation is
     taken in a Gaussian window of s.d. 0.8 wavelengths of the band about each voxel, and the crossing is interpolated
     between bands. (As in blocres, Cardone et al., J. Struct. Biol. 184 (2013) 226, but with a band-pass in place of
-    the FSC of a block.)
+    the FSC of a block.) Low bands are taken on coarser grids, and bands beyond the last agreement are left out.
 
     Args:
         half1, half2: independent half maps.
@@ -49,35 +51,83 @@ def local_resolution(
         shapes = ", ".join(str(tuple(v.shape)) for v in (half1, half2, mask))
         raise ValueError(f"local resolution needs two half maps and a mask, cubes of one side; found {shapes}")
     box = half1.shape[-1]
-    radius = _radius(half1)
-    shells, _ = half_space(box, half1.device)
+    masked = [half * mask for half in (half1, half2)]
     own = torch.cat([~leaked_shells(half1, half2, mask), torch.zeros(box, dtype=torch.bool, device=half1.device)])
-    transforms = [torch.fft.rfftn(half * mask) * own[shells] for half in (half1, half2)]
     centres = torch.linspace(LOWEST_SHELL, box / 2, bands, dtype=torch.float64).tolist()
-    width = max(1.0, (centres[1] - centres[0]))
+    width = 1.5 * max(1.0, centres[1] - centres[0])
     # a voxel's crossing: centre of the last band that held, plus the share of the way to the one that failed
     shell = torch.full_like(half1, LOWEST_SHELL)
     before = torch.ones_like(half1)
     open_ = mask > 0
+    coarse: _Coarse | None = None
     for i, centre in enumerate(centres):
-        ring = (0.5 + 0.5 * torch.cos(math.pi * ((radius - centre) / (1.5 * width)).clamp(-1, 1))).to(half1.dtype)
-        a, b = (torch.fft.irfftn(ft * ring, s=half1.shape) for ft in transforms)
-        c = _window_correlation(a, b, radius, WINDOW_WAVES * box / centre)
+        side = _side(centre + width, box)
+        if coarse is None or len(coarse.radius) != side:
+            coarse = _Coarse.of(masked, own, side)
+        c = _stretched(coarse.correlation(centre, width), box)
         last = centres[max(i - 1, 0)]
         share = ((before - threshold) / (before - c).clamp(min=1e-6)).clamp(0, 1)
         fails = open_ & (c < threshold)
         shell = torch.where(fails, last + share * (centre - last), shell)
         open_ = open_ & ~fails
+        if not open_.any():
+            break
         before = c
     shell = torch.where(open_, torch.full_like(shell, box / 2), shell)
     return box * pixel_size / shell
 
 
-def _radius(volume: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Coarse:
+    """The masked half maps on a grid as coarse as a band allows.
+
+    Attributes:
+        transforms: of both, without leaked shells; radius: |k| of their voxels in Fourier pixels.
+    """
+
+    transforms: list[Tensor]
+    radius: Tensor
+
+    @staticmethod
+    def of(masked: list[Tensor], own: Tensor, side: int) -> _Coarse:
+        """On a grid of `side`; own: shells that count."""
+        radius = _radius(side, masked[0])
+        kept = own[radius.round().long()]
+        return _Coarse([torch.fft.rfftn(rebox(half, side)) * kept for half in masked], radius)
+
+    def correlation(self, centre: float, width: float) -> Tensor:
+        """Local correlation of the band about a shell."""
+        side = len(self.radius)
+        ring = 0.5 + 0.5 * torch.cos(math.pi * ((self.radius - centre) / width).clamp(-1, 1))
+        a, b = (torch.fft.irfftn(ft * ring, s=(side,) * 3) for ft in self.transforms)
+        return _window_correlation(a, b, self.radius, WINDOW_WAVES * side / centre)
+
+
+def _side(reach: float, box: int) -> int:
+    """Side of the grid for bands up to `reach`, at most `box`.
+
+    Products of two bands reach twice as far, and what is beyond half the grid folds back; the window removes all beyond
+    the band itself, so that grids of three times its reach are large enough. Sides are kept for several bands.
+    """
+    step = max(8, 2 * math.ceil(box / 32))
+    return min(box, step * math.ceil((3 * reach + 2) / step))
+
+
+def _stretched(values: Float[Tensor, "m m m"], box: int) -> Float[Tensor, "D D D"]:
+    """Values of a coarse grid at the voxels of `box`, trilinear, both centred at half their side."""
+    side = len(values)
+    if side == box:
+        return values
+    at = (torch.arange(box, dtype=values.dtype, device=values.device) - box // 2) * (side / box) + side // 2
+    nodes = torch.arange(side, dtype=values.dtype, device=values.device)
+    matrix = (1 - (at.clamp(0, side - 1)[:, None] - nodes).abs()).clamp(min=0)
+    return along_axes(values, matrix)
+
+
+def _radius(box: int, like: Tensor) -> Tensor:
     """|k| of the voxels of rfftn in Fourier pixels."""
-    box = volume.shape[-1]
-    f = torch.fft.fftfreq(box, 1 / box, dtype=volume.dtype, device=volume.device)
-    h = torch.fft.rfftfreq(box, 1 / box, dtype=volume.dtype, device=volume.device)
+    f = torch.fft.fftfreq(box, 1 / box, dtype=like.dtype, device=like.device)
+    h = torch.fft.rfftfreq(box, 1 / box, dtype=like.dtype, device=like.device)
     return (f[:, None, None] ** 2 + f[:, None] ** 2 + h**2).sqrt()
 
 

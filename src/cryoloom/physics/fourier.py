@@ -53,12 +53,16 @@ def resize_real(array: Tensor, box: int, dims: int) -> Tensor:
     old = array.shape[-1]
     if old == box:
         return array
-    matrix = _resampling(old, box).to(array)
+    return along_axes(array, _resampling(old, box).to(array), dims)
+
+
+def along_axes(array: Tensor, matrix: Tensor, dims: int = 3) -> Tensor:
+    """The product of a matrix [m, D] with an array along each of its last `dims` axes (at most three), [..., m, m]."""
     array = array @ matrix.T
     if dims > 1:
         array = matrix @ array
     if dims > 2:
-        array = (matrix @ array.flatten(-2)).unflatten(-1, (box, box))
+        array = (matrix @ array.flatten(-2)).unflatten(-1, (len(matrix), len(matrix)))
     return array
 
 
