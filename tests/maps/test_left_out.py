@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from cryoloom.kernels import dispatch, gpu
 from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import shell_of
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.backprojection import Statistics, accumulate, solve
-from cryoloom.maps.left_out import Record, without_each
+from cryoloom.maps.left_out import Record, _points, without_each
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import random_rotations
 
@@ -48,3 +49,19 @@ def test_each_group_is_taken_out_of_the_sums_of_all() -> None:
         assert int(alone.sum()) > 20
         assert not num[alone].any()
         assert not den[alone].any()
+
+
+def test_records_are_alike_on_both_devices() -> None:
+    generator = torch.Generator().manual_seed(4)
+    shape = (20, 20, 12)
+    num = torch.view_as_complex(torch.randn(*shape, 2, generator=generator))
+    den = torch.rand(shape, generator=generator)
+    points = _points(20, 4)
+    early, late = (dispatch.record(s * num, s * den, points) for s in (0.3, 0.6))
+    assert torch.equal(late, gpu.record(0.6 * num, 0.6 * den, points))
+    planes = num[5:9], den[5:9]
+    for after, before in ((late, early), (None, early), (late, None)):
+        found = dispatch.left_out(*planes, after, before, points=points, first=5)
+        expected = gpu.left_out(*planes, after, before, points=points, first=5)
+        torch.testing.assert_close(found[0], expected[0], atol=0, rtol=0)
+        torch.testing.assert_close(found[1], expected[1], atol=0, rtol=0)

@@ -415,3 +415,71 @@ def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"]) -> 
     total = np.zeros((side, last + 1, 3))
     cpu_planes.shell_products(pairs(a.contiguous()), pairs(b.contiguous()), threads=_threads(), total=total)
     return torch.from_numpy(total.sum(0)[: side // 2 + 1])
+
+
+def record(
+    num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]
+) -> Float[Tensor, "n 3"]:
+    """Normal equations in a quarter of their memory: the first `points` columns of each line, as bfloat16.
+
+    The columns of num (real, imaginary part) and den [n, 3], line by line.
+    """
+    if den.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.record(num, den, points)
+    from cryoloom.kernels import cpu_records
+
+    values = torch.empty(int(points.sum()), 3, dtype=torch.bfloat16)
+    cpu_records.record(
+        pairs(num).view(np.uint32),
+        den.numpy().view(np.uint32),
+        starts=_starts(points),
+        points=points.numpy(),
+        threads=_threads(),
+        values=values.view(torch.uint16).numpy(),
+    )
+    return values
+
+
+def left_out(
+    num: Complex[Tensor, "n M H"],
+    den: Float[Tensor, "n M H"],
+    after: Tensor | None,
+    before: Tensor | None,
+    points: Int[Tensor, "M M"],
+    first: int,
+) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
+    """Planes of sums without what was added to them between two records (see `record`), 0 where there is no record.
+
+    Args:
+        num, den: planes from z = `first` on. before, after: the records; None if nothing was added before, or after.
+    """
+    if den.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.left_out(num, den, after, before, points, first)
+    from cryoloom.kernels import cpu_records
+
+    none = torch.empty(0, 3, dtype=torch.bfloat16)
+    out = torch.empty(den.shape, dtype=torch.complex64), torch.empty(den.shape)
+    cpu_records.left_out(
+        pairs(num).view(np.uint32),
+        den.numpy().view(np.uint32),
+        **{
+            name: (none if values is None else values).view(torch.uint16).numpy()
+            for name, values in (("after", after), ("before", before))
+        },
+        starts=_starts(points),
+        points=points.numpy(),
+        first=first,
+        threads=_threads(),
+        out_num=pairs(out[0]),
+        out_den=out[1].numpy(),
+    )
+    return out
+
+
+def _starts(points: Int[Tensor, "M M"]) -> np.ndarray:
+    """Place of the first column of each line in a record."""
+    return (points.flatten().cumsum(0) - points.flatten()).view_as(points).numpy()

@@ -412,3 +412,33 @@ def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"], she
     weight = torch.where((x == 0) | (2 * x == side), 1.0, 2.0)
     products = ((a * b.conj()).real, a.abs().square(), b.abs().square())
     return torch.stack([torch.bincount(shell, (p.double() * weight).reshape(-1), shells) for p in products], 1)
+
+
+def record(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]) -> Tensor:
+    """The first columns of each line as bfloat16, [n, 3]: see `cpu_records.record`."""
+    kept = torch.arange(den.shape[2], device=den.device) < points[..., None]
+    return torch.cat([torch.view_as_real(num[kept]), den[kept][:, None]], 1).to(torch.bfloat16)
+
+
+def left_out(
+    num: Complex[Tensor, "n M H"],
+    den: Float[Tensor, "n M H"],
+    after: Tensor | None,
+    before: Tensor | None,
+    points: Int[Tensor, "M M"],
+    first: int,
+) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
+    """Sums less a record plus another: see `cpu_records.left_out`."""
+    kept = torch.arange(den.shape[2], device=den.device) < points[first : first + len(den), :, None]
+    start = int(points[:first].sum())
+    part = slice(start, start + int(kept.sum()))
+    values = torch.zeros(part.stop - part.start, 3, device=den.device)
+    if after is not None:
+        values = torch.cat([torch.view_as_real(num[kept]), den[kept][:, None]], 1).to(torch.bfloat16).float()
+        values = values - after[part].float()
+    if before is not None:
+        values = values + before[part].float()
+    out_num, out_den = torch.zeros_like(num), torch.zeros_like(den)
+    out_num[kept] = torch.view_as_complex(values[:, :2].contiguous())
+    out_den[kept] = values[:, 2].clamp(min=0)
+    return out_num, out_den

@@ -39,6 +39,10 @@ class NormalEquations(Protocol):
         """num and den of some planes, not to be written to."""
         ...
 
+    def weights(self, shells: int) -> Float[Tensor, "S 2"]:
+        """Sum of den in each of the first shells, and the number of its points, float64."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -60,6 +64,15 @@ class Statistics:
     def planes(self, z: slice) -> tuple[Tensor, Tensor]:
         """See `NormalEquations.planes`."""
         return self.num[z], self.den[z]
+
+    def weights(self, shells: int) -> Float[Tensor, "S 2"]:
+        """See `NormalEquations.weights`."""
+        total = torch.zeros(shells, 2, dtype=torch.float64, device=self.device)
+        for z in slabs(self.side, self.num[0].numel(), self.device):
+            reach = PADDING * (shells - 0.51)
+            sums = dispatch.shell_sums(self.den[z], z.start, PADDING, reach=reach, shells=shells)
+            total += torch.stack([sums[0], sums[1].double()], 1)
+        return total
 
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(self.num + other.num, self.den + other.den)
@@ -101,6 +114,12 @@ class Together:
             num, den = num + more[0], den + more[1]
         return num, den
 
+    def weights(self, shells: int) -> Float[Tensor, "S 2"]:
+        """See `NormalEquations.weights`."""
+        found = [part.weights(shells) for part in self.parts]
+        total = torch.stack([part[:, 0] for part in found]).sum(0)
+        return torch.stack([total, found[0][:, 1]], 1)
+
 
 def accumulate(images: Images, samples: Samples, side: int) -> Statistics:
     """Normal equations of images at weighted poses on a padded half grid of `side`."""
@@ -129,8 +148,9 @@ def solve(equations: NormalEquations, ssnr: Float[Tensor, " S"] | None, radius: 
     Returns:
         The volume of box M / 2, corrected for the interpolation kernel.
     """
-    side, shells = equations.side, int(radius) + 3
-    mean = _mean_weights(equations, shells)
+    shells = shells_within(radius)
+    total, count = equations.weights(shells).unbind(1)
+    mean = (total / count.clamp(min=1)).float()
     if ssnr is None:
         prior = FLOOR * mean
     else:
@@ -142,18 +162,12 @@ def solve(equations: NormalEquations, ssnr: Float[Tensor, " S"] | None, radius: 
         num, den = equations.planes(z)
         return dispatch.quotients(num, den, z.start, PADDING, prior=prior, reach=PADDING * (radius + 0.5))
 
-    return planes_to_volume(quotients, side, equations.device)
+    return planes_to_volume(quotients, equations.side, equations.device)
 
 
-def _mean_weights(equations: NormalEquations, shells: int) -> Float[Tensor, " S"]:
-    """Mean of den in each shell, float32."""
-    side, reach = equations.side, PADDING * (shells - 0.51)
-    total = torch.zeros(shells, dtype=torch.float64, device=equations.device)
-    count = torch.zeros(shells, dtype=torch.int64, device=equations.device)
-    for z in slabs(side, side * (side // 2 + 1), equations.device):
-        sums = dispatch.shell_sums(equations.planes(z)[1], z.start, PADDING, reach=reach, shells=shells)
-        total, count = total + sums[0], count + sums[1]
-    return (total / count.clamp(min=1)).float()
+def shells_within(radius: float) -> int:
+    """Number of shells that a map band-limited to `radius` reads, with those at its rim."""
+    return int(radius) + 3
 
 
 def particle_mask(box: int, diameter_px: float, device: torch.device | str = "cpu") -> Float[Tensor, "D D D"]:

@@ -1,74 +1,59 @@
-"""Normal equations without some of their images: sums are recorded as they grow, and differences taken out again."""
+"""Normal equations without some of their images: sums are recorded as they grow, and differences taken out again.
+
+Records are rounded to bfloat16, 0.1 % (r.m.s.), far below the noise of the images that they tell apart.
+"""
 
 from __future__ import annotations
 
 import itertools
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryoloom.kernels.half_grid import GUARD
-from cryoloom.maps.backprojection import Statistics
+from cryoloom.kernels import dispatch
+from cryoloom.maps.backprojection import NormalEquations, Statistics, shells_within
 from cryoloom.physics.slicing import PADDING
-
-# rounds to 0.1 % (r.m.s.), far below the noise of the images that a record tells apart
-_RECORDED = torch.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Sums as they were at some time, within a radius, in a quarter of the memory of the sums.
+    """Sums as they were at some time, up to a radius, in a quarter of the memory of the sums.
 
     Attributes:
-        side: M of the padded grid; reach: radius, grid pixels.
-        values: num (real, imaginary part) and den of the points of all planes z, [n, 3] bfloat16: of each plane the
-            lines and columns that lie within the radius.
+        radius: image Fourier pixels; values: see `kernels.dispatch.record`.
+        weights: sums of den and number of points by shell, see `NormalEquations.weights`.
     """
 
-    side: int
-    reach: int
+    radius: int
     values: Tensor
+    weights: Float[Tensor, "S 2"]
 
     @staticmethod
-    def of(sums: Statistics, radius: float) -> Record:
-        """The sums at present, up to `radius` image Fourier pixels."""
-        reach = min(sums.side // 2 - 1, math.ceil(PADDING * (radius + 0.5)))
-        places = [_place(sums.side, reach, z) for z in range(sums.side)]
-        values = torch.empty(sum(n * w for _, n, w in places), 3, dtype=_RECORDED, device=sums.device)
-        at = 0
-        for z, (y, n, w) in enumerate(places):
-            part = values[at : at + n * w].view(n, w, 3)
-            part[..., :2] = torch.view_as_real(sums.num[z, y : y + n, :w])
-            part[..., 2] = sums.den[z, y : y + n, :w]
-            at += n * w
-        return Record(sums.side, reach, values)
-
-    def add_to(self, num: Tensor, den: Tensor, z: slice, sign: int) -> None:
-        """Add the recorded sums, times `sign`, to planes z of num and den, in place."""
-        at = sum(n * w for _, n, w in (_place(self.side, self.reach, before) for before in range(z.start)))
-        for plane in range(z.start, z.stop):
-            y, n, w = _place(self.side, self.reach, plane)
-            part = self.values[at : at + n * w].view(n, w, 3).float()
-            here = plane - z.start
-            torch.view_as_real(num[here, y : y + n, :w]).add_(part[..., :2], alpha=sign)
-            den[here, y : y + n, :w].add_(part[..., 2], alpha=sign)
-            at += n * w
+    def of(sums: Statistics, radius: int) -> Record:
+        """The sums at present."""
+        values = dispatch.record(sums.num, sums.den, _points(sums.side, radius).to(sums.device))
+        return Record(radius, values, sums.weights(shells_within(radius)))
 
 
 @dataclass(frozen=True, slots=True)
 class WithoutSome:
-    """Sums without the images that were added between two times.
+    """Sums without the images that were added between two times, up to the radius of the records.
 
     Attributes:
-        total: the sums of all images.
+        total: the sums of all images; radius: of the records.
         before, after: the sums before and after those images; None where there were no others before or after.
+        total_weights: see `NormalEquations.weights`, up to the radius.
     """
 
     total: Statistics
+    radius: int
     before: Record | None
     after: Record | None
+    total_weights: Float[Tensor, "S 2"]
 
     @property
     def side(self) -> int:
@@ -82,34 +67,41 @@ class WithoutSome:
 
     def planes(self, z: slice) -> tuple[Tensor, Tensor]:
         """See `NormalEquations.planes`."""
-        if self.after is None:
-            shape = (z.stop - z.start, self.side, self.side // 2 + GUARD)
-            num = torch.zeros(shape, dtype=torch.complex64, device=self.device)
-            den = torch.zeros(shape, device=self.device)
-        else:
-            # rounded as the records are: where there were no other images, nothing is left
-            num = torch.view_as_complex(torch.view_as_real(self.total.num[z]).to(_RECORDED).float())
-            den = self.total.den[z].to(_RECORDED).float()
-            self.after.add_to(num, den, z, -1)
-        if self.before is not None:
-            self.before.add_to(num, den, z, 1)
-        return num, den.clamp_(min=0)
+        after, before = (None if record is None else record.values for record in (self.after, self.before))
+        points = _points(self.side, self.radius).to(self.device)
+        # the total is rounded as the records are: where there were no other images, nothing is left
+        return dispatch.left_out(*self.total.planes(z), after, before, points=points, first=z.start)
+
+    def weights(self, shells: int) -> Float[Tensor, "S 2"]:
+        """See `NormalEquations.weights`.
+
+        Raises:
+            ValueError: for shells beyond the radius of the records.
+        """
+        if shells > len(self.total_weights):
+            held = len(self.total_weights)
+            raise ValueError(f"weights of {shells} shells: records of radius {self.radius} hold {held}")
+        found = self.total_weights.clone()
+        added = found[:, 0] if self.after is None else self.after.weights[:, 0]
+        found[:, 0] += (0 if self.before is None else self.before.weights[:, 0]) - added
+        return found[:shells]
 
 
-def without_each(total: Statistics, records: list[Record]) -> list[WithoutSome]:
+def without_each(total: Statistics, records: list[Record]) -> Sequence[NormalEquations]:
     """The sums without each of the groups of images that were added one after the other.
 
     Args:
-        records: of the sums between the groups: one fewer than these.
+        records: of the sums between the groups, one fewer than these; at least one.
     """
-    times = [None, *records, None]
-    return [WithoutSome(total, before, after) for before, after in itertools.pairwise(times)]
+    radius, times = records[0].radius, [None, *records, None]
+    weights = total.weights(shells_within(radius))
+    return [WithoutSome(total, radius, before, after, weights) for before, after in itertools.pairwise(times)]
 
 
-def _place(side: int, reach: int, z: int) -> tuple[int, int, int]:
-    """First line, number of lines and number of columns of a plane that lie within `reach` of the centre."""
-    rest = reach**2 - (z - side // 2) ** 2
-    if rest < 0:
-        return 0, 0, 0
-    n = math.isqrt(rest)
-    return side // 2 - n, 2 * n + 1, n + 1
+@lru_cache(maxsize=4)
+def _points(side: int, radius: int) -> Int[Tensor, "M M"]:
+    """Number of columns of each line (z, y) of a half grid that lie within a radius in image Fourier pixels."""
+    reach = PADDING * (radius + 0.5)
+    c = torch.arange(side, dtype=torch.float64) - side // 2
+    rest = reach**2 - c[:, None] ** 2 - c**2
+    return torch.where(rest < 0, 0, rest.clamp(min=0).sqrt().floor() + 1).long().clamp(max=side // 2 + 1)

@@ -30,6 +30,7 @@ from cryoloom.inference.poses.start import PoseStart
 from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.backprojection import (
+    NormalEquations,
     Statistics,
     Together,
     half_map_fsc,
@@ -45,7 +46,7 @@ from cryoloom.maps.fsc import (
     resolution_angstrom,
     resolved_shell,
 )
-from cryoloom.maps.left_out import Record, WithoutSome, without_each
+from cryoloom.maps.left_out import Record, without_each
 from cryoloom.maps.mask import automatic_mask
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
@@ -253,7 +254,7 @@ class _HalfSums:
     total: Statistics
     records: list[Record]
 
-    def without_each(self) -> list[WithoutSome]:
+    def without_each(self) -> Sequence[NormalEquations]:
         """The normal equations without each fold; none where there is only one."""
         return without_each(self.total, self.records) if self.records else []
 
