@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.physics.fourier import fft2, fft3, ifft2, ifft3, pad_real, rebox, resize_real
+from cryoloom.physics.fourier import fft2, fft3, ifft2, ifft3, pad_real, rebox, resize_real, stretched
 from golden.numpy_reference import CLOUD, centred_dft, cloud_volume
 
 BOXES = [8, 9]
@@ -109,3 +109,12 @@ def test_padding_by_two_interleaves_frequencies(box, generator):
     coarse = fft2(pad_real(x, 2 * box, 2))[centre - 2 * half : centre + 2 * half + 1 : 2, centre]
     fine = fft2(x)[box // 2 - half : box // 2 + half + 1, box // 2]
     torch.testing.assert_close(coarse, fine)
+
+
+@pytest.mark.parametrize(("old", "new"), [(8, 16), (9, 20), (16, 8)])
+def test_stretched_is_linear_between_voxels_and_keeps_the_centre(old, new):
+    z, y, x = torch.meshgrid(*3 * [torch.arange(old, dtype=torch.float64) - old // 2], indexing="ij")
+    found = stretched(3 * z - 2 * y + x + 5, new)
+    edge = torch.tensor([-(old // 2), old - 1 - old // 2], dtype=torch.float64)
+    at = ((torch.arange(new, dtype=torch.float64) - new // 2) * old / new).clamp(edge[0], edge[1])
+    torch.testing.assert_close(found, 3 * at[:, None, None] - 2 * at[:, None] + at + 5)

@@ -46,7 +46,7 @@ class Common:
     threads: int = 1
     """Number of threads; results are bit-identical only for the same number."""
 
-    cache_bytes: int = 384 << 20
+    cache_bytes: int = 1 << 30
     """Memory for images kept as Fourier coefficients; the others are read again in every pass."""
 
     refine: RefineSettings = field(default_factory=RefineSettings)

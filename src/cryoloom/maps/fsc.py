@@ -229,6 +229,7 @@ def gold_standard(
     pixel_size: float,
     generator: torch.Generator,
     mates: int = 1,
+    draws: int = RANDOM_DRAWS,
 ) -> GoldStandard:
     """Gold-standard FSC corrected for the mask by phase randomisation.
 
@@ -242,6 +243,7 @@ def gold_standard(
         pixel_size: angstrom.
         generator: source of the random phases.
         mates: order of the symmetry that was imposed on both: their voxels are alike in so many places.
+        draws: number of sets of random phases.
 
     Raises:
         ValueError: for volumes that are not cubes of one side, or an empty mask.
@@ -260,8 +262,8 @@ def gold_standard(
     start = _randomised_from(unmasked)
     randomised = masked
     if start < len(unmasked):
-        draws = ([_with_random_phases(ft, start, generator) * mask for ft in whole] for _ in range(RANDOM_DRAWS))
-        randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in draws]).mean(0)
+        pairs = ([_with_random_phases(ft, start, generator) * mask for ft in whole] for _ in range(draws))
+        randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in pairs]).mean(0)
     corrected = _corrected(masked, randomised, start)
     corrected = torch.where(_leaked(before, after), 0.0, corrected)
     shell, half = crossing(corrected, 0.143), crossing(corrected, 0.5)

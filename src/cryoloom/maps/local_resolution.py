@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.maps.fsc import leaked_shells
-from cryoloom.physics.fourier import along_axes, rebox
+from cryoloom.physics.fourier import rebox, stretched
 
 # Correlation in a small window scatters by 0.1 to 0.2, so that 0.143 could not be told from chance
 THRESHOLD = 0.5
@@ -64,7 +64,7 @@ def local_resolution(
         side = _side(centre + width, box)
         if coarse is None or len(coarse.radius) != side:
             coarse = _Coarse.of(masked, own, side)
-        c = _stretched(coarse.correlation(centre, width), box)
+        c = stretched(coarse.correlation(centre, width), box)
         last = centres[max(i - 1, 0)]
         share = ((before - threshold) / (before - c).clamp(min=1e-6)).clamp(0, 1)
         fails = open_ & (c < threshold)
@@ -111,17 +111,6 @@ def _side(reach: float, box: int) -> int:
     """
     step = max(8, 2 * math.ceil(box / 32))
     return min(box, step * math.ceil((3 * reach + 2) / step))
-
-
-def _stretched(values: Float[Tensor, "m m m"], box: int) -> Float[Tensor, "D D D"]:
-    """Values of a coarse grid at the voxels of `box`, trilinear, both centred at half their side."""
-    side = len(values)
-    if side == box:
-        return values
-    at = (torch.arange(box, dtype=values.dtype, device=values.device) - box // 2) * (side / box) + side // 2
-    nodes = torch.arange(side, dtype=values.dtype, device=values.device)
-    matrix = (1 - (at.clamp(0, side - 1)[:, None] - nodes).abs()).clamp(min=0)
-    return along_axes(values, matrix)
 
 
 def _radius(box: int, like: Tensor) -> Tensor:

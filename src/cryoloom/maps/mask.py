@@ -10,11 +10,14 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
+from cryoloom.physics.fourier import resize_real, stretched
+
 # The rule of `automatic_mask`
 PEAK_SHARE = 0.15
 NOISE_SIGMAS = 3.0
 SMALLEST_PART = 0.1
 SMOOTH_ANGSTROM = 15.0  # finest resolution at which a mask is found
+LEAST_SIDE = 64  # of the grid on which it is found
 
 
 def radius_grid(
@@ -88,7 +91,7 @@ def automatic_mask(
     background + max(0.15 (peak - background), 3 noise), where peak is the 99.5th percentile within the sphere, and
     background and noise are median and scaled median deviation outside; drop connected parts smaller than a tenth of
     the largest; fill holes; extend by D / 64 voxels and end in a raised cosine of D / 16. Where nothing rises above
-    the noise the mask is the sphere of the particle.
+    the noise the mask is the sphere of the particle. Large boxes are reduced to voxels of a quarter of L first.
 
     Args:
         volume: map with positive density (white particles).
@@ -106,14 +109,17 @@ def automatic_mask(
         SMOOTH_ANGSTROM, particle_diameter_angstrom / 6 if resolution_angstrom is None else 2 * resolution_angstrom
     )
     reach = min((particle_diameter_angstrom + smooth) / (2 * pixel_size), box / 2 - extend - soft)
-    filtered = low_pass(volume, smooth / pixel_size).cpu().numpy()
-    sphere = (radius_grid(box) <= reach).numpy()
+    # nothing is left that a voxel of a quarter of the smoothing would not show
+    side = min(box, max(LEAST_SIDE, 2 * math.ceil(2 * box * pixel_size / smooth)))
+    coarse = box / side
+    filtered = low_pass(resize_real(volume, side, 3), smooth / (coarse * pixel_size)).cpu().numpy()
+    sphere = (radius_grid(side) <= reach / coarse).numpy()
     solid = _threshold(filtered, sphere)
     if not solid.any():
         return soft_sphere(box, reach, soft, volume.dtype, volume.device)
     solid = ndimage.binary_fill_holes(_large_parts(solid))
-    distance = torch.from_numpy(ndimage.distance_transform_edt(~np.asarray(solid)))
-    return cosine_edge(distance - extend, soft).to(volume)
+    distance = torch.from_numpy(ndimage.distance_transform_edt(~np.asarray(solid))).to(volume)
+    return cosine_edge(coarse * stretched(distance, box) - extend, soft)
 
 
 def _threshold(filtered: np.ndarray, sphere: np.ndarray) -> np.ndarray:

@@ -81,21 +81,25 @@ class ParticleSource:
         """Whether each image is read from its file only once."""
         return len(self._cache) == len(self.particles)
 
-    def batch(self, rows: np.ndarray) -> ParticleBatch:
+    def batch(self, rows: np.ndarray, points: int | None = None) -> ParticleBatch:
         """The images of some rows, in the order asked for.
+
+        Args:
+            points: only so many coefficients, those of lowest frequency; all if left out.
 
         Raises:
             BadInput: if a stack is gone or changed, or an image can't be normalised (with its row).
         """
         rows = np.asarray(rows, dtype=np.int64)
         index = torch.from_numpy(rows)
-        observed = torch.empty(len(rows), len(self.disc.index), dtype=torch.complex64)
+        P = len(self.disc.index) if points is None else points
+        observed = torch.empty(len(rows), P, dtype=torch.complex64)
         slot = self._slot[rows]
         known = np.flatnonzero(slot >= 0)
         if len(known) == len(rows):
-            torch.index_select(self._cache, 0, torch.from_numpy(slot), out=observed)
+            torch.index_select(self._cache[:, :P], 0, torch.from_numpy(slot), out=observed)
         else:
-            observed[known] = self._cache[torch.from_numpy(slot[known])]
+            observed[known] = self._cache[torch.from_numpy(slot[known]), :P]
             self._compute(rows, np.flatnonzero(slot < 0), observed)
         return ParticleBatch(rows, observed, self.particles.ctf[index], self._group[index])
 
@@ -108,7 +112,7 @@ class ParticleSource:
         for start in range(0, len(wanted), step):
             places = wanted[start : start + step]
             coefficients = self._coefficients(rows[places])
-            observed[torch.from_numpy(places)] = coefficients
+            observed[torch.from_numpy(places)] = coefficients[:, : observed.shape[1]]
             self._remember(rows[places], coefficients)
 
     def _coefficients(self, rows: np.ndarray) -> Complex[Tensor, "B P"]:
@@ -155,9 +159,9 @@ class SomeOfASource:
         """As `ParticleSource.holds_all`."""
         return self._source.holds_all
 
-    def batch(self, rows: np.ndarray) -> ParticleBatch:
+    def batch(self, rows: np.ndarray, points: int | None = None) -> ParticleBatch:
         """As `ParticleSource.batch`."""
-        return replace(self._source.batch(self._rows[rows]), rows=np.asarray(rows, dtype=np.int64))
+        return replace(self._source.batch(self._rows[rows], points), rows=np.asarray(rows, dtype=np.int64))
 
     def only(self, rows: np.ndarray) -> SomeOfASource:
         """Some of these images, numbered anew in the order given."""

@@ -20,6 +20,8 @@ from cryoloom.runs.seeds import torch_generator
 
 # regularises the division of premultiplied images by their CTF, near the zeros of which there is no signal
 LEAST_CTF2 = 1e-3
+# size of the coefficients of a batch: the allocator keeps arrays of this size, and takes larger ones from the system
+_BATCH_BYTES = 24 << 20
 
 
 class ImageFeed:
@@ -78,13 +80,16 @@ class ImageFeed:
             weight=d.weight.to(self.device),
         )
 
+    def at_once(self, radius: float, most: int) -> int:
+        """Number of images of a batch on the disc of `radius`: at most `most`, fewer where they are large."""
+        return max(1, min(most, _BATCH_BYTES // (8 * self.disc.count(radius))))
+
     def images(self, rows: np.ndarray, radius: float, noise: Float[Tensor, "G S"]) -> Images:
         """Images of `rows` on the disc of `radius` with noise spectra by shell (E|n|^2, one row per group)."""
         disc = self.disc.prefix(radius)
-        P = len(disc.weight)
-        batch = self.source.batch(rows)
+        batch = self.source.batch(rows, len(disc.weight))
         ctf = evaluate_ctf(batch.ctf.to(dtype=torch.float32), disc.k)
-        observed = batch.observed[:, :P].contiguous()
+        observed = batch.observed
         if self.source.particles.ctf_premultiplied:
             observed = observed * (ctf / (ctf.square() + LEAST_CTF2))
         variance = spread_shells(noise.to(torch.float32).cpu(), disc).contiguous()

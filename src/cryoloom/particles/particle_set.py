@@ -78,7 +78,7 @@ class ParticleSet:
         box: int | None = None,
         device: str = "auto",
         seed: int = 1,
-        cache_bytes: int = 384 << 20,
+        cache_bytes: int = 1 << 30,
     ) -> ImageFeed:
         """The images as `cryoloom.search` and others take them: normalised Fourier coefficients with CTF and noise.
 

@@ -72,6 +72,16 @@ def rebox(volume: Tensor, box: int) -> Tensor:
     return volume if old == box else resize_real(volume, box, 3) * (old / box) ** 3
 
 
+def stretched(volume: Tensor, box: int) -> Tensor:
+    """Values of a volume at the voxels of another box over the same field of view, trilinear, edges repeated."""
+    side = volume.shape[-1]
+    if side == box:
+        return volume
+    at = (torch.arange(box, dtype=volume.dtype, device=volume.device) - box // 2) * (side / box) + side // 2
+    nodes = torch.arange(side, dtype=volume.dtype, device=volume.device)
+    return along_axes(volume, (1 - (at.clamp(0, side - 1)[:, None] - nodes).abs()).clamp(min=0))
+
+
 @lru_cache(maxsize=16)
 def _resampling(old: int, box: int) -> Tensor:
     """Matrix [box, old], float64, that takes `old` samples about D // 2 to `box` samples of their Fourier series.

@@ -185,7 +185,7 @@ class FamilyEM:
         for h in (0, 1):
             grids = volumes_to_halves(self._boxed(state.halves[1 - h], radius))
             posed = self.posed.with_poses(state.poses)
-            for rows in in_batches(posed.half_set(h), BATCH):
+            for rows in in_batches(posed.half_set(h), self.feed.at_once(radius, BATCH)):
                 found = products(grids, posed.images(rows, radius), *posed.best(rows))
                 for q in range(Q):
                     judged = infer_latents(found.truncated(q), *prior)
@@ -233,7 +233,7 @@ class FamilyEM:
     def _moments(self, poses: PosePosterior, half: int, radius: int, mixture: Mixture) -> Moments:
         """Normal equations of the images of a half set, each of which shows a mixture of volumes of its own."""
         posed, inserted = self.posed.with_poses(poses), MomentsInsertion(Band(radius).side, self.feed.device)
-        for rows in in_batches(posed.by_view(posed.half_set(half)), BATCH):
+        for rows in in_batches(posed.by_view(posed.half_set(half)), self.feed.at_once(radius, BATCH)):
             images, (R, t) = posed.images(rows, radius), posed.best(rows)
             inserted.add(images, R, t, *mixture(images, R, t))
         return Moments(*inserted.sums())

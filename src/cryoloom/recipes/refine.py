@@ -385,7 +385,7 @@ class RefineRecipe:
         R, t, log_weight = state.poses.R.clone(), state.poses.t.clone(), state.poses.log_weight.clone()
         for half in (0, 1):
             rows = posed.half_set(half)
-            for batch in in_batches(rows[several[rows]], BATCH):
+            for batch in in_batches(rows[several[rows]], self.feed.at_once(radius, BATCH)):
                 index = torch.from_numpy(batch)
                 known, images = state.poses.rows(index).to(self.feed.device).bare(), posed.images(batch, radius)
                 found = refine_poses(
@@ -666,7 +666,7 @@ class RefineRecipe:
         phases = torch_generator(self.seed, self.name, "phases", iteration)
         stated = math.inf
         for within in (self.feed.mask(len(one)), mask):
-            gold = gold_standard(one, two, within, pixel_size, phases, mates=len(self.group))
+            gold = gold_standard(one, two, within, pixel_size, phases, mates=len(self.group), draws=1)
             # the maps end at the radius of insertion
             at = resolved_shell(gold.corrected[: insertion + 1]) if gold.resolution_angstrom is not None else 0.0
             stated = min(stated, at)

@@ -116,7 +116,8 @@ class RefinePass:
         residuals, parts = None, []
         ordered = posed.by_view(images.rows)
         searched = np.isin(ordered, images.rows[images.doubtful])
-        batches = zip(in_batches(ordered, BATCH), in_batches(searched, BATCH), strict=True)
+        size = self.feed.at_once(radii.insertion, BATCH)
+        batches = zip(in_batches(ordered, size), in_batches(searched, size), strict=True)
         for number, (rows, doubtful) in enumerate(batches):
             batch = posed.images(rows, radii.insertion)
             known = posed.poses.rows(torch.from_numpy(rows)).to(self.feed.device).bare()

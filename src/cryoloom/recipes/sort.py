@@ -177,7 +177,7 @@ class SortRecipe:
             body, low_body = UnknownBody(coarse, diameter), UnknownBody(disc, diameter)
             wider = [slice_reference(half, grid, coarse) for half in halves]
             rows_of_half = np.flatnonzero(self.half == h)
-            for rows in in_batches(rows_of_half, BATCH):
+            for rows in in_batches(rows_of_half, self.feed.at_once(self.radius, BATCH)):
                 images, index = self._images(rows), torch.from_numpy(rows)
                 few, none = images.prefix(self.low_radius), torch.zeros(len(rows), device=self.feed.device)
                 for k, reference in enumerate(references):
@@ -209,9 +209,9 @@ class SortRecipe:
             unknown = np.flatnonzero(likely & here & ~known)
             if len(unknown):
                 matched = self._fine(self.maps[k][h], half) if self.fine else self._middle(half)
-                for rows in in_batches(unknown, BATCH):
+                for rows in in_batches(unknown, self.feed.at_once(self.radius, BATCH)):
                     evidence[torch.from_numpy(rows), k] = matched(self._images(rows)).cpu()
-            for rows in in_batches(np.flatnonzero(here & known), BATCH):
+            for rows in in_batches(np.flatnonzero(here & known), self.feed.at_once(self.radius, BATCH)):
                 start = self.known[k].of(rows).to(self.feed.device)
                 evidence[torch.from_numpy(rows), k] = self._refined(half, self._images(rows), start).cpu()
         return replace(state, evidence=evidence)

@@ -112,7 +112,7 @@ class PosedImages:
 
     def _half_sum(self, half: int, radius: int, group: Tensor, generator: torch.Generator) -> Statistics:
         symmetric, inserted = SymmetricSums.of(group), Insertion(Band(radius).side, self.feed.device)
-        for rows in in_batches(self.by_view(self.half_set(half)), BATCH):
+        for rows in in_batches(self.by_view(self.half_set(half)), self.feed.at_once(radius, BATCH)):
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
             samples = symmetric.at_mates(posterior_samples(poses, generator, radius, len(symmetric.mates)))
             inserted.add(self.images(rows, radius), samples)
