@@ -30,7 +30,7 @@ from cryoloom.kernels import cpu_posterior, dispatch
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.band import Band
-from cryoloom.physics.fourier import fft3, ifft3, resize_fourier
+from cryoloom.physics.fourier import rebox
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.phantom import GaussianCloud
 from cryoloom.physics.rotations import random_rotations
@@ -291,7 +291,7 @@ def matching(bench: Bench, peak: Peak, threads: int) -> list[Timing]:
 def _reference(bench: Bench, radius: int, nside: int) -> search.Reference:
     """Slices of the phantom, cropped to what the radius needs."""
     # cut in Fourier space: the slices keep the scale of the images' coefficients
-    cut = ifft3(resize_fourier(fft3(_volume(bench)), Band(radius).box, 3)).real.contiguous()
+    cut = rebox(_volume(bench), Band(radius).box)
     grid = volume_to_half(cut)
     return search.slice_reference(grid, cached_rotation_grid(nside), bench.images.disc.prefix(radius))
 
