@@ -13,15 +13,15 @@ from cryoloom.maps.backprojection import (
     Together,
     solve,
     ssnr_of_sum,
+    within,
 )
-from cryoloom.maps.band import Band
 from cryoloom.maps.coverage import OrientationCoverage, orientation_coverage
-from cryoloom.maps.fsc import DirectionalFSC, GoldStandard, directional_fsc, gold_standard
+from cryoloom.maps.fsc import DirectionalFSC, GoldStandard, HalfMaps, directional_fsc
 from cryoloom.maps.local_resolution import local_resolution
 from cryoloom.maps.mask import SMOOTH_ANGSTROM, automatic_mask
 from cryoloom.maps.sharpen import GuinierFit, guinier_b_factor, sharpen
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.physics.fourier import rebox
+from cryoloom.physics.fourier import rebox, stretched
 from cryoloom.physics.rotations import symmetry_group, view_grid
 from cryoloom.recipes.refine import RefineResult
 from cryoloom.runs.seeds import torch_generator
@@ -90,16 +90,18 @@ def scored_maps(
     radius = (feed.box - 1) // 2
     box, pixel = feed.box, feed.pixel_size
     one, two = (_in_box(solve(h, None, radius), box) for h in halves)
+    maps = HalfMaps.of(one, two)
     if mask is None:
         sphere = feed.mask(box).cpu()
-        within = gold_standard(one, two, sphere, pixel, rough, mates)
+        whole = maps.gold_standard(sphere, pixel, rough, mates, draws=1)
         # the mask is found at 15 angstrom or coarser: a map of twice that resolution is fine enough
         coarse = min(radius, math.ceil(2 * feed.field_of_view / SMOOTH_ANGSTROM))
-        part = Together(tuple(h.resized(Band(coarse).side) for h in halves))
-        first = _in_box(solve(part, ssnr_of_sum(within.corrected[: coarse + 1]), coarse), box) * sphere
+        first = solve(within(Together(halves), coarse), ssnr_of_sum(whole.corrected[: coarse + 1]), coarse)
+        first = first.cpu() * feed.mask(len(first)).cpu()
         diameter = feed.source.preprocessing.particle_diameter_angstrom
-        mask = automatic_mask(first, pixel, diameter, within.resolution_angstrom) * sphere
-    gold = gold_standard(one, two, mask, pixel, final, mates)
+        found = automatic_mask(first, feed.field_of_view / len(first), diameter, whole.resolution_angstrom)
+        mask = stretched(found, box) * sphere
+    gold = maps.gold_standard(mask, pixel, final, mates)
     combined = _in_box(solve(Together(halves), ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
     return ScoredMaps(combined, (one, two), mask, gold)
 

@@ -20,6 +20,7 @@ from numba import njit
 from cryoloom.kernels.jit import HELPER, threaded
 
 RUN = 64  # points at once: their neighbours and what is computed from them stay in the first cache
+BUNDLE = 8  # samples of an image at once
 ONE, TWO_PI = np.float32(1), 2 * math.pi
 
 
@@ -408,19 +409,24 @@ def _in_slab(axes, axis, i, j, side, low, high, n):
 
 
 @njit(**HELPER)
-def _gather(y, f, w, order, ramp, i, j, weight, n, value):
-    """value [3, RUN]: real and imaginary part of w C Y e^{+2 pi i k.t}, and w C^2, of n points of an image along i."""
-    cx, sx, cy, sy = ramp
-    first, line = np.int64(i), cx.shape[0] - 1 + np.int64(j)
+def _gather(y, f, w, order, n, value):
+    """value [3, RUN]: real and imaginary part of w C Y, and w C^2, of n points of an image."""
     for k in range(n):
         p = order[k]
-        wc = weight * w[p] * f[p]
+        wc = w[p] * f[p]
         value[0, k], value[1, k], value[2, k] = wc * y[p, 0], wc * y[p, 1], wc * f[p]
-    c, s = cy[line], sy[line]
+
+
+@njit(**HELPER)
+def _moved_line(value, ramp, i, j, weight, n, line):
+    """line [3, RUN]: weight times n values along i, moved back by e^{+2 pi i k.t}."""
+    cx, sx, cy, sy = ramp
+    first, at = np.int64(i), cx.shape[0] - 1 + np.int64(j)
+    c, s = weight * cy[at], weight * sy[at]
     for k in range(n):
         er, ei = cx[first + k] * c - sx[first + k] * s, cx[first + k] * s + sx[first + k] * c
         a, b = value[0, k], value[1, k]
-        value[0, k], value[1, k] = a * er - b * ei, a * ei + b * er
+        line[0, k], line[1, k], line[2, k] = a * er - b * ei, a * ei + b * er, weight * value[2, k]
 
 
 @njit(**HELPER)
@@ -441,6 +447,7 @@ def insert(
     R,
     t,
     weight,
+    bundles,
     index,
     order,
     frequency,
@@ -456,65 +463,66 @@ def insert(
     """Add samples to a grid whose cells hold num (real, imaginary part), den and nothing, flat [M * M * H * 4].
 
     Sample c puts image[c] at pose (R[c], t[c]) with weight[c]: num += w C Y e^{+2 pi i k.t}, den += w C^2 with
-    w = weight * precision / 2. Points are taken in runs along ix, of which runs [S, 2] has the first point and the
-    number; `order` has their place among the image's coefficients. A thread adds what falls into its part of the grid,
-    bounds[thread] <= line < bounds[thread + 1], along z (axis 0) or y (1).
+    w = weight * precision / 2. Samples bundles[i] .. bundles[i + 1] - 1, at most `BUNDLE` of one image, are added run
+    by run in turn: at poses that are nearly alike they fill the same cells. Points are taken in runs along ix, of which
+    runs [S, 2] has the first point and the number; `order` has their place among the image's coefficients. A thread
+    adds what falls into its part of the grid, bounds[thread] <= line < bounds[thread + 1], along z (axis 0) or y (1).
     """
-    C, H = image.shape[0], side // 2 + 2
+    H = side // 2 + 2
     row, plane = 4 * H, 4 * H * side
     low, high = bounds[thread], bounds[thread + 1]
-    ramp = _empty_ramp(index)
+    one = _empty_ramp(index)
+    n = one[0].shape[0]
+    cx, sx = np.empty((BUNDLE, n), np.float32), np.empty((BUNDLE, n), np.float32)
+    cy, sy = np.empty((BUNDLE, 2 * n - 1), np.float32), np.empty((BUNDLE, 2 * n - 1), np.float32)
     start, cell, place, _ = _buffers()
-    value, line = np.empty((3, RUN), np.float32), np.zeros(RUN * 8, np.float32)
-    for c in range(C):
-        if weight[c] == 0:
-            continue
-        b = image[c]
+    value, moved = np.empty((3, RUN), np.float32), np.empty((3, RUN), np.float32)
+    line = np.zeros(RUN * 8, np.float32)
+    for bundle in range(bundles.shape[0] - 1):
+        head, tail = bundles[bundle], bundles[bundle + 1]
+        b = image[head]
         g = group[b]
-        _fill_ramp(ramp, t[c], step)
-        axes, half_weight = _axes(R[c], scale), np.float32(0.5) * weight[c]
+        for c in range(head, tail):
+            _fill_ramp((cx[c - head], sx[c - head], cy[c - head], sy[c - head]), t[c], step)
         for s in range(runs.shape[0]):
             q, m = runs[s, 0], runs[s, 1]
-            first, last, second, end = 0, m, 0, 0
-            if threads > 1:
-                first, last, second, end = _in_slab(axes, axis, frequency[0, q], frequency[1, q], side, low, high, m)
-            for part in range(2):
-                a, z = (q + second, q + end) if part else (q + first, q + last)
-                n = z - a
-                if n <= 0:
-                    continue
-                _locate(axes, frequency[0, a:z], frequency[1, a:z], side, start, cell, place)
-                _gather(
-                    observed[b],
-                    ctf[b],
-                    precision[g],
-                    order[a:z],
-                    ramp,
-                    frequency[0, a],
-                    frequency[1, a],
-                    half_weight,
-                    n,
-                    value,
-                )
-                for k in range(n):
-                    vr, vi, d, fx = value[0, k], place[0, k] * value[1, k], value[2, k], place[1, k]
-                    gx, into = ONE - fx, line[8 * k : 8 * k + 8]
-                    into[0], into[1], into[2] = gx * vr, gx * vi, gx * d
-                    into[4], into[5], into[6] = fx * vr, fx * vi, fx * d
-                # apart from the loop before, whose stores would have to end before they can be read as one vector
-                for k in range(n):
-                    fy, fz = place[2, k], place[3, k]
-                    gy, gz = ONE - fy, ONE - fz
-                    own, at = cell[axis, k], 4 * start[k]
-                    lower, upper = low <= own < high, low <= own + 1 < high
-                    if lower:
-                        _add_line(sums, at, gz * gy, line, k)
-                    if upper if axis else lower:
-                        _add_line(sums, at + row, gz * fy, line, k)
-                    if lower if axis else upper:
-                        _add_line(sums, at + plane, fz * gy, line, k)
-                    if upper:
-                        _add_line(sums, at + plane + row, fz * fy, line, k)
+            _gather(observed[b], ctf[b], precision[g], order[q : q + m], m, value)
+            for c in range(head, tail):
+                axes = _axes(R[c], scale)
+                first, last, second, end = 0, m, 0, 0
+                if threads > 1:
+                    first, last, second, end = _in_slab(
+                        axes, axis, frequency[0, q], frequency[1, q], side, low, high, m
+                    )
+                ramp = cx[c - head], sx[c - head], cy[c - head], sy[c - head]
+                half_weight = np.float32(0.5) * weight[c]
+                for part in range(2):
+                    a, z = (second, end) if part else (first, last)
+                    n = z - a
+                    if n <= 0:
+                        continue
+                    i, j = frequency[0, q + a : q + z], frequency[1, q + a : q + z]
+                    _locate(axes, i, j, side, start, cell, place)
+                    _moved_line(value[:, a:z], ramp, i[0], j[0], half_weight, n, moved)
+                    for k in range(n):
+                        vr, vi, d, fx = moved[0, k], place[0, k] * moved[1, k], moved[2, k], place[1, k]
+                        gx, into = ONE - fx, line[8 * k : 8 * k + 8]
+                        into[0], into[1], into[2] = gx * vr, gx * vi, gx * d
+                        into[4], into[5], into[6] = fx * vr, fx * vi, fx * d
+                    # apart from the loop before, whose stores would have to end before they can be read as one vector
+                    for k in range(n):
+                        fy, fz = place[2, k], place[3, k]
+                        gy, gz = ONE - fy, ONE - fz
+                        own, at = cell[axis, k], 4 * start[k]
+                        lower, upper = low <= own < high, low <= own + 1 < high
+                        if lower:
+                            _add_line(sums, at, gz * gy, line, k)
+                        if upper if axis else lower:
+                            _add_line(sums, at + row, gz * fy, line, k)
+                        if lower if axis else upper:
+                            _add_line(sums, at + plane, fz * gy, line, k)
+                        if upper:
+                            _add_line(sums, at + plane + row, fz * fy, line, k)
 
 
 @threaded
@@ -551,7 +559,7 @@ def insert_moments(
     low, high = bounds[thread], bounds[thread + 1]
     ramp = _empty_ramp(index)
     start, cell, place, _ = _buffers()
-    value, line = np.empty((3, RUN), np.float32), np.zeros(width, np.float32)
+    value, moved, line = np.empty((3, RUN), np.float32), np.empty((3, RUN), np.float32), np.zeros(width, np.float32)
     for b in range(B):
         g = group[b]
         _fill_ramp(ramp, t[b], step)
@@ -567,20 +575,10 @@ def insert_moments(
                 if n <= 0:
                     continue
                 _locate(axes, frequency[0, a:z], frequency[1, a:z], side, start, cell, place)
-                _gather(
-                    observed[b],
-                    ctf[b],
-                    precision[g],
-                    order[a:z],
-                    ramp,
-                    frequency[0, a],
-                    frequency[1, a],
-                    np.float32(0.5),
-                    n,
-                    value,
-                )
+                _gather(observed[b], ctf[b], precision[g], order[a:z], n, value)
+                _moved_line(value, ramp, frequency[0, a], frequency[1, a], np.float32(0.5), n, moved)
                 for k in range(n):
-                    vr, vi, d = value[0, k], place[0, k] * value[1, k], value[2, k]
+                    vr, vi, d = moved[0, k], place[0, k] * moved[1, k], moved[2, k]
                     for i in range(Q):
                         line[2 * i], line[2 * i + 1] = vr * first[b, i], vi * first[b, i]
                     for i in range(T):

@@ -20,7 +20,7 @@ from cryoloom.kernels.arrays import (
 )
 from cryoloom.kernels.half_grid import GUARD, fold
 from cryoloom.kernels.images import GridPosterior, Images, Samples
-from cryoloom.kernels.order import view_order
+from cryoloom.kernels.order import bundles, view_order
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.slicing import PADDING
 
@@ -106,10 +106,15 @@ class Insertion:
             return
         from cryoloom.kernels import cpu
 
-        ordered = samples.rows(view_order(samples.R))
+        samples = samples.rows(torch.nonzero(samples.weight)[:, 0])
+        if len(samples.image) == 0:
+            return
+        order, bounds = bundles(samples.image, samples.R)
+        ordered = samples.rows(order)
         cpu.insert(
             **insertion_arrays(images, ordered.R, float(self.padding), self.side, _threads()),
             **sample_arrays(ordered),
+            bundles=bounds.numpy(),
             sums=self._cells.reshape(-1).numpy(),
         )
 

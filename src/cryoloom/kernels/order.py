@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 NSIDE = 256  # views are told apart to 0.2 degrees
-RUN = 64  # points at most in a run, as in `kernels.cpu`
+RUN, BUNDLE = 64, 8  # points at most in a run, samples at most in a bundle, as in `kernels.cpu`
 SOME_POSES, SOME_POINTS = 1000, 64  # by which the work in each part of a grid is estimated
 
 
@@ -24,6 +24,26 @@ def view_order(R: Float[Tensor, "N 3 3"]) -> Int[Tensor, " N"]:
     up = np.where(z < 0, -1.0, 1.0)
     theta, phi = np.arccos(np.clip(up * z, -1, 1)), np.arctan2(up * y, up * x)
     return torch.from_numpy(np.argsort(healpix.ang2pix(NSIDE, theta, phi, nest=True), kind="stable"))
+
+
+def bundles(image: Int[Tensor, " C"], R: Float[Tensor, "C 3 3"]) -> tuple[Int[Tensor, " C"], Int[Tensor, " n"]]:
+    """Order of samples in which those of an image that follow each other stay together, and where each bundle begins.
+
+    Bundles hold at most `BUNDLE` samples; they are ordered by the view of their first one.
+
+    Returns:
+        A permutation of the samples, and bounds in it: one more than there are bundles.
+    """
+    new = torch.ones(len(image), dtype=torch.bool)
+    new[1:] = image[1:] != image[:-1]
+    place = torch.arange(len(image))
+    within = place - torch.cummax(torch.where(new, place, 0), 0).values
+    firsts = torch.nonzero(within % BUNDLE == 0)[:, 0]
+    counts = torch.diff(firsts, append=torch.tensor([len(image)]))
+    order = view_order(R[firsts])
+    firsts, counts = firsts[order], counts[order]
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return torch.repeat_interleave(firsts - bounds[:-1], counts) + place, bounds
 
 
 @dataclass(frozen=True, slots=True)

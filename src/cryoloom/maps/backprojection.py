@@ -10,8 +10,9 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.half_grid import planes_to_volume, resize_half, shell_of, slabs
+from cryoloom.kernels.half_grid import GUARD, planes_to_volume, resize_half, shell_of, slabs
 from cryoloom.kernels.images import Images, Samples
+from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.maps.mask import radial_mean, soft_sphere
 from cryoloom.physics.slicing import PADDING
@@ -119,6 +120,37 @@ class Together:
         found = [part.weights(shells) for part in self.parts]
         total = torch.stack([part[:, 0] for part in found]).sum(0)
         return torch.stack([total, found[0][:, 1]], 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Cropped:
+    """Normal equations at a smaller band limit, without a grid of their own."""
+
+    whole: NormalEquations
+    side: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.whole.device
+
+    def planes(self, z: slice) -> tuple[Tensor, Tensor]:
+        """See `NormalEquations.planes`."""
+        low = self.whole.side // 2 - self.side // 2
+        columns = self.side // 2 + GUARD
+        num, den = self.whole.planes(slice(low + z.start, low + z.stop))
+        lines = slice(low, low + self.side)
+        return num[:, lines, :columns], den[:, lines, :columns]
+
+    def weights(self, shells: int) -> Float[Tensor, "S 2"]:
+        """See `NormalEquations.weights`; shells must lie within the smaller grid."""
+        return self.whole.weights(shells)
+
+
+def within(equations: NormalEquations, radius: int) -> NormalEquations:
+    """The same normal equations on the grid for a smaller radius, in image Fourier pixels."""
+    side = Band(radius).side
+    return equations if equations.side <= side else Cropped(equations, side)
 
 
 def accumulate(images: Images, samples: Samples, side: int) -> Statistics:

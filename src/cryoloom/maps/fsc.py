@@ -248,40 +248,73 @@ def gold_standard(
     Raises:
         ValueError: for volumes that are not cubes of one side, or an empty mask.
     """
-    box = _check_pair(half1, half2)
-    if mask.shape != half1.shape:
-        raise ValueError(f"the mask has shape {tuple(mask.shape)}; expected that of the halves, {tuple(half1.shape)}")
-    power = mask.to(torch.float64).square()
-    if float(power.max()) <= 0:
-        raise ValueError("the mask of the FSC is empty (its largest value is 0); expected values up to 1")
-    share = float(power.mean() ** 2 / power.square().mean())
-    whole = [torch.fft.rfftn(half) for half in (half1, half2)]
-    before = dispatch.shell_products(whole[0], whole[1])
-    after = dispatch.shell_products(*(torch.fft.rfftn(half * mask) for half in (half1, half2)))
-    unmasked, masked = _correlation(before), _correlation(after)
-    start = _randomised_from(unmasked)
-    randomised = masked
-    if start < len(unmasked):
-        pairs = ([_with_random_phases(ft, start, generator) * mask for ft in whole] for _ in range(draws))
-        randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in pairs]).mean(0)
-    corrected = _corrected(masked, randomised, start)
-    corrected = torch.where(_leaked(before, after), 0.0, corrected)
-    shell, half = crossing(corrected, 0.143), crossing(corrected, 0.5)
-    z = _significance(corrected, shell, box, share / mates)
-    sure = z > SIGNIFICANCE
-    return GoldStandard(
-        unmasked=unmasked,
-        masked=masked,
-        randomised=randomised,
-        corrected=corrected,
-        randomised_from=start,
-        shell=shell,
-        shell_half=half,
-        resolution_angstrom=resolution_angstrom(shell, box, pixel_size) if sure else None,
-        resolution_half_angstrom=resolution_angstrom(half, box, pixel_size) if sure else None,
-        significance=z,
-        pixel_size=float(pixel_size),
-    )
+    return HalfMaps.of(half1, half2).gold_standard(mask, pixel_size, generator, mates, draws)
+
+
+@dataclass(frozen=True, slots=True)
+class HalfMaps:
+    """Two independent half maps, compared within several masks.
+
+    Attributes:
+        halves: [D, D, D]; transforms: theirs; products: see `kernels.dispatch.shell_products`.
+    """
+
+    halves: tuple[Tensor, Tensor]
+    transforms: tuple[Tensor, Tensor]
+    products: Tensor
+
+    @staticmethod
+    def of(half1: Float[Tensor, "D D D"], half2: Float[Tensor, "D D D"]) -> HalfMaps:
+        """Transform both.
+
+        Raises:
+            ValueError: for volumes that are not cubes of one side.
+        """
+        _check_pair(half1, half2)
+        transforms = torch.fft.rfftn(half1), torch.fft.rfftn(half2)
+        return HalfMaps((half1, half2), transforms, dispatch.shell_products(*transforms))
+
+    def gold_standard(
+        self,
+        mask: Float[Tensor, "D D D"],
+        pixel_size: float,
+        generator: torch.Generator,
+        mates: int = 1,
+        draws: int = RANDOM_DRAWS,
+    ) -> GoldStandard:
+        """See the function of that name."""
+        box, shape = len(self.halves[0]), tuple(self.halves[0].shape)
+        if tuple(mask.shape) != shape:
+            raise ValueError(f"the mask has shape {tuple(mask.shape)}; expected that of the halves, {shape}")
+        power = mask.to(torch.float64).square()
+        if float(power.max()) <= 0:
+            raise ValueError("the mask of the FSC is empty (its largest value is 0); expected values up to 1")
+        share = float(power.mean() ** 2 / power.square().mean())
+        after = dispatch.shell_products(*(torch.fft.rfftn(half * mask) for half in self.halves))
+        unmasked, masked = _correlation(self.products), _correlation(after)
+        start = _randomised_from(unmasked)
+        randomised = masked
+        if start < len(unmasked):
+            pairs = ([_with_random_phases(ft, start, generator) * mask for ft in self.transforms] for _ in range(draws))
+            randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in pairs]).mean(0)
+        corrected = _corrected(masked, randomised, start)
+        corrected = torch.where(_leaked(self.products, after), 0.0, corrected)
+        shell, half = crossing(corrected, 0.143), crossing(corrected, 0.5)
+        z = _significance(corrected, shell, box, share / mates)
+        sure = z > SIGNIFICANCE
+        return GoldStandard(
+            unmasked=unmasked,
+            masked=masked,
+            randomised=randomised,
+            corrected=corrected,
+            randomised_from=start,
+            shell=shell,
+            shell_half=half,
+            resolution_angstrom=resolution_angstrom(shell, box, pixel_size) if sure else None,
+            resolution_half_angstrom=resolution_angstrom(half, box, pixel_size) if sure else None,
+            significance=z,
+            pixel_size=float(pixel_size),
+        )
 
 
 def _corrected(masked: Float[Tensor, "*V S"], randomised: Float[Tensor, " S"], start: int) -> Float[Tensor, "*V S"]:

@@ -17,6 +17,7 @@ THRESHOLD = 0.5
 # S.d. of the Gaussian window in wavelengths of the band: narrower ones scatter more, wider ones mix in noisy neighbours
 WINDOW_WAVES = 0.8
 LOWEST_SHELL = 3.0
+FINE_BOX = 128  # in larger boxes crossings are found on a grid of half the side: windows are wider than its voxels
 
 
 def local_resolution(
@@ -51,20 +52,21 @@ def local_resolution(
         shapes = ", ".join(str(tuple(v.shape)) for v in (half1, half2, mask))
         raise ValueError(f"local resolution needs two half maps and a mask, cubes of one side; found {shapes}")
     box = half1.shape[-1]
+    grid = box if box <= FINE_BOX else max(FINE_BOX, 2 * math.ceil(box / 4))
     masked = [half * mask for half in (half1, half2)]
     own = torch.cat([~leaked_shells(half1, half2, mask), torch.zeros(box, dtype=torch.bool, device=half1.device)])
     centres = torch.linspace(LOWEST_SHELL, box / 2, bands, dtype=torch.float64).tolist()
     width = 1.5 * max(1.0, centres[1] - centres[0])
     # a voxel's crossing: centre of the last band that held, plus the share of the way to the one that failed
-    shell = torch.full_like(half1, LOWEST_SHELL)
-    before = torch.ones_like(half1)
-    open_ = mask > 0
+    open_ = stretched(mask, grid) > 0
+    shell = torch.full_like(open_, LOWEST_SHELL, dtype=half1.dtype)
+    before = torch.ones_like(shell)
     coarse: _Coarse | None = None
     for i, centre in enumerate(centres):
         side = _side(centre + width, box)
         if coarse is None or len(coarse.radius) != side:
             coarse = _Coarse.of(masked, own, side)
-        c = stretched(coarse.correlation(centre, width), box)
+        c = stretched(coarse.correlation(centre, width, min(side, grid)), grid)
         last = centres[max(i - 1, 0)]
         share = ((before - threshold) / (before - c).clamp(min=1e-6)).clamp(0, 1)
         fails = open_ & (c < threshold)
@@ -73,8 +75,8 @@ def local_resolution(
         if not open_.any():
             break
         before = c
-    shell = torch.where(open_, torch.full_like(shell, box / 2), shell)
-    return box * pixel_size / shell
+    shell = torch.where(open_, box / 2, shell)
+    return box * pixel_size / torch.where(mask > 0, stretched(shell, box), LOWEST_SHELL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +97,21 @@ class _Coarse:
         kept = own[radius.round().long()]
         return _Coarse([torch.fft.rfftn(rebox(half, side)) * kept for half in masked], radius)
 
-    def correlation(self, centre: float, width: float) -> Tensor:
-        """Local correlation of the band about a shell."""
-        side = len(self.radius)
+    def correlation(self, centre: float, width: float, side: int) -> Tensor:
+        """Local correlation of the band about a shell, on a grid of `side`."""
         ring = 0.5 + 0.5 * torch.cos(math.pi * ((self.radius - centre) / width).clamp(-1, 1))
-        a, b = (torch.fft.irfftn(ft * ring, s=(side,) * 3) for ft in self.transforms)
-        return _window_correlation(a, b, self.radius, WINDOW_WAVES * side / centre)
+        a, b = (torch.fft.irfftn(ft * ring, s=(len(self.radius),) * 3) for ft in self.transforms)
+        return _window_correlation(a, b, WINDOW_WAVES / centre, side)
 
 
 def _side(reach: float, box: int) -> int:
-    """Side of the grid for bands up to `reach`, at most `box`.
+    """Side of the grid for bands up to `reach`, even, at most `box`.
 
     Products of two bands reach twice as far, and what is beyond half the grid folds back; the window removes all beyond
     the band itself, so that grids of three times its reach are large enough. Sides are kept for several bands.
     """
     step = max(8, 2 * math.ceil(box / 32))
-    return min(box, step * math.ceil((3 * reach + 2) / step))
+    return min(box - box % 2, step * math.ceil((3 * reach + 2) / step))
 
 
 def _radius(box: int, like: Tensor) -> Tensor:
@@ -120,10 +121,28 @@ def _radius(box: int, like: Tensor) -> Tensor:
     return (f[:, None, None] ** 2 + f[:, None] ** 2 + h**2).sqrt()
 
 
-def _window_correlation(a: Tensor, b: Tensor, radius: Tensor, sigma: float) -> Tensor:
-    """Correlation of two band-passed maps in a Gaussian window of s.d. `sigma` voxels about each voxel."""
-    box = a.shape[-1]
-    gauss = torch.exp(-2 * (math.pi * sigma / box * radius) ** 2)
-    ab, aa, bb = (torch.fft.irfftn(torch.fft.rfftn(p) * gauss, s=a.shape) for p in (a * b, a * a, b * b))
+def _window_correlation(a: Tensor, b: Tensor, sigma: float, side: int) -> Tensor:
+    """Correlation of two band-passed maps in a Gaussian window of s.d. `sigma` boxes about each voxel, [side] * 3.
+
+    What the window leaves is as smooth as itself: it is transformed back on a grid of `side`.
+    """
+    gauss = torch.exp(-2 * (math.pi * sigma * _radius(side, a)) ** 2)
+    ab, aa, bb = (
+        torch.fft.irfftn(_cropped(torch.fft.rfftn(p), side) * gauss, s=gauss.shape[:1] * 3)
+        for p in (a * b, a * a, b * b)
+    )
     floor = 1e-6 * float(aa.max() * bb.max()) ** 0.5
     return ab / ((aa.clamp(min=0) * bb.clamp(min=0)).sqrt() + floor + 1e-30)
+
+
+def _cropped(ft: Tensor, side: int) -> Tensor:
+    """The transform of a real volume, as `rfftn` gives it, on a coarser grid with the same centre, D // 2."""
+    box = ft.shape[0]
+    if box == side:
+        return ft
+    n = (side - 1) // 2
+    out = ft.new_zeros(side, side, side // 2 + 1)
+    for z in (slice(0, n + 1), slice(-n, None)):
+        for y in (slice(0, n + 1), slice(-n, None)):
+            out[z, y, : n + 1] = ft[z, y, : n + 1]
+    return out

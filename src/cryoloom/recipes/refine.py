@@ -37,20 +37,20 @@ from cryoloom.maps.backprojection import (
     solve,
     ssnr_of_half,
     ssnr_of_sum,
+    within,
 )
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import (
+    HalfMaps,
     crossing,
-    fourier_shell_correlation,
-    gold_standard,
     resolution_angstrom,
     resolved_shell,
 )
 from cryoloom.maps.left_out import Record, without_each
-from cryoloom.maps.mask import automatic_mask
+from cryoloom.maps.mask import SMOOTH_ANGSTROM, automatic_mask
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.physics.fourier import rebox
+from cryoloom.physics.fourier import rebox, stretched
 from cryoloom.physics.noise import ResidualPower
 from cryoloom.physics.rotations import is_polyhedral, symmetry_group
 from cryoloom.recipes.methods.search import RefineSettings
@@ -477,11 +477,17 @@ class RefineRecipe:
         """New references, noise and radius from the sums of the passes."""
         halves = (sums[0].total, sums[1].total)
         compared = self._compare(halves, radii.insertion, before.iteration, found.score)
-        fsc, mask = compared.fsc, compared.mask
+        fsc = compared.fsc
         ssnr = ssnr_of_half(fsc)
-        one, two = (solve(h, ssnr, radii.insertion) * mask for h in halves)
         without = [s.without_each() for s in sums]
         shell = resolved_shell(fsc)
+        reach = min(radii.insertion, self._radius_beyond(shell, radii.climb))
+        mask = stretched(compared.mask, Band(reach).box)
+
+        def reference(equations: NormalEquations, ssnr: Tensor) -> Tensor:
+            return solve(within(equations, reach), ssnr, min(reach + 1, radii.insertion)) * mask
+
+        one, two = (reference(h, ssnr) for h in halves)
         errors = rms_rotation_degrees(found.covariance)
         moves = self._moves(before, found, errors)
         searched = float(doubtful.mean())
@@ -494,7 +500,7 @@ class RefineRecipe:
             iteration=before.iteration + 1,
             radius=radii.climb,
             references=(one, two),
-            without=tuple(solve(s, ssnr, radii.insertion) * mask for half in without for s in half),
+            without=tuple(reference(s, ssnr) for half in without for s in half),
             joint=(),
             joined=before.joined + bool(before.joint),
             moved=moves.moved,
@@ -514,9 +520,8 @@ class RefineRecipe:
             going_on = self._decides_more(before, following, moves.jumped)
             following = replace(following, settled=not going_on or self._done(following)[1] < MOST_JOINED)
         if self._joins(following, going_on):
-            ssnr = ssnr_of_sum(fsc)
             others = [Together((s, halves[1 - h])) for h in (0, 1) for s in without[h]] or [Together(halves)]
-            following = replace(following, joint=tuple(solve(x, ssnr, radii.insertion) * mask for x in others))
+            following = replace(following, joint=tuple(reference(x, ssnr_of_sum(fsc)) for x in others))
         said = (("searched", searched), *moves.said)
         return following, self._info(following, compared.resolution_angstrom, said, float(errors.median()))
 
@@ -589,10 +594,12 @@ class RefineRecipe:
         return min(level, trusted)
 
     def _climb_radius(self, state: RefineState) -> int:
-        """Radius of the comparison: a few shells beyond the FSC's 0.143 crossing, at most 1.5 times the last radius."""
-        if state.iteration == 0:
-            return state.radius
-        return min(self.limit, round(state.shell) + 3, round(1.5 * state.radius))
+        """Radius of the comparison."""
+        return state.radius if state.iteration == 0 else self._radius_beyond(state.shell, state.radius)
+
+    def _radius_beyond(self, shell: float, radius: int) -> int:
+        """A few shells beyond the FSC's 0.143 crossing, at most 1.5 times the last radius."""
+        return min(self.limit, round(shell) + 3, round(1.5 * radius))
 
     def _insertion_radius(self, radius: int) -> int:
         if self.settings.climb_steps == 0:  # poses that are not refined do not improve
@@ -654,23 +661,28 @@ class RefineRecipe:
         error of the poses falls from 2.2 to 1.9 degrees.
         """
         mask = self.feed.mask(Band(insertion).box)
-        one, two = (solve(h, None, insertion) for h in halves)
-        pixel_size = self.feed.field_of_view / len(one)
-        fsc = fourier_shell_correlation(one * mask, two * mask)[: insertion + 1]
-        shell = resolved_shell(fsc)
-        if shell >= self._beyond_start(score):
-            joint = solve(Together(halves), ssnr_of_sum(fsc), insertion) * mask
-            diameter = self.feed.source.preprocessing.particle_diameter_angstrom
-            mask = mask * automatic_mask(joint, pixel_size, diameter, self.feed.field_of_view / shell)
-            fsc = fourier_shell_correlation(one * mask, two * mask)[: insertion + 1]
+        maps = HalfMaps.of(*(solve(h, None, insertion) for h in halves))
+        pixel_size = self.feed.field_of_view / len(mask)
         phases = torch_generator(self.seed, self.name, "phases", iteration)
-        stated = math.inf
-        for within in (self.feed.mask(len(one)), mask):
-            gold = gold_standard(one, two, within, pixel_size, phases, mates=len(self.group), draws=1)
-            # the maps end at the radius of insertion
-            at = resolved_shell(gold.corrected[: insertion + 1]) if gold.resolution_angstrom is not None else 0.0
-            stated = min(stated, at)
-        return _Comparison(mask, fsc, resolution_angstrom(stated, len(one), pixel_size))
+        gold = [maps.gold_standard(mask, pixel_size, phases, mates=len(self.group), draws=1)]
+        shell = resolved_shell(gold[0].masked[: insertion + 1])
+        if shell >= self._beyond_start(score):
+            mask = mask * self._molecule(halves, gold[0].masked[: insertion + 1], shell, len(mask))
+            gold.append(maps.gold_standard(mask, pixel_size, phases, mates=len(self.group), draws=1))
+        # the maps end at the radius of insertion
+        stated = min(
+            resolved_shell(g.corrected[: insertion + 1]) if g.resolution_angstrom is not None else 0.0 for g in gold
+        )
+        return _Comparison(mask, gold[-1].masked[: insertion + 1], resolution_angstrom(stated, len(mask), pixel_size))
+
+    def _molecule(self, halves: tuple[Statistics, Statistics], fsc: Tensor, shell: float, box: int) -> Tensor:
+        """Mask of the molecule in the map of both halves, [box] * 3."""
+        radius = min(len(fsc) - 1, math.ceil(2 * self.feed.field_of_view / SMOOTH_ANGSTROM))
+        joint = solve(within(Together(halves), radius), ssnr_of_sum(fsc[: radius + 1]), radius)
+        pixel_size = self.feed.field_of_view / len(joint)
+        diameter = self.feed.source.preprocessing.particle_diameter_angstrom
+        joint = joint * self.feed.mask(len(joint))
+        return stretched(automatic_mask(joint, pixel_size, diameter, self.feed.field_of_view / shell), box)
 
 
 def refinement_costs(feed: ImageFeed, settings: RefineSettings, state: RefineState | None = None) -> list[float]:
