@@ -1,11 +1,13 @@
 """The order of poses and points: neighbours in it lie close together, and nothing is lost."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
 from cryoloom.kernels import cpu
-from cryoloom.kernels.order import RUN, Rows, parts, view_order
+from cryoloom.kernels.order import BUNDLE, RUN, Rows, bundles, parts, view_order
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import exponential, random_rotations
 
@@ -14,7 +16,7 @@ SIDE, SCALE = 132, 2.0
 
 def test_runs_fit_into_the_buffers_of_the_kernels():
     """The kernels have the number to themselves: their cache does not see a change in another file."""
-    assert RUN == cpu.RUN
+    assert (RUN, BUNDLE) == (cpu.RUN, cpu.BUNDLE)
 
 
 def planes_apart_degrees(R: torch.Tensor) -> torch.Tensor:
@@ -81,3 +83,18 @@ def test_slices_within_one_plane_are_divided_along_it(turn, axis):
     found, bounds = parts(R, rows, SCALE, SIDE, 4)
     assert found == axis
     assert (np.diff(bounds) >= 5).all()
+
+
+def test_bundles_keep_an_image_together_and_hold_every_sample_once(generator):
+    counts = torch.tensor([1, 4, 20, 3])
+    image = torch.repeat_interleave(torch.tensor([7, 2, 5, 2]), counts)
+    R = random_rotations(len(image), generator, torch.float32)
+    order, bounds = bundles(image, R)
+    assert torch.equal(order.sort().values, torch.arange(len(image)))
+    sizes = torch.diff(bounds)
+    assert sorted(sizes.tolist()) == sorted([1, 4, BUNDLE, BUNDLE, 20 - 2 * BUNDLE, 3])
+    for a, b in pairwise(bounds.tolist()):
+        assert torch.equal(order[a:b], order[a] + torch.arange(b - a))
+        assert len(set(image[order[a:b]].tolist())) == 1
+    firsts = order[bounds[:-1]]
+    assert torch.equal(view_order(R[firsts]), torch.arange(len(firsts)))

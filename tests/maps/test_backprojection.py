@@ -7,7 +7,8 @@ import torch
 
 from cryoloom.kernels import dispatch, gpu
 from cryoloom.kernels.half_grid import half_to_volume, shell_of, volume_to_half
-from cryoloom.maps.backprojection import FLOOR, Statistics, Together, negated_about_spheres, solve
+from cryoloom.maps.backprojection import FLOOR, Statistics, Together, negated_about_spheres, solve, within
+from cryoloom.maps.band import Band
 from cryoloom.maps.mask import radius_grid
 from cryoloom.recipes.random_starts import without_radial_mean
 
@@ -76,3 +77,11 @@ def test_planes_are_worked_on_alike_on_both_devices(generator):
     assert torch.equal(count, points)
     found = dispatch.quotients(num, den, first, 2, prior=prior, reach=reach)
     torch.testing.assert_close(found, gpu.quotients(num, den, first, 2, prior=prior, reach=reach))
+
+
+def test_a_smaller_grid_is_read_from_the_larger_one(generator):
+    sums, ssnr = random_sums(Band(9).side, generator), torch.full((6,), 4.0)
+    small = within(sums, 5)
+    assert small.side == Band(5).side
+    assert torch.equal(solve(small, ssnr, 5), solve(sums.resized(small.side), ssnr, 5))
+    assert within(sums, 9) is sums
