@@ -8,8 +8,8 @@ from cryoloom.kernels import dispatch, gpu
 from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import shell_of
 from cryoloom.kernels.images import Images, Samples
-from cryoloom.maps.backprojection import Statistics, accumulate, solve
-from cryoloom.maps.left_out import Record, _points, without_each
+from cryoloom.maps.backprojection import Packed, Statistics, accumulate, points_within, solve
+from cryoloom.maps.left_out import Record, without_each
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import random_rotations
 
@@ -56,7 +56,7 @@ def test_records_are_alike_on_both_devices() -> None:
     shape = (20, 20, 12)
     num = torch.view_as_complex(torch.randn(*shape, 2, generator=generator))
     den = torch.rand(shape, generator=generator)
-    points = _points(20, 4)
+    points = points_within(20, 4)
     early, late = (dispatch.record(s * num, s * den, points) for s in (0.3, 0.6))
     assert torch.equal(late, gpu.record(0.6 * num, 0.6 * den, points))
     planes = num[5:9], den[5:9]
@@ -65,3 +65,15 @@ def test_records_are_alike_on_both_devices() -> None:
         expected = gpu.left_out(*planes, after, before, points=points, first=5)
         torch.testing.assert_close(found[0], expected[0], atol=0, rtol=0)
         torch.testing.assert_close(found[1], expected[1], atol=0, rtol=0)
+
+
+def test_packed_sums_are_the_sums_up_to_their_radius() -> None:
+    generator = torch.Generator().manual_seed(4)
+    shape = (24, 24, 14)
+    sums = Statistics(torch.view_as_complex(torch.randn(*shape, 2, generator=generator)), torch.rand(shape))
+    packed = Packed.of(sums, 4)
+    assert torch.equal(solve(packed, None, 4), solve(sums, None, 4))
+    points = points_within(24, 4)
+    assert torch.equal(packed.values, gpu.pack(sums.num, sums.den, points))
+    for found, expected in zip(packed.planes(slice(3, 9)), gpu.unpack(packed.values, points, slice(3, 9)), strict=True):
+        assert torch.equal(found, expected)

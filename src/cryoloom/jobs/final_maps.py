@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.maps.backprojection import (
-    Statistics,
+    NormalEquations,
     Together,
     solve,
     ssnr_of_sum,
@@ -74,7 +74,7 @@ def _in_box(volume: Tensor, box: int) -> Tensor:
 
 def scored_maps(
     feed: ImageFeed,
-    halves: tuple[Statistics, Statistics],
+    halves: tuple[NormalEquations, NormalEquations],
     rough: torch.Generator,
     final: torch.Generator,
     mask: Tensor | None = None,

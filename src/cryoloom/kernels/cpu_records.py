@@ -1,8 +1,8 @@
-"""CPU kernels (numba) over records of sums: normal equations within a radius, rounded to bfloat16.
+"""CPU kernels (numba) over normal equations within a radius, without the corners of their grid.
 
-A record holds, plane by plane (z) and line by line (y), the first `points[z, y]` columns of a half grid from place
-`starts[z, y]` on, as the upper halves of float32 numbers: real and imaginary part of num, and den. A thread takes every
-so many planes.
+What is kept are, plane by plane (z) and line by line (y), the first `points[z, y]` columns of a half grid from place
+`starts[z, y]` on: real and imaginary part of num, and den. Records are rounded to bfloat16, the upper halves of float32
+numbers. A thread takes every so many planes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,34 @@ from cryoloom.kernels.jit import HELPER, threaded
 def _upper(bits):
     """Upper half of a float32's bits, rounded to the nearest, to even on a tie."""
     return (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+
+@threaded
+def pack(thread, num, den, starts, points, threads, values):
+    """Fill values [n, 3] from num [M, M, H, 2] and den [M, M, H], all float32."""
+    side = num.shape[0]
+    for z in range(thread, side, threads):
+        for y in range(side):
+            at = starts[z, y]
+            for x in range(points[z, y]):
+                values[at + x, 0] = num[z, y, x, 0]
+                values[at + x, 1] = num[z, y, x, 1]
+                values[at + x, 2] = den[z, y, x]
+
+
+@threaded
+def unpack(thread, values, starts, points, first, threads, out_num, out_den):
+    """Planes from z = `first` on, [n, M, H, 2] and [n, M, H], of what `pack` has kept; 0 elsewhere."""
+    n, side, width = out_den.shape
+    for plane in range(thread, n, threads):
+        for y in range(side):
+            at, count = starts[first + plane, y], points[first + plane, y]
+            for x in range(count):
+                out_num[plane, y, x, 0] = values[at + x, 0]
+                out_num[plane, y, x, 1] = values[at + x, 1]
+                out_den[plane, y, x] = values[at + x, 2]
+            for x in range(count, width):
+                out_num[plane, y, x, 0] = out_num[plane, y, x, 1] = out_den[plane, y, x] = 0
 
 
 @threaded

@@ -422,13 +422,54 @@ def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"]) -> 
     return torch.from_numpy(total.sum(0)[: side // 2 + 1])
 
 
-def record(
+def pack(
     num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]
 ) -> Float[Tensor, "n 3"]:
-    """Normal equations in a quarter of their memory: the first `points` columns of each line, as bfloat16.
+    """Normal equations without the corners of their grid: the first `points` columns of each line.
 
     The columns of num (real, imaginary part) and den [n, 3], line by line.
     """
+    if den.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.pack(num, den, points)
+    from cryoloom.kernels import cpu_records
+
+    values = torch.empty(int(points.sum()), 3)
+    cpu_records.pack(
+        pairs(num), den.numpy(), _starts(points), points=points.numpy(), threads=_threads(), values=values.numpy()
+    )
+    return values
+
+
+def unpack(
+    values: Float[Tensor, "n 3"], points: Int[Tensor, "M M"], z: slice
+) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
+    """num and den of some planes of what `pack` has kept, 0 elsewhere."""
+    if values.is_cuda:
+        from cryoloom.kernels import gpu
+
+        return gpu.unpack(values, points, z)
+    from cryoloom.kernels import cpu_records
+
+    shape = (z.stop - z.start, len(points), len(points) // 2 + GUARD)
+    out = torch.empty(shape, dtype=torch.complex64), torch.empty(shape)
+    cpu_records.unpack(
+        values.numpy(),
+        _starts(points),
+        points=points.numpy(),
+        first=z.start,
+        threads=_threads(),
+        out_num=pairs(out[0]),
+        out_den=out[1].numpy(),
+    )
+    return out
+
+
+def record(
+    num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]
+) -> Float[Tensor, "n 3"]:
+    """As `pack`, rounded to bfloat16."""
     if den.is_cuda:
         from cryoloom.kernels import gpu
 

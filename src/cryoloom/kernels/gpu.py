@@ -414,10 +414,29 @@ def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"], she
     return torch.stack([torch.bincount(shell, (p.double() * weight).reshape(-1), shells) for p in products], 1)
 
 
+def pack(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]) -> Tensor:
+    """The first columns of each line, [n, 3]: see `cpu_records.pack`."""
+    kept = torch.arange(den.shape[2], device=den.device) < points[..., None]
+    return torch.cat([torch.view_as_real(num[kept]), den[kept][:, None]], 1)
+
+
+def unpack(
+    values: Float[Tensor, "n 3"], points: Int[Tensor, "M M"], z: slice
+) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
+    """Planes of what `pack` has kept: see `cpu_records.unpack`."""
+    side = len(points)
+    kept = torch.arange(side // 2 + GUARD, device=values.device) < points[z, :, None]
+    start = int(points[: z.start].sum())
+    part = values[start : start + int(kept.sum())]
+    num = torch.zeros(kept.shape, dtype=torch.complex64, device=values.device)
+    den = torch.zeros(kept.shape, device=values.device)
+    num[kept], den[kept] = torch.view_as_complex(part[:, :2].contiguous()), part[:, 2]
+    return num, den
+
+
 def record(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]) -> Tensor:
     """The first columns of each line as bfloat16, [n, 3]: see `cpu_records.record`."""
-    kept = torch.arange(den.shape[2], device=den.device) < points[..., None]
-    return torch.cat([torch.view_as_real(num[kept]), den[kept][:, None]], 1).to(torch.bfloat16)
+    return pack(num, den, points).to(torch.bfloat16)
 
 
 def left_out(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
@@ -68,12 +69,7 @@ class Statistics:
 
     def weights(self, shells: int) -> Float[Tensor, "S 2"]:
         """See `NormalEquations.weights`."""
-        total = torch.zeros(shells, 2, dtype=torch.float64, device=self.device)
-        for z in slabs(self.side, self.num[0].numel(), self.device):
-            reach = PADDING * (shells - 0.51)
-            sums = dispatch.shell_sums(self.den[z], z.start, PADDING, reach=reach, shells=shells)
-            total += torch.stack([sums[0], sums[1].double()], 1)
-        return total
+        return _weights(self, shells)
 
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(self.num + other.num, self.den + other.den)
@@ -123,6 +119,38 @@ class Together:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """Normal equations up to a radius, in half the memory: without the corners of their grid.
+
+    Attributes:
+        side: M of the padded grid; radius: image Fourier pixels; values: see `kernels.dispatch.pack`.
+    """
+
+    side: int
+    radius: int
+    values: Float[Tensor, "n 3"]
+
+    @staticmethod
+    def of(sums: Statistics, radius: int) -> Packed:
+        """The sums up to a radius."""
+        points = points_within(sums.side, radius).to(sums.device)
+        return Packed(sums.side, radius, dispatch.pack(sums.num, sums.den, points))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.values.device
+
+    def planes(self, z: slice) -> tuple[Tensor, Tensor]:
+        """See `NormalEquations.planes`."""
+        return dispatch.unpack(self.values, points_within(self.side, self.radius).to(self.device), z)
+
+    def weights(self, shells: int) -> Float[Tensor, "S 2"]:
+        """See `NormalEquations.weights`."""
+        return _weights(self, shells)
+
+
+@dataclass(frozen=True, slots=True)
 class Cropped:
     """Normal equations at a smaller band limit, without a grid of their own."""
 
@@ -145,6 +173,26 @@ class Cropped:
     def weights(self, shells: int) -> Float[Tensor, "S 2"]:
         """See `NormalEquations.weights`; shells must lie within the smaller grid."""
         return self.whole.weights(shells)
+
+
+def _weights(equations: Statistics | Packed, shells: int) -> Float[Tensor, "S 2"]:
+    """See `NormalEquations.weights`."""
+    side, device = equations.side, equations.device
+    total = torch.zeros(shells, 2, dtype=torch.float64, device=device)
+    for z in slabs(side, side * (side // 2 + GUARD), device):
+        den = equations.planes(z)[1]
+        sums = dispatch.shell_sums(den, z.start, PADDING, reach=PADDING * (shells - 0.51), shells=shells)
+        total += torch.stack([sums[0], sums[1].double()], 1)
+    return total
+
+
+@lru_cache(maxsize=4)
+def points_within(side: int, radius: int) -> Int[Tensor, "M M"]:
+    """Number of columns of each line (z, y) of a half grid that lie within a radius in image Fourier pixels."""
+    reach = PADDING * (radius + 0.5)
+    c = torch.arange(side, dtype=torch.float64) - side // 2
+    rest = reach**2 - c[:, None] ** 2 - c**2
+    return torch.where(rest < 0, 0, rest.clamp(min=0).sqrt().floor() + 1).long().clamp(max=side // 2 + 1)
 
 
 def within(equations: NormalEquations, radius: int) -> NormalEquations:

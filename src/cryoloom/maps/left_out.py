@@ -8,15 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
-from cryoloom.maps.backprojection import NormalEquations, Statistics, shells_within
-from cryoloom.physics.slicing import PADDING
+from cryoloom.maps.backprojection import NormalEquations, Statistics, points_within, shells_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Record:
     @staticmethod
     def of(sums: Statistics, radius: int) -> Record:
         """The sums at present."""
-        values = dispatch.record(sums.num, sums.den, _points(sums.side, radius).to(sums.device))
+        values = dispatch.record(sums.num, sums.den, points_within(sums.side, radius).to(sums.device))
         return Record(radius, values, sums.weights(shells_within(radius)))
 
 
@@ -49,7 +47,7 @@ class WithoutSome:
         total_weights: see `NormalEquations.weights`, up to the radius.
     """
 
-    total: Statistics
+    total: NormalEquations
     radius: int
     before: Record | None
     after: Record | None
@@ -68,7 +66,7 @@ class WithoutSome:
     def planes(self, z: slice) -> tuple[Tensor, Tensor]:
         """See `NormalEquations.planes`."""
         after, before = (None if record is None else record.values for record in (self.after, self.before))
-        points = _points(self.side, self.radius).to(self.device)
+        points = points_within(self.side, self.radius).to(self.device)
         # the total is rounded as the records are: where there were no other images, nothing is left
         return dispatch.left_out(*self.total.planes(z), after, before, points=points, first=z.start)
 
@@ -87,7 +85,7 @@ class WithoutSome:
         return found[:shells]
 
 
-def without_each(total: Statistics, records: list[Record]) -> Sequence[NormalEquations]:
+def without_each(total: NormalEquations, records: list[Record]) -> Sequence[NormalEquations]:
     """The sums without each of the groups of images that were added one after the other.
 
     Args:
@@ -96,12 +94,3 @@ def without_each(total: Statistics, records: list[Record]) -> Sequence[NormalEqu
     radius, times = records[0].radius, [None, *records, None]
     weights = total.weights(shells_within(radius))
     return [WithoutSome(total, radius, before, after, weights) for before, after in itertools.pairwise(times)]
-
-
-@lru_cache(maxsize=4)
-def _points(side: int, radius: int) -> Int[Tensor, "M M"]:
-    """Number of columns of each line (z, y) of a half grid that lie within a radius in image Fourier pixels."""
-    reach = PADDING * (radius + 0.5)
-    c = torch.arange(side, dtype=torch.float64) - side // 2
-    rest = reach**2 - c[:, None] ** 2 - c**2
-    return torch.where(rest < 0, 0, rest.clamp(min=0).sqrt().floor() + 1).long().clamp(max=side // 2 + 1)

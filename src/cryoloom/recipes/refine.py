@@ -31,6 +31,7 @@ from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.maps.backprojection import (
     NormalEquations,
+    Packed,
     Statistics,
     Together,
     half_map_fsc,
@@ -67,6 +68,8 @@ TIGHT = 1.45  # the molecule is masked once the halves agree beyond this multipl
 TIGHT_CONFIRMED = 1.2
 SEEN_NATS = 25.0
 FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
+# the radius of the comparison grows at most by so many shells, or this share of itself, at once
+NEXT_SHELLS, NEXT_SHARE = 12, 0.15
 LOST, GAINED = -1.0, 0.3  # change of the resolved shell within which a map is settled
 STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go, r.m.s.
 MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again
@@ -251,7 +254,7 @@ class _Moves:
 class _HalfSums:
     """Normal equations of the map of a half set, and as they were between its folds."""
 
-    total: Statistics
+    total: NormalEquations
     records: list[Record]
 
     def without_each(self) -> Sequence[NormalEquations]:
@@ -425,18 +428,18 @@ class RefineRecipe:
         about = shift_doubt(state.poses) if state.joint else math.inf
         refine = RefinePass(self.feed, self.settings, self.group, self.seed, radii, state.spread, about)
         posed = PosedImages(self.feed, state.poses, state.half, state.noise, state.sigma_angstrom)
-        passes, sums = [], []
+        passes, sums, reach = [], [], _reach(radii)
         for half in (0, 1):
             inserted, records = Insertion(Band(radii.insertion).side, self.feed.device), []
             for f in range(folds):
                 if f:
-                    records.append(Record.of(self._symmetric_sums(inserted), radii.insertion))
+                    records.append(Record.of(self._symmetric_sums(inserted), reach))
                 rows = posed.half_set(half)
                 rows = rows[fold[rows] == f]
                 own, joint = state.reference(half, f), state.joint_reference(half, f)
                 names = (self.name, f"half set {half + 1}", *([f"fold {f}"] if f else []), state.iteration)
                 passes.append(refine.over(posed, PassImages(rows, doubtful[rows], own, joint, names), inserted))
-            sums.append(_HalfSums(self._symmetric_sums(inserted), records))
+            sums.append(_HalfSums(Packed.of(self._symmetric_sums(inserted), radii.insertion), records))
         # rows back in the order of the feed
         order = torch.argsort(torch.from_numpy(np.concatenate([p.rows for p in passes])))
         found = replace(
@@ -481,11 +484,11 @@ class RefineRecipe:
         ssnr = ssnr_of_half(fsc)
         without = [s.without_each() for s in sums]
         shell = resolved_shell(fsc)
-        reach = min(radii.insertion, self._radius_beyond(shell, radii.climb))
+        reach = min(_reach(radii), self._radius_beyond(shell, radii.climb))
         mask = stretched(compared.mask, Band(reach).box)
 
         def reference(equations: NormalEquations, ssnr: Tensor) -> Tensor:
-            return solve(within(equations, reach), ssnr, min(reach + 1, radii.insertion)) * mask
+            return solve(within(equations, reach), ssnr, min(reach + 1, _reach(radii))) * mask
 
         one, two = (reference(h, ssnr) for h in halves)
         errors = rms_rotation_degrees(found.covariance)
@@ -652,7 +655,7 @@ class RefineRecipe:
         return in_doubt(state.mode_weight(self.group)) & (state.misfit <= MISFIT)
 
     def _compare(
-        self, halves: tuple[Statistics, Statistics], insertion: int, iteration: int, score: Tensor
+        self, halves: tuple[NormalEquations, NormalEquations], insertion: int, iteration: int, score: Tensor
     ) -> _Comparison:
         """Compare the half maps within the mask of the next references.
 
@@ -675,7 +678,7 @@ class RefineRecipe:
         )
         return _Comparison(mask, gold[-1].masked[: insertion + 1], resolution_angstrom(stated, len(mask), pixel_size))
 
-    def _molecule(self, halves: tuple[Statistics, Statistics], fsc: Tensor, shell: float, box: int) -> Tensor:
+    def _molecule(self, halves: tuple[NormalEquations, NormalEquations], fsc: Tensor, shell: float, box: int) -> Tensor:
         """Mask of the molecule in the map of both halves, [box] * 3."""
         radius = min(len(fsc) - 1, math.ceil(2 * self.feed.field_of_view / SMOOTH_ANGSTROM))
         joint = solve(within(Together(halves), radius), ssnr_of_sum(fsc[: radius + 1]), radius)
@@ -683,6 +686,11 @@ class RefineRecipe:
         diameter = self.feed.source.preprocessing.particle_diameter_angstrom
         joint = joint * self.feed.mask(len(joint))
         return stretched(automatic_mask(joint, pixel_size, diameter, self.feed.field_of_view / shell), box)
+
+
+def _reach(radii: Radii) -> int:
+    """Largest radius of the next comparison: as far as the half sets are told from their folds."""
+    return min(radii.insertion, radii.climb + max(NEXT_SHELLS, round(NEXT_SHARE * radii.climb)))
 
 
 def refinement_costs(feed: ImageFeed, settings: RefineSettings, state: RefineState | None = None) -> list[float]:

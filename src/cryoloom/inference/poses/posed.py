@@ -15,7 +15,7 @@ from cryoloom.inference.poses.samples import posterior_samples
 from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.images import Images
 from cryoloom.kernels.order import view_order
-from cryoloom.maps.backprojection import Statistics
+from cryoloom.maps.backprojection import NormalEquations, Packed, Statistics
 from cryoloom.maps.band import Band
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
@@ -98,7 +98,7 @@ class PosedImages:
 
     def sums(
         self, radius: int, group: Float[Tensor, "G 3 3"], generator: torch.Generator
-    ) -> tuple[Statistics, Statistics]:
+    ) -> tuple[NormalEquations, NormalEquations]:
         """Normal equations of the map of either half set, at `radius` Fourier pixels.
 
         Args:
@@ -110,13 +110,13 @@ class PosedImages:
         one, two = (self._half_sum(h, radius, group, generator) for h in (0, 1))
         return one, two
 
-    def _half_sum(self, half: int, radius: int, group: Tensor, generator: torch.Generator) -> Statistics:
+    def _half_sum(self, half: int, radius: int, group: Tensor, generator: torch.Generator) -> NormalEquations:
         symmetric, inserted = SymmetricSums.of(group), Insertion(Band(radius).side, self.feed.device)
         for rows in in_batches(self.by_view(self.half_set(half)), self.feed.at_once(radius, BATCH)):
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
             samples = symmetric.at_mates(posterior_samples(poses, generator, radius, len(symmetric.mates)))
             inserted.add(self.images(rows, radius), samples)
-        return symmetric.imposed(Statistics(*inserted.sums()))
+        return Packed.of(symmetric.imposed(Statistics(*inserted.sums())), radius)
 
 
 def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

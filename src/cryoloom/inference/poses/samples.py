@@ -14,7 +14,7 @@ LEAST_WEIGHT = 0.01  # candidates of smaller weight are not inserted
 # antithetic pairs of draws around each candidate: so many for each cell of the grid through which the width of the
 # posterior moves the rim of the slice, and at most so many. Of adenylate kinase (two cells) the map reaches 0.1 shells
 # less with two pairs than with four, and 0.5 less with one; of a ribosome (0.6 cells) it is the same
-PAIRS_A_CELL, MOST_PAIRS = 2, 4
+PAIRS_A_CELL, MOST_PAIRS = 1.5, 4
 WIDEST = 0.3  # radian: wider posteriors are not Gaussian
 
 
