@@ -21,7 +21,7 @@ from cryoloom.runs.seeds import torch_generator
 # regularises the division of premultiplied images by their CTF, near the zeros of which there is no signal
 LEAST_CTF2 = 1e-3
 # size of the coefficients of a batch: the allocator keeps arrays of this size, and takes larger ones from the system
-_BATCH_BYTES = 24 << 20
+_BATCH_BYTES = 12 << 20
 
 
 class ImageFeed:

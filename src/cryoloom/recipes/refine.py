@@ -428,18 +428,19 @@ class RefineRecipe:
         about = shift_doubt(state.poses) if state.joint else math.inf
         refine = RefinePass(self.feed, self.settings, self.group, self.seed, radii, state.spread, about)
         posed = PosedImages(self.feed, state.poses, state.half, state.noise, state.sigma_angstrom)
-        passes, sums, reach = [], [], _reach(radii)
+        passes, sums = [], []
         for half in (0, 1):
             inserted, records = Insertion(Band(radii.insertion).side, self.feed.device), []
             for f in range(folds):
                 if f:
-                    records.append(Record.of(self._symmetric_sums(inserted), reach))
+                    records.append(Record.of(self._symmetric_sums(inserted), _reach(radii)))
                 rows = posed.half_set(half)
                 rows = rows[fold[rows] == f]
                 own, joint = state.reference(half, f), state.joint_reference(half, f)
                 names = (self.name, f"half set {half + 1}", *([f"fold {f}"] if f else []), state.iteration)
                 passes.append(refine.over(posed, PassImages(rows, doubtful[rows], own, joint, names), inserted))
             sums.append(_HalfSums(Packed.of(self._symmetric_sums(inserted), radii.insertion), records))
+            del inserted  # the largest array of an iteration
         # rows back in the order of the feed
         order = torch.argsort(torch.from_numpy(np.concatenate([p.rows for p in passes])))
         found = replace(
