@@ -88,7 +88,7 @@ def test_slices_within_one_plane_are_divided_along_it(turn, axis):
 def test_bundles_keep_an_image_together_and_hold_every_sample_once(generator):
     counts = torch.tensor([1, 4, 20, 3])
     image = torch.repeat_interleave(torch.tensor([7, 2, 5, 2]), counts)
-    R = random_rotations(len(image), generator, torch.float32)
+    R = random_rotations(4, generator, torch.float32).repeat_interleave(counts, 0)
     order, bounds = bundles(image, R)
     assert torch.equal(order.sort().values, torch.arange(len(image)))
     sizes = torch.diff(bounds)
@@ -98,3 +98,11 @@ def test_bundles_keep_an_image_together_and_hold_every_sample_once(generator):
         assert len(set(image[order[a:b]].tolist())) == 1
     firsts = order[bounds[:-1]]
     assert torch.equal(view_order(R[firsts]), torch.arange(len(firsts)))
+
+
+def test_samples_of_unlike_views_are_no_bundle(generator):
+    """Such as those of an image's symmetry mates."""
+    R = random_rotations(3, generator, torch.float32)
+    assert torch.diff(bundles(torch.zeros(3, dtype=torch.int64), R)[1]).tolist() == [1, 1, 1]
+    opposite = torch.stack([R[0], R[0] @ torch.diag(torch.tensor([1.0, -1.0, -1.0]))])  # the same plane
+    assert torch.diff(bundles(torch.zeros(2, dtype=torch.int64), opposite)[1]).tolist() == [2]

@@ -49,14 +49,17 @@ def random_sums(side: int, generator: torch.Generator) -> Statistics:
 
 
 @pytest.mark.parametrize("ssnr", [None, torch.tensor([50.0, 40.0, 20.0, 5.0, 1.0])])
-@pytest.mark.parametrize(("side", "radius"), [(32, 6), (30, 5.5)])
+@pytest.mark.parametrize(("side", "radius"), [(32, 6), (34, 7), (30, 5.5)])
 def test_solve_divides_by_the_weights_and_what_the_filter_adds(ssnr, side, radius, generator):
     sums = random_sums(side, generator)
     distance = shell_of(side)
     shells = distance.round().long()
-    means = torch.stack([sums.den[shells == s].mean() for s in range(int(radius) + 3)])
+    shells = shells.clamp(max=int(radius))  # the rim beyond the last whole shell is weighed as that one
+    means = torch.stack(
+        [sums.den[(shells == s) & (distance < int(radius) + 0.49)].mean() for s in range(int(radius) + 1)]
+    )
     added = FLOOR * means if ssnr is None else means / torch.cat([ssnr, ssnr[-1:].expand(len(means) - len(ssnr))])
-    quotient = sums.num / (sums.den + added[shells.clamp(max=len(means) - 1)] + 1e-9 * means.max())
+    quotient = sums.num / (sums.den + added[shells] + 1e-9 * means.max())
     expected = half_to_volume(torch.where(distance <= radius + 0.5, quotient, 0))
     torch.testing.assert_close(solve(sums, ssnr, radius), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 

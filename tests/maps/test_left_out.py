@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from cryoloom.kernels import dispatch, gpu
@@ -67,13 +68,14 @@ def test_records_are_alike_on_both_devices() -> None:
         torch.testing.assert_close(found[1], expected[1], atol=0, rtol=0)
 
 
-def test_packed_sums_are_the_sums_up_to_their_radius() -> None:
+@pytest.mark.parametrize("radius", [3, 4])
+def test_packed_sums_are_the_sums_up_to_their_radius(radius: int) -> None:
     generator = torch.Generator().manual_seed(4)
     shape = (24, 24, 14)
     sums = Statistics(torch.view_as_complex(torch.randn(*shape, 2, generator=generator)), torch.rand(shape))
-    packed = Packed.of(sums, 4)
-    assert torch.equal(solve(packed, None, 4), solve(sums, None, 4))
-    points = points_within(24, 4)
+    packed = Packed.of(sums, radius)
+    assert torch.equal(solve(packed, None, radius), solve(sums, None, radius))
+    points = points_within(24, radius)
     assert torch.equal(packed.values, gpu.pack(sums.num, sums.den, points))
     for found, expected in zip(packed.planes(slice(3, 9)), gpu.unpack(packed.values, points, slice(3, 9)), strict=True):
         assert torch.equal(found, expected)

@@ -44,17 +44,18 @@ def shell_sums(thread, den, first, padding, reach, threads, total, count):
 def quotients(thread, num, den, first, padding, prior, reach, threads, out):
     """num / (den + prior[shell]) up to `reach` grid pixels from the centre and 0 beyond, out [n, M, H', 2].
 
-    num: [n, M, H, 2]; H' <= H. Lines of `out` are in the order of transforms, y = 0 first.
+    num: [n, M, H, 2]; H' <= H. Shells beyond the last prior take that one. Lines of `out` are in the order
+    of transforms, y = 0 first.
     """
     n, side, width = out.shape[:3]
-    scale, half = np.float32(1 / padding), side // 2
+    scale, half, last = np.float32(1 / padding), side // 2, np.int64(len(prior) - 1)
     for plane in range(thread, n, threads):
         for y in range(side):
             square, points = _line(np.float32(first + plane - half), np.float32(y - half), padding, reach)
             points = min(points, width)
             line = out[plane, (y - half) % side]
             for x in range(points):
-                shell = np.int64(np.rint(scale * np.sqrt(square + np.float32(x * x))))
+                shell = min(np.int64(np.rint(scale * np.sqrt(square + np.float32(x * x)))), last)
                 over = np.float32(1) / (den[plane, y, x] + prior[shell])
                 line[x, 0], line[x, 1] = num[plane, y, x, 0] * over, num[plane, y, x, 1] * over
             for x in range(points, width):

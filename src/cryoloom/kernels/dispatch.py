@@ -381,6 +381,8 @@ def quotients(
 ) -> Complex[Tensor, "n M H"]:
     """num / (den + prior[shell]) of planes of a half grid, 0 beyond `reach`; see `shell_sums`.
 
+    Shells beyond the last of `prior` take that one.
+
     Lines (y) are in the order of transforms, the zero frequency first.
     """
     if num.is_cuda:

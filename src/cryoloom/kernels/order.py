@@ -12,6 +12,7 @@ from torch import Tensor
 
 NSIDE = 256  # views are told apart to 0.2 degrees
 RUN, BUNDLE = 64, 8  # points at most in a run, samples at most in a bundle, as in `kernels.cpu`
+LIKE_VIEW = 0.99  # cosine of 8 degrees: farther apart, slices hardly fill the same cells
 SOME_POSES, SOME_POINTS = 1000, 64  # by which the work in each part of a grid is estimated
 
 
@@ -29,13 +30,15 @@ def view_order(R: Float[Tensor, "N 3 3"]) -> Int[Tensor, " N"]:
 def bundles(image: Int[Tensor, " C"], R: Float[Tensor, "C 3 3"]) -> tuple[Int[Tensor, " C"], Int[Tensor, " n"]]:
     """Order of samples in which those of an image that follow each other stay together, and where each bundle begins.
 
-    Bundles hold at most `BUNDLE` samples; they are ordered by the view of their first one.
+    Bundles hold at most `BUNDLE` samples, each of nearly the same view as the one before; they are ordered by the view
+    of their first one.
 
     Returns:
         A permutation of the samples, and bounds in it: one more than there are bundles.
     """
     new = torch.ones(len(image), dtype=torch.bool)
-    new[1:] = image[1:] != image[:-1]
+    view = R[:, :, 2]
+    new[1:] = (image[1:] != image[:-1]) | ((view[1:] * view[:-1]).sum(1).abs() < LIKE_VIEW)
     place = torch.arange(len(image))
     within = place - torch.cummax(torch.where(new, place, 0), 0).values
     firsts = torch.nonzero(within % BUNDLE == 0)[:, 0]

@@ -71,13 +71,6 @@ class Statistics:
         """See `NormalEquations.weights`."""
         return _weights(self, shells)
 
-    def __add__(self, other: Statistics) -> Statistics:
-        return Statistics(self.num + other.num, self.den + other.den)
-
-    def __sub__(self, other: Statistics) -> Statistics:
-        """The sums without those of some of their images."""
-        return Statistics(self.num - other.num, (self.den - other.den).clamp(min=0))
-
     def blended(self, newest: Statistics, rate: float) -> Statistics:
         """Running mean of online EM: (1 - rate) times these plus rate times the newest."""
         return Statistics(torch.lerp(self.num, newest.num, rate), torch.lerp(self.den, newest.den, rate))
@@ -246,8 +239,8 @@ def solve(equations: NormalEquations, ssnr: Float[Tensor, " S"] | None, radius: 
 
 
 def shells_within(radius: float) -> int:
-    """Number of shells that a map band-limited to `radius` reads, with those at its rim."""
-    return int(radius) + 3
+    """Number of whole shells of a map band-limited to `radius`; its rim beyond them is weighed as the last one."""
+    return int(radius) + 1
 
 
 def particle_mask(box: int, diameter_px: float, device: torch.device | str = "cpu") -> Float[Tensor, "D D D"]:

@@ -167,17 +167,14 @@ def resolution_angstrom(shell: float, box: int, pixel_size: float) -> float | No
     return box * pixel_size / shell if shell > 0 else None
 
 
-def phase_randomise(volume: Float[Tensor, "D D D"], shell: float, generator: torch.Generator) -> Float[Tensor, "D D D"]:
-    """The volume with the phases of all shells >= `shell` replaced by random ones; amplitudes are kept.
+def with_random_phases(
+    ft: Complex[Tensor, "D D H"], shell: float, generator: torch.Generator
+) -> Float[Tensor, "D D D"]:
+    """The real volume of a transform with the phases of all shells >= `shell` replaced by random ones.
 
-    Phases are drawn uniformly, those of mates with opposite sign; a frequency that is its own mate keeps its amplitude
-    without a phase.
+    Amplitudes are kept. Phases are drawn uniformly, those of mates with opposite sign; a frequency that is its own mate
+    has none.
     """
-    return _with_random_phases(torch.fft.rfftn(volume), shell, generator)
-
-
-def _with_random_phases(ft: Complex[Tensor, "D D H"], shell: float, generator: torch.Generator) -> Tensor:
-    """The real volume of a transform, with random phases from `shell` on."""
     box = ft.shape[0]
     shells, _ = half_space(box, ft.device)
     # drawn on the generator's device: the same seed gives the same phases on CPU and GPU
@@ -295,7 +292,7 @@ class HalfMaps:
         start = _randomised_from(unmasked)
         randomised = masked
         if start < len(unmasked):
-            pairs = ([_with_random_phases(ft, start, generator) * mask for ft in self.transforms] for _ in range(draws))
+            pairs = ([with_random_phases(ft, start, generator) * mask for ft in self.transforms] for _ in range(draws))
             randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in pairs]).mean(0)
         corrected = _corrected(masked, randomised, start)
         corrected = torch.where(_leaked(self.products, after), 0.0, corrected)

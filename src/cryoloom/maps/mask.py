@@ -109,7 +109,6 @@ def automatic_mask(
         SMOOTH_ANGSTROM, particle_diameter_angstrom / 6 if resolution_angstrom is None else 2 * resolution_angstrom
     )
     reach = min((particle_diameter_angstrom + smooth) / (2 * pixel_size), box / 2 - extend - soft)
-    # nothing is left that a voxel of a quarter of the smoothing would not show
     side = min(box, max(LEAST_SIDE, 2 * math.ceil(2 * box * pixel_size / smooth)))
     coarse = box / side
     filtered = low_pass(resize_real(volume, side, 3), smooth / (coarse * pixel_size)).cpu().numpy()
@@ -119,7 +118,9 @@ def automatic_mask(
         return soft_sphere(box, reach, soft, volume.dtype, volume.device)
     solid = ndimage.binary_fill_holes(_large_parts(solid))
     distance = torch.from_numpy(ndimage.distance_transform_edt(~np.asarray(solid))).to(volume)
-    return cosine_edge(coarse * stretched(distance, box) - extend, soft)
+    # to the edges of solid voxels, as if they had the box's own size
+    outside = coarse * stretched(distance, box) - (coarse - 1) / 2
+    return cosine_edge(outside - extend, soft)
 
 
 def _threshold(filtered: np.ndarray, sphere: np.ndarray) -> np.ndarray:

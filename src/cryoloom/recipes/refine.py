@@ -68,8 +68,9 @@ TIGHT = 1.45  # the molecule is masked once the halves agree beyond this multipl
 TIGHT_CONFIRMED = 1.2
 SEEN_NATS = 25.0
 FEW_DOUBTFUL = 0.005  # share of doubtful images below which no search is made
-# the radius of the comparison grows at most by so many shells, or this share of itself, at once
-NEXT_SHELLS, NEXT_SHARE = 12, 0.15
+# images are compared to so many shells beyond the resolved one, and references reach beyond those before by at most so
+# many shells, or this share of their radius: folds are told apart in the sums as far as that
+BEYOND_SHELLS, NEXT_SHELLS, NEXT_SHARE = 3, 12, 0.15
 LOST, GAINED = -1.0, 0.3  # change of the resolved shell within which a map is settled
 STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go, r.m.s.
 MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again
@@ -599,11 +600,14 @@ class RefineRecipe:
 
     def _climb_radius(self, state: RefineState) -> int:
         """Radius of the comparison."""
-        return state.radius if state.iteration == 0 else self._radius_beyond(state.shell, state.radius)
+        if state.iteration == 0:
+            return state.radius
+        known = Band.of_box(len(state.references[0])).radius
+        return min(known + BEYOND_SHELLS, self._radius_beyond(state.shell, state.radius))
 
     def _radius_beyond(self, shell: float, radius: int) -> int:
         """A few shells beyond the FSC's 0.143 crossing, at most 1.5 times the last radius."""
-        return min(self.limit, round(shell) + 3, round(1.5 * radius))
+        return min(self.limit, round(shell) + BEYOND_SHELLS, round(1.5 * radius))
 
     def _insertion_radius(self, radius: int) -> int:
         if self.settings.climb_steps == 0:  # poses that are not refined do not improve
@@ -690,7 +694,7 @@ class RefineRecipe:
 
 
 def _reach(radii: Radii) -> int:
-    """Largest radius of the next comparison: as far as the half sets are told from their folds."""
+    """Largest radius of the next references."""
     return min(radii.insertion, radii.climb + max(NEXT_SHELLS, round(NEXT_SHARE * radii.climb)))
 
 

@@ -26,7 +26,7 @@ from cryoloom.files.durable import remove_leftovers, write_durably
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 2
 _HEADER_LIMIT = 100_000_000
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")
