@@ -7,6 +7,7 @@ known) before the first import of torch, numpy or numba.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import shutil
 import sys
@@ -15,9 +16,15 @@ from pathlib import Path
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
+# glibc's numbers of its settings (malloc.h); blocks of the size that it allows at most, and what is kept in all
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BLOCK, _KEPT_AT_MOST = 32 << 20, 256 << 20
+
 
 def prepare_environment() -> None:
-    """Set how idle threads wait and where compiled kernels are cached; variables that are already set are kept.
+    """Set how idle threads wait, where compiled kernels are cached, and that freed memory is kept.
+
+    Variables that are already set are kept.
 
     Idle threads must sleep: an OpenMP pool that spins takes a quarter of a run's CPU time, and more on shared cores.
     Compiled kernels are cached in the user's cache folder, since the package's own folder may be read-only.
@@ -27,6 +34,22 @@ def prepare_environment() -> None:
     os.environ.setdefault("KMP_BLOCKTIME", "0")
     if "NUMBA_CACHE_DIR" not in os.environ:
         os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed blocks for the next arrays of their size, rather than give them back at once.
+
+    The system clears every page that it hands out: arrays that are taken anew in each step of a loop cost as much time
+    in the kernel as in the loop. Larger arrays still go back when they are freed. Does nothing where the C library is
+    not glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_AT_MOST)
 
 
 def set_threads(count: int | None = None) -> int:

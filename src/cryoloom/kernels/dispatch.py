@@ -87,7 +87,8 @@ class Insertion:
             self._num = torch.zeros(shape, dtype=torch.complex64, device=device)
             self._den = torch.zeros(shape, device=device)
         else:  # num and den of a cell lie side by side: real part, imaginary part, den, nothing
-            self._cells = torch.zeros(*shape, CELL)
+            # zeros of NumPy take no memory where nothing is added: the corners of the grid
+            self._cells = torch.from_numpy(np.zeros((*shape, CELL), np.float32))
             self._num, self._den = torch.view_as_complex(self._cells[..., :2]), self._cells[..., 2]
         self._unfolded: tuple[Tensor, Tensor] | None = None
 
@@ -178,7 +179,8 @@ class MomentsInsertion:
         from cryoloom.kernels import cpu
 
         if not self._sums:
-            self._sums = [torch.zeros(self.side, self.side, self.side // 2 + GUARD, 2 * Q + T)]
+            shape = (self.side, self.side, self.side // 2 + GUARD, 2 * Q + T)
+            self._sums = [torch.from_numpy(np.zeros(shape, np.float32))]  # as in `Insertion`
         cpu.insert_moments(
             **insertion_arrays(images, R, float(self.padding), self.side, _threads()),
             R=R.numpy(),

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryoloom.physics.slicing import PADDING, gridding_window
+from cryoloom.physics.slicing import PADDING, axis_window
 
 GUARD = 2
 # temporary arrays at once: on a CPU small enough that the allocator keeps them
@@ -19,15 +19,17 @@ def volume_to_half(volume: Float[Tensor, "D D D"], padding: int = PADDING) -> Co
     """Half grid [M, M, M // 2 + 2], M = padding D, of a volume: `slicing.volume_to_grid` for x >= 0, complex64."""
     box = volume.shape[-1]
     side = padding * box
-    scaled = volume.float() / gridding_window(box, padding, torch.float32).to(volume.device)
-    columns = side // 2 + 1
+    scaled, window = volume.float(), axis_window(box, padding).to(volume.device)
+    plane_window, columns = window[:, None] * window, side // 2 + 1
     lines = scaled.new_empty(box, side, columns, dtype=torch.complex64)
     # gradients are taken through the whole at once
     whole = [slice(None)] if scaled.requires_grad else None
     for z in whole or slabs(box, side * columns, scaled.device):
-        rows = torch.fft.rfft(_about_zero(scaled[z], 2, side), dim=2)
+        part = scaled[z] / (window[z, None, None] * plane_window)
+        rows = torch.fft.rfft(_about_zero(part, 2, side), dim=2)
         lines[z] = torch.fft.fftshift(torch.fft.fft(_about_zero(rows, 1, side), dim=1), dim=1)
-    half = scaled.new_zeros(side, side, side // 2 + GUARD, dtype=torch.complex64)
+    half = scaled.new_empty(side, side, side // 2 + GUARD, dtype=torch.complex64)
+    half[..., columns:] = 0
     for y in whole or slabs(side, side * columns, scaled.device):
         part = torch.fft.fft(_about_zero(lines[:, y], 0, side), dim=0)
         half[:, y, :columns] = torch.fft.fftshift(part, dim=0)
@@ -72,7 +74,8 @@ def planes_to_volume(
         along_z = torch.empty(box, y.stop - y.start, columns, dtype=torch.complex64, device=device)
         _take_middle(torch.fft.ifft(lines[:, y], dim=0), 0, along_z)
         _take_middle(torch.fft.irfft(along_z, n=side, dim=2), 2, volume[:, y])
-    return volume.div_(gridding_window(box, padding, torch.float32).to(device))
+    window = axis_window(box, padding).to(device)
+    return volume.div_(window[:, None, None]).div_(window[:, None] * window)
 
 
 def slabs(planes: int, voxels: int, device: torch.device) -> list[slice]:

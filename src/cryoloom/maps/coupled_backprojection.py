@@ -46,6 +46,7 @@ def solve_coupled(moments: Moments, ssnr: Tensor | None, radius: float) -> Float
         extended = torch.cat([ssnr, ssnr[:, -1:].expand(-1, max(0, last + 1 - ssnr.shape[1]))], 1)[:, : last + 1]
         prior = means / extended.T.to(means)
     prior = prior + 1e-9 * means.max()
+    prior[int(radius) + 1 :] = prior[int(radius)]  # the rim beyond the last whole shell, of which the grid has a part
     inside = torch.nonzero((shell_of(side, device=num.device) <= radius + 0.5).reshape(-1))[:, 0]
     flat_num, flat_den, flat_shells = num.reshape(-1, Q), den.reshape(-1, len(i)), shells.reshape(-1)
     out = torch.zeros(num.numel() // Q, Q, dtype=num.dtype, device=num.device)

@@ -16,9 +16,14 @@ PADDING = 2
 
 def gridding_window(box: int, padding: int = PADDING, dtype: torch.dtype = torch.float32) -> Float[Tensor, "D D D"]:
     """Real-space window of the trilinear kernel, prod sinc^2(x / (padding D)); volumes are divided by it."""
+    s = axis_window(box, padding, dtype)
+    return s[:, None, None] * s[None, :, None] * s[None, None, :]
+
+
+def axis_window(box: int, padding: int = PADDING, dtype: torch.dtype = torch.float32) -> Float[Tensor, " D"]:
+    """The factor of `gridding_window` along one axis."""
     x = (torch.arange(box, dtype=torch.float64) - box // 2) / (padding * box)
-    s = torch.sinc(x) ** 2
-    return (s[:, None, None] * s[None, :, None] * s[None, None, :]).to(dtype)
+    return (torch.sinc(x) ** 2).to(dtype)
 
 
 def volume_to_grid(volume: Float[Tensor, "D D D"], padding: int = PADDING) -> Complex[Tensor, "M M M"]:
