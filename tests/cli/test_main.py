@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from cryoloom.cli import resume as resume_module
 from cryoloom.cli.main import COMMANDS, build_app
+from cryoloom.cli.options import memory_of
 from cryoloom.environment import available_threads, prepare_environment, set_threads
 from cryoloom.runs import machine
 from cryoloom.runs.display import LiveProgress, PlainProgress, clock_time, open_progress, printable
@@ -342,3 +343,17 @@ def test_a_low_pass_is_refused_where_it_would_do_nothing(tmp_path: Path):
     result = CliRunner().invoke(build_app(), [*command, "poses", "--low-pass", "20"])
     assert (result.exit_code, "--low-pass" in result.stderr) == (2, True)
     assert CliRunner().invoke(build_app(), [*command, "map.mrc", "--low-pass", "0"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("8G", 8 << 30), ("7.5GiB", 15 << 29), ("800M", 800 << 20), ("1t", 1 << 40), ("512 mb", 512 << 20)],
+)
+def test_memory_is_stated_as_a_size(size, expected):
+    assert memory_of(size) == expected
+
+
+@pytest.mark.parametrize("size", ["8", "0G", "-1G", "lots", "8GG", ""])
+def test_other_texts_are_no_size(size):
+    with pytest.raises(typer.BadParameter, match="such as 8G"):
+        memory_of(size)

@@ -45,6 +45,7 @@ def reconstruct(
     seed: int = 1,
     device: Device = "auto",
     threads: int | None = None,
+    memory: float | None = None,
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
@@ -73,6 +74,7 @@ def reconstruct(
         seed: random seed; the same seed and number of threads give the same result on a CPU.
         device: where to compute; "auto" takes a GPU if there is one.
         threads: number of threads; by default all cores that this process may use.
+        memory: bytes that the run may use; by default all that is free. A run that does not fit is refused.
         overwrite: replace an earlier run in `output`.
         quiet: print nothing but warnings; otherwise progress is shown on stderr.
         options: settings of the pose method, by name, as `restarts=2`.
@@ -91,6 +93,7 @@ def reconstruct(
         flip=flip,
         particle_diameter_angstrom=particle_diameter,
         box=box,
+        memory_bytes=None if memory is None else int(memory),
         seed=seed,
     )
     settings = chosen_settings(settings, preset, poses=poses)
@@ -112,6 +115,7 @@ def hetero(
     seed: int = 1,
     device: Device = "auto",
     threads: int | None = None,
+    memory: float | None = None,
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
@@ -136,6 +140,7 @@ def hetero(
         mask=None if mask is None else os.path.abspath(mask),
         particle_diameter_angstrom=particle_diameter,
         box=box,
+        memory_bytes=None if memory is None else int(memory),
         seed=seed,
     )
     settings = chosen_settings(settings, preset, method=method, poses=poses)

@@ -11,6 +11,7 @@ from cryoloom.environment import set_threads
 from cryoloom.jobs.finished_run import FinishedRun
 from cryoloom.jobs.hetero import run_hetero
 from cryoloom.jobs.inputs import open_input, prepare
+from cryoloom.jobs.memory import within_memory
 from cryoloom.jobs.mixture import run_mixture
 from cryoloom.jobs.mixture_verdict import MixtureVerdict, mixture_lines
 from cryoloom.jobs.reconstruct import run
@@ -26,7 +27,7 @@ from cryoloom.report.page import write_report
 from cryoloom.runs import layout
 from cryoloom.runs.folder import BadRunFolder, RunFolder, check_output_folder, read_record, read_settings
 from cryoloom.runs.interrupts import Interrupts
-from cryoloom.runs.machine import check_memory, choose_device
+from cryoloom.runs.machine import choose_device
 from cryoloom.runs.progress import Progress
 from cryoloom.runs.session import Session
 
@@ -70,7 +71,7 @@ def start_run(
     _check_one_frame(settings)
     particles = open_input(settings.input)
     preprocessing = prepare(particles, settings)
-    _check_memory(settings, particles)
+    settings = within_memory(settings, particles)
     with (
         interrupts,
         RunFolder.create(
@@ -201,13 +202,3 @@ def _check_one_frame(settings: Settings) -> None:
             f"{folder}: this run has several molecules, whose poses are in different frames\n"
             f"  what to do: use the run of one class, such as {layout.class_folder(folder, 1)}"
         )
-
-
-def _check_memory(settings: Settings, particles: ParticleSet) -> None:
-    """Refuse at once a job that could not fit into the free memory."""
-    count, box = len(particles), settings.box or particles.box
-    coefficients = 8 * 0.4 * box**2
-    grids = 10 * 12 * (2 * box) ** 3 / 2
-    batch = 3 * 500 * coefficients
-    estimate = 5e8 + min(settings.cache_bytes, count * coefficients) + grids + batch + 1000 * count
-    check_memory(int(estimate), f"{count} particles in a box of {box} px")

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -105,6 +106,16 @@ Box = Annotated[
         show_default="that of the images",
     ),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Memory that the run may use, such as 8G or 800M. Images that do not fit into it are read again in every "
+        "pass; a run that does not fit at all is refused before it starts.",
+        show_default="all that is free",
+    ),
+]
 Preset = Annotated[
     str | None,
     typer.Option(
@@ -149,6 +160,7 @@ class RunningOptions(InputOptions):
     box: Box = None
     seed: Seed = 1
     threads: Threads = None
+    memory: Memory = None
     device: Device = DeviceName.AUTO
     overwrite: Overwrite = False
     quiet: Quiet = False
@@ -160,7 +172,20 @@ class RunningOptions(InputOptions):
             "particle_diameter_angstrom": self.particle_diameter,
             "box": self.box,
             "seed": self.seed,
+            "memory_bytes": None if self.memory is None else memory_of(self.memory),
         }
+
+
+def memory_of(size: str) -> int:
+    """Bytes of a size such as 8G, 7.5GiB or 800M; G and M are powers of 1024, as for other programs.
+
+    Raises:
+        typer.BadParameter: for other text.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([MGT])(?:i?B)?", size.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise typer.BadParameter(f"--memory {size}: expected a size such as 8G or 800M")
+    return int(float(found[1]) * 1024 ** {"M": 2, "G": 3, "T": 4}[found[2].upper()])
 
 
 def taking(**options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -405,9 +405,7 @@ class _Rounds:
         few = replace(self.settings.refine, most_iterations=most, least_iterations=1)
         start = class_start(self.start, state.maps[k], self.half[rows])
         recipe = RefineRecipe(self.feed.only(rows), few, self.settings.seed, start, name=name, begun=begun)
-        after = self.session.state(recipe)
-        # normal equations take most of the memory of a state
-        return RefinedClass(rows, after)
+        return RefinedClass(rows, self.session.state(recipe))
 
 
 def _labels(shares: ClassShares, count: int, fewest: int) -> np.ndarray:

@@ -49,6 +49,9 @@ class Common:
     cache_bytes: int = 1 << 30
     """Memory for images kept as Fourier coefficients; the others are read again in every pass."""
 
+    memory_bytes: int | None = None
+    """Memory that the run may use; None for all that is free. The cache is made as small as that asks for."""
+
     refine: RefineSettings = field(default_factory=RefineSettings)
     """Refinement of poses."""
 

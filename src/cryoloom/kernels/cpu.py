@@ -477,7 +477,7 @@ def insert(
     cy, sy = np.empty((BUNDLE, 2 * n - 1), np.float32), np.empty((BUNDLE, 2 * n - 1), np.float32)
     start, cell, place, _ = _buffers()
     value, moved = np.empty((3, RUN), np.float32), np.empty((3, RUN), np.float32)
-    line = np.zeros(RUN * 8, np.float32)
+    line, ranges = np.zeros(RUN * 8, np.float32), np.empty((BUNDLE, 4), np.int64)
     for bundle in range(bundles.shape[0] - 1):
         head, tail = bundles[bundle], bundles[bundle + 1]
         b = image[head]
@@ -486,24 +486,33 @@ def insert(
             _fill_ramp((cx[c - head], sx[c - head], cy[c - head], sy[c - head]), t[c], step)
         for s in range(runs.shape[0]):
             q, m = runs[s, 0], runs[s, 1]
-            _gather(observed[b], ctf[b], precision[g], order[q : q + m], m, value)
+            least, most = m, 0
             for c in range(head, tail):
-                axes = _axes(R[c], scale)
-                first, last, second, end = 0, m, 0, 0
+                here = ranges[c - head]
+                here[0], here[1], here[2], here[3] = 0, m, 0, 0
                 if threads > 1:
-                    first, last, second, end = _in_slab(
+                    axes = _axes(R[c], scale)
+                    here[0], here[1], here[2], here[3] = _in_slab(
                         axes, axis, frequency[0, q], frequency[1, q], side, low, high, m
                     )
+                for part in range(2):
+                    if here[2 * part] < here[2 * part + 1]:
+                        least, most = min(least, here[2 * part]), max(most, here[2 * part + 1])
+            if least >= most:
+                continue
+            _gather(observed[b], ctf[b], precision[g], order[q + least : q + most], most - least, value)
+            for c in range(head, tail):
+                axes, here = _axes(R[c], scale), ranges[c - head]
                 ramp = cx[c - head], sx[c - head], cy[c - head], sy[c - head]
                 half_weight = np.float32(0.5) * weight[c]
                 for part in range(2):
-                    a, z = (second, end) if part else (first, last)
+                    a, z = here[2 * part], here[2 * part + 1]
                     n = z - a
                     if n <= 0:
                         continue
                     i, j = frequency[0, q + a : q + z], frequency[1, q + a : q + z]
                     _locate(axes, i, j, side, start, cell, place)
-                    _moved_line(value[:, a:z], ramp, i[0], j[0], half_weight, n, moved)
+                    _moved_line(value[:, a - least :], ramp, i[0], j[0], half_weight, n, moved)
                     for k in range(n):
                         vr, vi, d, fx = moved[0, k], place[0, k] * moved[1, k], moved[2, k], place[1, k]
                         gx, into = ONE - fx, line[8 * k : 8 * k + 8]
