@@ -25,7 +25,7 @@ class Images:
 
 def limited(memory_bytes: int | None, box: int | None = None) -> ReconstructSettings:
     settings = ReconstructSettings(input=InputSettings("x.star"), box=box, memory_bytes=memory_bytes)
-    return within_memory(settings, cast(ParticleSet, Images()))
+    return within_memory(settings, cast(ParticleSet, Images()))[0]
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +61,10 @@ def test_the_free_memory_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(memory, "check_memory", lambda estimate, what: asked.append((estimate, what)))
     limited(None)
     assert asked == [(MemoryNeed.of(COUNT, BOX, 1 << 30).total, "100000 particles in a box of 128 px")]
+
+
+def test_it_is_said_how_many_images_are_kept() -> None:
+    assert "all images are kept" in MemoryNeed.of(1000, BOX, 1 << 30).said()
+    some = MemoryNeed.of(COUNT, BOX, 1 << 30)
+    assert f"{some.cache / some.images:.0%} of the images are kept, the others read again" in some.said()
+    assert f"{some.total / 2**30:.1f} GiB" in some.said()

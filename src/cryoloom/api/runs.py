@@ -71,7 +71,8 @@ def start_run(
     _check_one_frame(settings)
     particles = open_input(settings.input)
     preprocessing = prepare(particles, settings)
-    settings = within_memory(settings, particles)
+    settings, need = within_memory(settings, particles)
+    progress.say(need.said())
     with (
         interrupts,
         RunFolder.create(

@@ -12,7 +12,7 @@ from cryoloom.runs.machine import check_memory
 
 # bytes: the program with its libraries and what does not depend on the box; grids and maps, for each voxel of the box,
 # where images are compared up to its Nyquist frequency; poses and other results of an image; the smallest cache
-PROGRAM, A_VOXEL, AN_IMAGE, LEAST_CACHE = 10**9, 240, 1000, 64 << 20
+PROGRAM, A_VOXEL, AN_IMAGE, LEAST_CACHE = 10**9, 270, 1000, 64 << 20
 
 S = TypeVar("S", bound=Common)
 
@@ -42,9 +42,17 @@ class MemoryNeed:
         """All together."""
         return self.cache + self.rest
 
+    def said(self) -> str:
+        """What the log says of it."""
+        if self.cache == self.images:
+            kept = "all images are kept"
+        else:
+            kept = f"{self.cache / self.images:.0%} of the images are kept, the others read again in every pass"
+        return f"Memory: at most about {gib(self.total)}; {kept} (--memory limits it)."
 
-def within_memory(settings: S, particles: ParticleSet) -> S:
-    """The settings with a cache of images for which the memory suffices.
+
+def within_memory(settings: S, particles: ParticleSet) -> tuple[S, MemoryNeed]:
+    """The settings with a cache of images for which the memory suffices, and the need.
 
     Raises:
         ValueError: if the run does not fit into the memory that it may use, or that is free, with what would.
@@ -61,7 +69,7 @@ def within_memory(settings: S, particles: ParticleSet) -> S:
         settings = replace(settings, cache_bytes=min(settings.cache_bytes, limit - need.rest))
         need = MemoryNeed.of(count, box, settings.cache_bytes)
     check_memory(need.total, f"{count} particles in a box of {box} px")
-    return settings
+    return settings, need
 
 
 def gib(number: float) -> str:
