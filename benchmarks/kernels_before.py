@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Kernels of this tree beside those of an earlier one, in turns on one machine: kernels_before.py --before FOLDER
 
-FOLDER is a checkout of the earlier commit. Each tree does what its program does with a batch of images: the earlier one
-takes them in any order; this one in the order of their views, as neighbours among --views images, and adds to sums that
-are there. One thread; CPU-microseconds an image, the least of the repeats of all turns; results/kernels_before.json and
+FOLDER is a checkout of the earlier commit. Each tree does what its program does with a batch of images: one without
+`dispatch.Insertion` takes them in any order and adds whole grids; one with it in the order of their views, as
+neighbours among --views images, and adds to sums that are there. One thread; CPU-microseconds an image, the least of the repeats of all turns; results/kernels_before.json and
 .md. The floor is that of kernels.py.
 """
 
@@ -61,8 +61,9 @@ def measure(box: int, views: int, repeats: int) -> dict[str, float]:
     found = {name: 1e6 * timed(call, repeats)[0] / count for name, call in zip(KERNELS, calls, strict=True)}
     if ordered:
         peak = measure_peak(1)
-        floors = [max(t.floor_compute_s, t.floor_memory_s) / t.items for t in scattered(bench, peak, 1)]
-        names = [t.kernel.replace("_", " ").replace("insert", "insertion") for t in scattered(bench, peak, 1)]
+        timings = scattered(bench, peak, 1)
+        floors = [max(t.floor_compute_s, t.floor_memory_s) / t.items for t in timings]
+        names = [t.kernel.replace("_", " ").replace("insert", "insertion") for t in timings]
         found |= {f"floor of {name}": 1e6 * floor for name, floor in zip(names, floors, strict=True)}
     return found
 

@@ -16,15 +16,17 @@ from pathlib import Path
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
-# glibc's numbers of its settings (malloc.h); blocks of the size that it allows at most, and what is kept in all
+# glibc's numbers of its settings (malloc.h); the largest blocks that it can keep, and how much at the end of the heap
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BLOCK, _KEPT_AT_MOST = 32 << 20, 256 << 20
+_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
 
 def prepare_environment() -> None:
     """Set how idle threads wait, where compiled kernels are cached, and that freed memory is kept.
 
-    Variables that are already set are kept.
+    Variables that are already set are kept. NumPy must not take large pages for arrays of zeros: most of a grid's corners
+    would be among them.
 
     Idle threads must sleep: an OpenMP pool that spins takes a quarter of a run's CPU time, and more on shared cores.
     Compiled kernels are cached in the user's cache folder, since the package's own folder may be read-only.
@@ -32,6 +34,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
+    os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
     if "NUMBA_CACHE_DIR" not in os.environ:
         os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
     keep_freed_memory()
@@ -42,8 +45,10 @@ def keep_freed_memory() -> None:
 
     The system clears every page that it hands out: arrays that are taken anew in each step of a loop cost as much time
     in the kernel as in the loop. Larger arrays still go back when they are freed. Does nothing where the C library is
-    not glibc.
+    not glibc, or the user has set its variables.
     """
+    if any(name in os.environ for name in _MALLOC_VARIABLES):
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

@@ -18,13 +18,12 @@ from typer.testing import CliRunner
 
 from cryoloom.cli import resume as resume_module
 from cryoloom.cli.main import COMMANDS, build_app
-from cryoloom.cli.options import memory_of
 from cryoloom.environment import available_threads, prepare_environment, set_threads
 from cryoloom.runs import machine
 from cryoloom.runs.display import LiveProgress, PlainProgress, clock_time, open_progress, printable
 from cryoloom.runs.folder import LogNote
 from cryoloom.runs.interrupts import Stopped
-from cryoloom.runs.machine import available_memory, check_memory, choose_device
+from cryoloom.runs.machine import available_memory, check_memory, choose_device, memory_of
 from cryoloom.runs.progress import StagePlan, StepInfo
 
 PROGRAM = [sys.executable, "-c", "from cryoloom.cli.main import main; main()"]
@@ -347,13 +346,20 @@ def test_a_low_pass_is_refused_where_it_would_do_nothing(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [("8G", 8 << 30), ("7.5GiB", 15 << 29), ("800M", 800 << 20), ("1t", 1 << 40), ("512 mb", 512 << 20)],
+    [
+        ("8G", 8 << 30),
+        ("7.5GiB", 15 << 29),
+        ("800M", 800 << 20),
+        ("1t", 1 << 40),
+        ("512 mb", 512 << 20),
+        (3e9, 3_000_000_000),
+    ],
 )
 def test_memory_is_stated_as_a_size(size, expected):
     assert memory_of(size) == expected
 
 
-@pytest.mark.parametrize("size", ["8", "0G", "-1G", "lots", "8GG", ""])
+@pytest.mark.parametrize("size", ["8", "0G", "-1G", "lots", "8GG", "", float("nan"), float("inf"), 0, -1.0])
 def test_other_texts_are_no_size(size):
-    with pytest.raises(typer.BadParameter, match="such as 8G"):
+    with pytest.raises(ValueError, match="such as 8G"):
         memory_of(size)

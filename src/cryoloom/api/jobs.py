@@ -19,6 +19,7 @@ from cryoloom.recipes.methods.registry import conformation_method, pose_method
 from cryoloom.runs import layout
 from cryoloom.runs.display import announce, open_progress
 from cryoloom.runs.interrupts import Interrupts, Stopped
+from cryoloom.runs.machine import memory_of
 from cryoloom.runs.progress import Progress
 from cryoloom.simulation.dataset import SimulationSummary, simulate_dataset
 from cryoloom.simulation.states import StateGeometry, load_states, sources_of
@@ -45,7 +46,7 @@ def reconstruct(
     seed: int = 1,
     device: Device = "auto",
     threads: int | None = None,
-    memory: float | None = None,
+    memory: str | float | None = None,
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
@@ -71,10 +72,11 @@ def reconstruct(
         particle_diameter: longest extent of the particle, angstrom; estimated by default.
         box: working box in pixels; by default that of the images.
         preset: settings file, whose values replace the defaults: the name of a preset, or the path of a TOML file.
-        seed: random seed; the same seed and number of threads give the same result on a CPU.
+        seed: random seed; the same seed, number of threads and memory give the same result on a CPU.
         device: where to compute; "auto" takes a GPU if there is one.
         threads: number of threads; by default all cores that this process may use.
-        memory: bytes that the run may use; by default all that is free. A run that does not fit is refused.
+        memory: what the run may use for one map (an estimate), such as "8G", or in bytes: as many images as fit are
+            kept. By default, what is needed to keep up to 1 GiB of images. A run that does not fit is refused.
         overwrite: replace an earlier run in `output`.
         quiet: print nothing but warnings; otherwise progress is shown on stderr.
         options: settings of the pose method, by name, as `restarts=2`.
@@ -93,7 +95,7 @@ def reconstruct(
         flip=flip,
         particle_diameter_angstrom=particle_diameter,
         box=box,
-        memory_bytes=None if memory is None else int(memory),
+        memory_bytes=None if memory is None else memory_of(memory),
         seed=seed,
     )
     settings = chosen_settings(settings, preset, poses=poses)
@@ -115,7 +117,7 @@ def hetero(
     seed: int = 1,
     device: Device = "auto",
     threads: int | None = None,
-    memory: float | None = None,
+    memory: str | float | None = None,
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
@@ -140,7 +142,7 @@ def hetero(
         mask=None if mask is None else os.path.abspath(mask),
         particle_diameter_angstrom=particle_diameter,
         box=box,
-        memory_bytes=None if memory is None else int(memory),
+        memory_bytes=None if memory is None else memory_of(memory),
         seed=seed,
     )
     settings = chosen_settings(settings, preset, method=method, poses=poses)

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import inspect
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
+
+from cryoloom.runs.machine import memory_of
 
 if TYPE_CHECKING:
     from cryoloom.jobs.settings import InputSettings
@@ -37,7 +38,9 @@ Device = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        "--seed", min=0, help="Random seed; the same seed and number of threads give the same result on a CPU."
+        "--seed",
+        min=0,
+        help="Random seed; the same seed, number of threads and --memory give the same result on a CPU.",
     ),
 ]
 Quiet = Annotated[
@@ -111,9 +114,10 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Memory that the run may use, such as 8G or 800M. Images that do not fit into it are read again in every "
-        "pass; a run that does not fit at all is refused before it starts.",
-        show_default="all that is free",
+        help="Memory that the run may use for one map, such as 8G or 800M (an estimate; several molecules and "
+        "conformations take more). As many images as fit are kept, the others are read again in every pass; a run that "
+        "does not fit at all is refused before it starts.",
+        show_default="what is needed to keep up to 1G of images",
     ),
 ]
 Preset = Annotated[
@@ -174,18 +178,6 @@ class RunningOptions(InputOptions):
             "seed": self.seed,
             "memory_bytes": None if self.memory is None else memory_of(self.memory),
         }
-
-
-def memory_of(size: str) -> int:
-    """Bytes of a size such as 8G, 7.5GiB or 800M; G and M are powers of 1024, as for other programs.
-
-    Raises:
-        typer.BadParameter: for other text.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([MGT])(?:i?B)?", size.strip(), re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
-        raise typer.BadParameter(f"--memory {size}: expected a size such as 8G or 800M")
-    return int(float(found[1]) * 1024 ** {"M": 2, "G": 3, "T": 4}[found[2].upper()])
 
 
 def taking(**options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -50,7 +50,7 @@ class Common:
     """Memory for images kept as Fourier coefficients; the others are read again in every pass."""
 
     memory_bytes: int | None = None
-    """Memory that the run may use; None for all that is free. The cache is made as small as that asks for."""
+    """Memory that the run may use for one map: it determines the cache. None where nothing is stated."""
 
     refine: RefineSettings = field(default_factory=RefineSettings)
     """Refinement of poses."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import resource
 import warnings
 from collections.abc import Callable
@@ -53,6 +55,22 @@ def check_memory(estimate_bytes: int, what: str = "this run") -> None:
             f"available: {available / 2**30:.1f} GiB\n"
             "  what to do: use a smaller --box, or a machine with more memory"
         )
+
+
+def memory_of(size: str | float) -> int:
+    """Bytes of a size such as "8G", "7.5GiB" or "800M", in powers of 1024, or of a number of bytes.
+
+    Raises:
+        ValueError: for anything else, or nothing.
+    """
+    if not isinstance(size, str):
+        if math.isfinite(size) and size >= 1:
+            return int(size)
+    elif found := re.fullmatch(r"(\d+(?:\.\d*)?)\s*([MGT])(?:i?B)?", size.strip(), re.IGNORECASE):
+        count = int(float(found[1]) * 1024 ** {"M": 2, "G": 3, "T": 4}[found[2].upper()])
+        if count > 0:
+            return count
+    raise ValueError(f"memory {size}: expected a size such as 8G or 800M")
 
 
 def available_memory() -> int | None:
