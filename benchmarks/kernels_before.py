@@ -2,9 +2,9 @@
 """Kernels of this tree beside those of an earlier one, in turns on one machine: kernels_before.py --before FOLDER
 
 FOLDER is a checkout of the earlier commit. Each tree does what its program does with a batch of images: one without
-`dispatch.Insertion` takes them in any order and adds whole grids; one with it in the order of their views, as
-neighbours among --views images, and adds to sums that are there. One thread; CPU-microseconds an image, the least of the repeats of all turns; results/kernels_before.json and
-.md. The floor is that of kernels.py.
+`dispatch.Insertion` takes them in any order and adds whole grids; one with it takes them in the order of their views,
+as neighbours among --views images, and adds to sums that are there. One thread; CPU-microseconds an image, the least of
+the repeats of all turns; results/kernels_before.json and .md. The floor is that of kernels.py.
 """
 
 from __future__ import annotations

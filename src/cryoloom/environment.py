@@ -25,8 +25,8 @@ _MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC
 def prepare_environment() -> None:
     """Set how idle threads wait, where compiled kernels are cached, and that freed memory is kept.
 
-    Variables that are already set are kept. NumPy must not take large pages for arrays of zeros: most of a grid's corners
-    would be among them.
+    Variables that are already set are kept. NumPy must not take huge pages for arrays of zeros: they would hold most of
+    the empty corners of grids.
 
     Idle threads must sleep: an OpenMP pool that spins takes a quarter of a run's CPU time, and more on shared cores.
     Compiled kernels are cached in the user's cache folder, since the package's own folder may be read-only.
