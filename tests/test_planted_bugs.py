@@ -132,8 +132,8 @@ BUGS = (
     Bug(
         "resized values on the wrong scale",
         "fourier",
-        "(box / old) ** dims",
-        "(old / box) ** dims",
+        "float(waves), kernel) / old",
+        "float(waves), kernel) / box",
         (f"{RESIZE}[40-30]",),
     ),
     # contrast transfer

@@ -12,6 +12,7 @@ import safetensors.numpy
 import torch
 
 from cryoloom.runs.checkpoint import (
+    FORMAT,
     BadCheckpoint,
     Checkpoint,
     CheckpointMismatch,
@@ -161,7 +162,7 @@ def test_a_well_formed_lie_is_refused(tmp_path: Path):
     """A file with a right checksum, made by someone who knows the format, whose metadata make no sense."""
     import hashlib
 
-    text = json.dumps({"format": 2, "version": "0", "kinds": {"other": "numpy:float64"}, "stage": "abinit"})
+    text = json.dumps({"format": FORMAT, "version": "0", "kinds": {"other": "numpy:float64"}, "stage": "abinit"})
     x = np.zeros(2)
     digest = hashlib.sha256(text.encode() + b"\nx\nfloat64\n(2,)\n" + x.tobytes()).hexdigest()
     (tmp_path / "c").write_bytes(safetensors.numpy.save({"x": x}, metadata={"cryoloom": text, "sha256": digest}))
