@@ -20,11 +20,11 @@ from cryoloom.cli import resume as resume_module
 from cryoloom.cli.main import COMMANDS, build_app
 from cryoloom.environment import available_threads, prepare_environment, set_threads
 from cryoloom.runs import machine
-from cryoloom.runs.display import LiveProgress, PlainProgress, clock_time, open_progress, printable
+from cryoloom.runs.display import LiveProgress, PlainProgress, open_progress, printable
 from cryoloom.runs.folder import LogNote
 from cryoloom.runs.interrupts import Stopped
 from cryoloom.runs.machine import available_memory, check_memory, choose_device, memory_of
-from cryoloom.runs.progress import StagePlan, StepInfo
+from cryoloom.runs.progress import StagePlan, StepInfo, clock_time
 
 PROGRAM = [sys.executable, "-c", "from cryoloom.cli.main import main; main()"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,11 +40,12 @@ from cryoloom.recipes.refine import (
     refinement_costs,
 )
 from cryoloom.runs import layout
-from cryoloom.runs.progress import StagePlan
+from cryoloom.runs.progress import StagePlan, clock_time
 from cryoloom.runs.session import Session
 
-# expected cost of final maps and report (`runs.loop.Recipe.expected_costs`), CPU-seconds per voxel
-MAPS_COST = 7e-6
+# expected cost of final maps and report (`runs.loop.Recipe.expected_costs`), CPU-seconds: at all, a voxel, and an image
+# and cubed Fourier pixel
+REPORT_COST, MAPS_COST, INSERTION_COST = 1.5, 1.7e-6, 2.3e-9
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def run(
     for said in (*particles.notes, *preprocessing.said):
         session.say(said)
     stages = stage_plan(settings, feed)
-    session.plan(stages if settings.job == "abinit" else [*stages, structures_plan(feed)])
+    stages = stages if settings.job == "abinit" else [*stages, structures_plan(feed)]
+    session.plan(stages)
+    session.say(expected(stages))
     if settings.job == "abinit":
         start = find_start(settings, feed, session)
         folder = folder_of(session)
@@ -76,6 +80,12 @@ def run(
         write_chimerax_script(folder)
         return None
     return confirmed(reconstruct(settings, feed, session, one_structure=True), settings, session)
+
+
+def expected(stages: Sequence[StagePlan]) -> str:
+    """What the log says of the time that a run will take."""
+    each = ", ".join(f"{stage.stage} {clock_time(stage.cost)}" for stage in stages)
+    return f"Expected CPU time on a usual core: about {clock_time(sum(stage.cost for stage in stages))} ({each})."
 
 
 def stage_plan(settings: ReconstructSettings, feed: ImageFeed) -> list[StagePlan]:
@@ -86,7 +96,8 @@ def stage_plan(settings: ReconstructSettings, feed: ImageFeed) -> list[StagePlan
         stages += [StagePlan(name, cost) for name, cost in costs.items()]
     if settings.job != "abinit":
         stages.append(StagePlan(REFINE, sum(refinement_costs(feed, settings.refine))))
-        stages.append(StagePlan("maps", MAPS_COST * feed.box**3))
+        inserted = INSERTION_COST * len(feed) * ((feed.box - 1) // 2) ** 3
+        stages.append(StagePlan("maps", REPORT_COST + MAPS_COST * feed.box**3 + inserted))
     return stages
 
 

@@ -40,7 +40,7 @@ LEAST_GAIN = 0.02
 ODD = 0.02  # share of the images with the largest gains that is left out: a few odd images are not a conformation
 SURE = 3.0  # minimum gain in standard errors
 # expected cost (`runs.loop.Recipe.expected_costs`), CPU-seconds an image, squared volumes and squared Fourier pixel
-COST = 5e-8
+COST = 2e-8
 JUMP_DEGREES = 8.0  # a pose that moves by more has been found elsewhere by a search
 # the plane of each image's background was subtracted with an error, which must not be taken for a change of density:
 # the noise variance of the lowest shells is multiplied by a factor by which they are ignored

@@ -43,7 +43,7 @@ REACH = 2.5  # range of the shift search, in standard deviations
 NOISE_RATE = 0.1
 NOISE_AFTER = 5  # steps of a level before the noise is learnt from residuals
 # expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image, rotation and squared Fourier pixel
-STEP_COST = 1.2e-8
+STEP_COST = 1.5e-9
 USUAL_LENGTH = 1.2  # usual length of a level, relative to its minimum number of steps
 # minimum gain of held-out images for a level to go on: in nats per image, and as a share of the gain over no particle
 LEAST_GAIN = 0.2

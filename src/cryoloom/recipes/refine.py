@@ -74,11 +74,14 @@ BEYOND_SHELLS, NEXT_SHELLS, NEXT_SHARE = 3, 12, 0.15
 LOST, GAINED = -1.0, 0.3  # change of the resolved shell within which a map is settled
 STILL = 0.25  # poses are settled if they have less than this share of their uncertainty still to go, r.m.s.
 MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are searched again
-# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds per image and squared Fourier pixel: measured on a
-# ribosome and an antibody (5,000 images of 64 px)
-SEARCH_COST, CLIMB_COST, INSERTION_COST = 6e-6, 6e-8, 6e-7
-USUAL_ITERATIONS = 6
-SEARCHED_SHARES = (1.0, 0.6, 0.2)  # shares of the images that usual first, second and third searches take
+# expected costs (`runs.loop.Recipe.expected_costs`), CPU-seconds: of a search, an image and squared Fourier pixel; of
+# what is done with an image whatever the radius; of its climb and insertion, a cubed Fourier pixel (beyond 64 px the
+# grid is read from memory, so that this grows faster than the number of coefficients); of the maps. Measured on a
+# ribosome, an antibody and adenylate kinase in boxes of 64 to 256 px
+SEARCH_COST, IMAGE_COST, VOXEL_COST, MAPS_COST = 8e-6, 1.2e-4, 7e-9, 1.5e-5
+USUAL_ANGSTROM = 4.0  # usual limit of the resolution, where the box allows more
+USUAL_GROWTH, AT_LIMIT = 1.5, 2  # of the radius in an iteration; iterations at the largest radius
+SEARCHED_SHARES = (1.0, 0.2)  # shares of the images that usual first and second searches take
 # refinement does not get anywhere if, after so many iterations, the halves agree hardly beyond their common start, and
 # no farther than an iteration before: in shells of the start's radius, and in shells gained
 STALLED_AFTER, HARDLY_BEYOND, NO_GAIN = 3, 1.15, 0.5
@@ -704,19 +707,20 @@ def refinement_costs(feed: ImageFeed, settings: RefineSettings, state: RefineSta
     Args:
         state: current state of refinement; None before it has begun.
     """
-    limit = (feed.box - 1) // 2
+    limit = min((feed.box - 1) // 2, int(feed.field_of_view / USUAL_ANGSTROM))
     done = 0 if state is None else state.iteration
     radius = feed.radius_of(settings.fine_levels[0]) if state is None else state.radius
     searches = 0 if state is None else state.searches or 0
-    last = min(settings.most_iterations, max(settings.least_iterations, USUAL_ITERATIONS, done + 1))
-    costs = []
-    for iteration in range(done, last):
-        radius = radius if iteration == 0 else min(limit, round(1.5 * radius))
+    costs, at_limit = [], 0
+    while not costs or (at_limit < AT_LIMIT and done + len(costs) < settings.most_iterations):
+        if done + len(costs) > 0:
+            radius = max(radius, min(limit, round(USUAL_GROWTH * radius)))
         fine = feed.radius_of(settings.fine_levels[min(searches, len(settings.fine_levels) - 1)])
         share = SEARCHED_SHARES[searches] if searches < len(SEARCHED_SHARES) else 0.0
-        climbs = (settings.climb_steps + 1) * settings.candidates * CLIMB_COST + INSERTION_COST
-        costs.append(len(feed) * (share * SEARCH_COST * fine**2 + climbs * radius**2))
+        image = share * SEARCH_COST * fine**2 + IMAGE_COST + VOXEL_COST * radius**3
+        costs.append(len(feed) * image + MAPS_COST * radius**3)
         searches += 1
+        at_limit += radius >= limit
     return costs
 
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from cryoloom.runs.progress import Progress, RemainingTime, StagePlan, StepInfo
+from cryoloom.runs.progress import Progress, RemainingTime, StagePlan, StepInfo, clock_time
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -196,13 +196,6 @@ class LiveProgress:
         cells += [Text(part) for part in (*self._meter.step(), *self._meter.times())]
         line.add_row(*cells)
         return line
-
-
-def clock_time(seconds: float) -> str:
-    """Seconds as 0:07, 12:34 or 1:02:03."""
-    minutes, second = divmod(round(seconds), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
 
 
 def printable(text: str) -> str:

@@ -141,3 +141,10 @@ class RemainingTime:
         for name, left in self._later.items():
             self._later[name] = max(0.0, left - cost)
             cost -= left - self._later[name]
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as 0:07, 12:34 or 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
