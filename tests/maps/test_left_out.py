@@ -7,9 +7,9 @@ import torch
 
 from cryoloom.kernels import dispatch, gpu
 from cryoloom.kernels.dispatch import Insertion
-from cryoloom.kernels.half_grid import shell_of
+from cryoloom.kernels.half_grid import lines_within, shell_of
 from cryoloom.kernels.images import Images, Samples
-from cryoloom.maps.backprojection import Packed, Statistics, accumulate, points_within, solve
+from cryoloom.maps.backprojection import Packed, Statistics, accumulate, solve
 from cryoloom.maps.left_out import Record, without_each
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.rotations import random_rotations
@@ -57,13 +57,13 @@ def test_records_are_alike_on_both_devices() -> None:
     shape = (20, 20, 12)
     num = torch.view_as_complex(torch.randn(*shape, 2, generator=generator))
     den = torch.rand(shape, generator=generator)
-    points = points_within(20, 4)
-    early, late = (dispatch.record(s * num, s * den, points) for s in (0.3, 0.6))
-    assert torch.equal(late, gpu.record(0.6 * num, 0.6 * den, points))
+    lines = lines_within(20, 4, torch.device("cpu"))
+    early, late = (dispatch.record(s * num, s * den, lines) for s in (0.3, 0.6))
+    assert torch.equal(late, gpu.record(0.6 * num, 0.6 * den, lines))
     planes = num[5:9], den[5:9]
     for after, before in ((late, early), (None, early), (late, None)):
-        found = dispatch.left_out(*planes, after, before, points=points, first=5)
-        expected = gpu.left_out(*planes, after, before, points=points, first=5)
+        found = dispatch.left_out(*planes, after, before, lines=lines, first=5)
+        expected = gpu.left_out(*planes, after, before, lines=lines, first=5)
         torch.testing.assert_close(found[0], expected[0], atol=0, rtol=0)
         torch.testing.assert_close(found[1], expected[1], atol=0, rtol=0)
 
@@ -75,7 +75,7 @@ def test_packed_sums_are_the_sums_up_to_their_radius(radius: int) -> None:
     sums = Statistics(torch.view_as_complex(torch.randn(*shape, 2, generator=generator)), torch.rand(shape))
     packed = Packed.of(sums, radius)
     assert torch.equal(solve(packed, None, radius), solve(sums, None, radius))
-    points = points_within(24, radius)
-    assert torch.equal(packed.values, gpu.pack(sums.num, sums.den, points))
-    for found, expected in zip(packed.planes(slice(3, 9)), gpu.unpack(packed.values, points, slice(3, 9)), strict=True):
+    lines = lines_within(24, radius, torch.device("cpu"))
+    assert torch.equal(packed.values, gpu.pack(sums.num, sums.den, lines))
+    for found, expected in zip(packed.planes(slice(3, 9)), gpu.unpack(packed.values, lines, slice(3, 9)), strict=True):
         assert torch.equal(found, expected)

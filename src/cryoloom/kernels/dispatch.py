@@ -18,7 +18,7 @@ from cryoloom.kernels.arrays import (
     posterior_arrays,
     sample_arrays,
 )
-from cryoloom.kernels.half_grid import GUARD, fold
+from cryoloom.kernels.half_grid import GUARD, Lines, fold
 from cryoloom.kernels.images import GridPosterior, Images, Samples
 from cryoloom.kernels.order import bundles, view_order
 from cryoloom.physics.frequencies import FourierDisc
@@ -426,42 +426,37 @@ def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"]) -> 
     return torch.from_numpy(total.sum(0)[: side // 2 + 1])
 
 
-def pack(
-    num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]
-) -> Float[Tensor, "n 3"]:
-    """Normal equations without the corners of their grid: the first `points` columns of each line.
+def pack(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], lines: Lines) -> Float[Tensor, "n 3"]:
+    """Normal equations without the corners of their grid: the first columns of each line.
 
     The columns of num (real, imaginary part) and den [n, 3], line by line.
     """
     if den.is_cuda:
         from cryoloom.kernels import gpu
 
-        return gpu.pack(num, den, points)
+        return gpu.pack(num, den, lines)
     from cryoloom.kernels import cpu_records
 
-    values = torch.empty(int(points.sum()), 3)
-    cpu_records.pack(
-        pairs(num), den.numpy(), _starts(points), points=points.numpy(), threads=_threads(), values=values.numpy()
-    )
+    values = torch.empty(lines.total, 3)
+    cpu_records.pack(pairs(num), den.numpy(), **_line_arrays(lines), threads=_threads(), values=values.numpy())
     return values
 
 
 def unpack(
-    values: Float[Tensor, "n 3"], points: Int[Tensor, "M M"], z: slice
+    values: Float[Tensor, "n 3"], lines: Lines, z: slice
 ) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
     """num and den of some planes of what `pack` has kept, 0 elsewhere."""
     if values.is_cuda:
         from cryoloom.kernels import gpu
 
-        return gpu.unpack(values, points, z)
+        return gpu.unpack(values, lines, z)
     from cryoloom.kernels import cpu_records
 
-    shape = (z.stop - z.start, len(points), len(points) // 2 + GUARD)
+    shape = (z.stop - z.start, lines.side, lines.side // 2 + GUARD)
     out = torch.empty(shape, dtype=torch.complex64), torch.empty(shape)
     cpu_records.unpack(
         values.numpy(),
-        _starts(points),
-        points=points.numpy(),
+        **_line_arrays(lines),
         first=z.start,
         threads=_threads(),
         out_num=pairs(out[0]),
@@ -470,22 +465,19 @@ def unpack(
     return out
 
 
-def record(
-    num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]
-) -> Float[Tensor, "n 3"]:
+def record(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], lines: Lines) -> Float[Tensor, "n 3"]:
     """As `pack`, rounded to bfloat16."""
     if den.is_cuda:
         from cryoloom.kernels import gpu
 
-        return gpu.record(num, den, points)
+        return gpu.record(num, den, lines)
     from cryoloom.kernels import cpu_records
 
-    values = torch.empty(int(points.sum()), 3, dtype=torch.bfloat16)
+    values = torch.empty(lines.total, 3, dtype=torch.bfloat16)
     cpu_records.record(
         pairs(num).view(np.uint32),
         den.numpy().view(np.uint32),
-        starts=_starts(points),
-        points=points.numpy(),
+        **_line_arrays(lines),
         threads=_threads(),
         values=values.view(torch.uint16).numpy(),
     )
@@ -497,7 +489,7 @@ def left_out(
     den: Float[Tensor, "n M H"],
     after: Tensor | None,
     before: Tensor | None,
-    points: Int[Tensor, "M M"],
+    lines: Lines,
     first: int,
 ) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
     """Planes of sums without what was added to them between two records (see `record`), 0 where there is no record.
@@ -508,7 +500,7 @@ def left_out(
     if den.is_cuda:
         from cryoloom.kernels import gpu
 
-        return gpu.left_out(num, den, after, before, points, first)
+        return gpu.left_out(num, den, after, before, lines, first)
     from cryoloom.kernels import cpu_records
 
     none = torch.empty(0, 3, dtype=torch.bfloat16)
@@ -520,8 +512,7 @@ def left_out(
             name: (none if values is None else values).view(torch.uint16).numpy()
             for name, values in (("after", after), ("before", before))
         },
-        starts=_starts(points),
-        points=points.numpy(),
+        **_line_arrays(lines),
         first=first,
         threads=_threads(),
         out_num=pairs(out[0]),
@@ -530,6 +521,5 @@ def left_out(
     return out
 
 
-def _starts(points: Int[Tensor, "M M"]) -> np.ndarray:
-    """Place of the first column of each line in a record."""
-    return (points.flatten().cumsum(0) - points.flatten()).view_as(points).numpy()
+def _line_arrays(lines: Lines) -> dict[str, np.ndarray]:
+    return {"starts": lines.starts.numpy(), "points": lines.points.numpy()}

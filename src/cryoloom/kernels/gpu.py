@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from cryoloom.kernels.half_grid import GUARD
+from cryoloom.kernels.half_grid import GUARD, Lines
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.half_turns import in_groups, unfolded
@@ -414,19 +414,18 @@ def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"], she
     return torch.stack([torch.bincount(shell, (p.double() * weight).reshape(-1), shells) for p in products], 1)
 
 
-def pack(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]) -> Tensor:
+def pack(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], lines: Lines) -> Tensor:
     """The first columns of each line, [n, 3]: see `cpu_records.pack`."""
-    kept = torch.arange(den.shape[2], device=den.device) < points[..., None]
+    kept = torch.arange(den.shape[2], device=den.device) < lines.points[..., None]
     return torch.cat([torch.view_as_real(num[kept]), den[kept][:, None]], 1)
 
 
 def unpack(
-    values: Float[Tensor, "n 3"], points: Int[Tensor, "M M"], z: slice
+    values: Float[Tensor, "n 3"], lines: Lines, z: slice
 ) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
     """Planes of what `pack` has kept: see `cpu_records.unpack`."""
-    side = len(points)
-    kept = torch.arange(side // 2 + GUARD, device=values.device) < points[z, :, None]
-    start = int(points[: z.start].sum())
+    kept = torch.arange(lines.side // 2 + GUARD, device=values.device) < lines.points[z, :, None]
+    start = int(lines.starts[z.start, 0])
     part = values[start : start + int(kept.sum())]
     num = torch.zeros(kept.shape, dtype=torch.complex64, device=values.device)
     den = torch.zeros(kept.shape, device=values.device)
@@ -434,9 +433,9 @@ def unpack(
     return num, den
 
 
-def record(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], points: Int[Tensor, "M M"]) -> Tensor:
+def record(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], lines: Lines) -> Tensor:
     """The first columns of each line as bfloat16, [n, 3]: see `cpu_records.record`."""
-    return pack(num, den, points).to(torch.bfloat16)
+    return pack(num, den, lines).to(torch.bfloat16)
 
 
 def left_out(
@@ -444,12 +443,12 @@ def left_out(
     den: Float[Tensor, "n M H"],
     after: Tensor | None,
     before: Tensor | None,
-    points: Int[Tensor, "M M"],
+    lines: Lines,
     first: int,
 ) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
     """Sums less a record plus another: see `cpu_records.left_out`."""
-    kept = torch.arange(den.shape[2], device=den.device) < points[first : first + len(den), :, None]
-    start = int(points[:first].sum())
+    kept = torch.arange(den.shape[2], device=den.device) < lines.points[first : first + len(den), :, None]
+    start = int(lines.starts[first, 0])
     part = slice(start, start + int(kept.sum()))
     values = torch.zeros(part.stop - part.start, 3, device=den.device)
     if after is not None:

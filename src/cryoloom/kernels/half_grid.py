@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Complex, Float
@@ -102,6 +104,35 @@ def _take_middle(x: Tensor, dim: int, into: Tensor) -> None:
     before = box // 2
     into.narrow(dim, 0, before).copy_(x.narrow(dim, x.shape[dim] - before, before))
     into.narrow(dim, before, box - before).copy_(x.narrow(dim, 0, box - before))
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The first columns of each line (z, y) of a half grid, which are kept one after the other.
+
+    Attributes:
+        points: number of columns of each line, int64 [M, M]; starts: place of the first one; total: number of all.
+    """
+
+    points: Tensor
+    starts: Tensor
+    total: int
+
+    @property
+    def side(self) -> int:
+        """M: side of the grid."""
+        return len(self.points)
+
+
+@lru_cache(maxsize=4)
+def lines_within(side: int, radius: int, device: torch.device, padding: int = PADDING) -> Lines:
+    """What lies within a radius in image Fourier pixels, on a device."""
+    reach = padding * (radius + 0.5)
+    c = torch.arange(side, dtype=torch.float64) - side // 2
+    rest = reach**2 - c[:, None] ** 2 - c**2
+    columns = torch.where(rest < 0, 0, rest.clamp(min=0).sqrt().floor() + 1).long().clamp(max=side // 2 + 1)
+    ends = columns.flatten().cumsum(0).view_as(columns)
+    return Lines(columns.to(device), (ends - columns).to(device), int(ends[-1, -1]))
 
 
 def fold(half: Tensor) -> Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
-from cryoloom.kernels.half_grid import GUARD, planes_to_volume, resize_half, shell_of, slabs
+from cryoloom.kernels.half_grid import GUARD, lines_within, planes_to_volume, resize_half, shell_of, slabs
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation
@@ -126,8 +125,8 @@ class Packed:
     @staticmethod
     def of(sums: Statistics, radius: int) -> Packed:
         """The sums up to a radius."""
-        points = points_within(sums.side, radius).to(sums.device)
-        return Packed(sums.side, radius, dispatch.pack(sums.num, sums.den, points))
+        lines = lines_within(sums.side, radius, sums.device)
+        return Packed(sums.side, radius, dispatch.pack(sums.num, sums.den, lines))
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +135,7 @@ class Packed:
 
     def planes(self, z: slice) -> tuple[Tensor, Tensor]:
         """See `NormalEquations.planes`."""
-        return dispatch.unpack(self.values, points_within(self.side, self.radius).to(self.device), z)
+        return dispatch.unpack(self.values, lines_within(self.side, self.radius, self.device), z)
 
     def weights(self, shells: int) -> Float[Tensor, "S 2"]:
         """See `NormalEquations.weights`."""
@@ -177,15 +176,6 @@ def _weights(equations: Statistics | Packed, shells: int) -> Float[Tensor, "S 2"
         sums = dispatch.shell_sums(den, z.start, PADDING, reach=PADDING * (shells - 0.51), shells=shells)
         total += torch.stack([sums[0], sums[1].double()], 1)
     return total
-
-
-@lru_cache(maxsize=4)
-def points_within(side: int, radius: int) -> Int[Tensor, "M M"]:
-    """Number of columns of each line (z, y) of a half grid that lie within a radius in image Fourier pixels."""
-    reach = PADDING * (radius + 0.5)
-    c = torch.arange(side, dtype=torch.float64) - side // 2
-    rest = reach**2 - c[:, None] ** 2 - c**2
-    return torch.where(rest < 0, 0, rest.clamp(min=0).sqrt().floor() + 1).long().clamp(max=side // 2 + 1)
 
 
 def within(equations: NormalEquations, radius: int) -> NormalEquations:

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.kernels import dispatch
-from cryoloom.maps.backprojection import NormalEquations, Statistics, points_within, shells_within
+from cryoloom.kernels.half_grid import lines_within
+from cryoloom.maps.backprojection import NormalEquations, Statistics, shells_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Record:
     @staticmethod
     def of(sums: Statistics, radius: int) -> Record:
         """The sums at present."""
-        values = dispatch.record(sums.num, sums.den, points_within(sums.side, radius).to(sums.device))
+        values = dispatch.record(sums.num, sums.den, lines_within(sums.side, radius, sums.device))
         return Record(radius, values, sums.weights(shells_within(radius)))
 
 
@@ -66,9 +67,9 @@ class WithoutSome:
     def planes(self, z: slice) -> tuple[Tensor, Tensor]:
         """See `NormalEquations.planes`."""
         after, before = (None if record is None else record.values for record in (self.after, self.before))
-        points = points_within(self.side, self.radius).to(self.device)
+        lines = lines_within(self.side, self.radius, self.device)
         # the total is rounded as the records are: where there were no other images, nothing is left
-        return dispatch.left_out(*self.total.planes(z), after, before, points=points, first=z.start)
+        return dispatch.left_out(*self.total.planes(z), after, before, lines=lines, first=z.start)
 
     def weights(self, shells: int) -> Float[Tensor, "S 2"]:
         """See `NormalEquations.weights`.
