@@ -49,8 +49,8 @@ class Common:
     cache_bytes: int = 1 << 30
     """Memory for images kept as Fourier coefficients; the others are read again in every pass."""
 
-    memory_bytes: int | None = None
-    """Memory that the run may use for one map: it determines the cache. None where nothing is stated."""
+    memory_bytes: int | None = field(default=None, metadata={"may_change": True})
+    """Memory that the run may use for one map; `cache_bytes` follows from it. None where nothing is stated."""
 
     refine: RefineSettings = field(default_factory=RefineSettings)
     """Refinement of poses."""
