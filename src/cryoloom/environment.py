@@ -25,16 +25,11 @@ _MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC
 def prepare_environment() -> None:
     """Set how idle threads wait, where compiled kernels are cached, and that freed memory is kept.
 
-    Variables that are already set are kept. NumPy must not take huge pages for arrays of zeros: they would hold most of
-    the empty corners of grids.
-
-    Idle threads must sleep: an OpenMP pool that spins takes a quarter of a run's CPU time, and more on shared cores.
-    Compiled kernels are cached in the user's cache folder, since the package's own folder may be read-only.
+    Variables that are already set are kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
-    os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
     if "NUMBA_CACHE_DIR" not in os.environ:
         os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
     keep_freed_memory()

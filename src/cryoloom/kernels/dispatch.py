@@ -87,7 +87,7 @@ class Insertion:
             self._num = torch.zeros(shape, dtype=torch.complex64, device=device)
             self._den = torch.zeros(shape, device=device)
         else:  # num and den of a cell lie side by side: real part, imaginary part, den, nothing
-            # zeros of NumPy take no memory where nothing is added: the corners of the grid
+            # zeros of NumPy, in huge pages, are cleared when they are first written to, and faster than those of torch
             self._cells = torch.from_numpy(np.zeros((*shape, CELL), np.float32))
             self._num, self._den = torch.view_as_complex(self._cells[..., :2]), self._cells[..., 2]
         self._unfolded: tuple[Tensor, Tensor] | None = None
