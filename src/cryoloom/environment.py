@@ -25,7 +25,9 @@ _MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC
 def prepare_environment() -> None:
     """Set how idle threads wait, where compiled kernels are cached, and that freed memory is kept.
 
-    Variables that are already set are kept.
+    Variables that are already set are kept. Idle threads must sleep: an OpenMP pool that spins takes a quarter of a
+    run's CPU time, and more on shared cores. Compiled kernels are cached in the user's cache folder: the package's own
+    may be read-only.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")

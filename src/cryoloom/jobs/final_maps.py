@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,17 +10,16 @@ from torch import Tensor
 from cryoloom.maps.backprojection import (
     NormalEquations,
     Together,
+    molecule_mask,
     solve,
     ssnr_of_sum,
-    within,
 )
 from cryoloom.maps.coverage import OrientationCoverage, orientation_coverage
 from cryoloom.maps.fsc import DirectionalFSC, GoldStandard, HalfMaps, directional_fsc
 from cryoloom.maps.local_resolution import local_resolution
-from cryoloom.maps.mask import SMOOTH_ANGSTROM, automatic_mask
 from cryoloom.maps.sharpen import GuinierFit, guinier_b_factor, sharpen
 from cryoloom.particles.feed import ImageFeed
-from cryoloom.physics.fourier import rebox, stretched
+from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import symmetry_group, view_grid
 from cryoloom.recipes.refine import RefineResult
 from cryoloom.runs.seeds import torch_generator
@@ -94,13 +92,15 @@ def scored_maps(
     if mask is None:
         sphere = feed.mask(box).cpu()
         whole = maps.gold_standard(sphere, pixel, rough, mates, draws=1)
-        # the mask is found at 15 angstrom or coarser: a map of twice that resolution is fine enough
-        coarse = min(radius, math.ceil(2 * feed.field_of_view / SMOOTH_ANGSTROM))
-        first = solve(within(Together(halves), coarse), ssnr_of_sum(whole.corrected[: coarse + 1]), coarse)
-        first = first.cpu() * feed.mask(len(first)).cpu()
-        diameter = feed.source.preprocessing.particle_diameter_angstrom
-        found = automatic_mask(first, feed.field_of_view / len(first), diameter, whole.resolution_angstrom)
-        mask = stretched(found, box) * sphere
+        found = molecule_mask(
+            halves,
+            whole.corrected[: radius + 1],
+            box=box,
+            field_of_view=feed.field_of_view,
+            diameter_angstrom=feed.source.preprocessing.particle_diameter_angstrom,
+            resolution_angstrom=whole.resolution_angstrom,
+        )
+        mask = found.cpu() * sphere
     gold = maps.gold_standard(mask, pixel, final, mates)
     combined = _in_box(solve(Together(halves), ssnr_of_sum(gold.corrected[: radius + 1]), radius), box)
     return ScoredMaps(combined, (one, two), mask, gold)

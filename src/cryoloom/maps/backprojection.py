@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,8 @@ from cryoloom.kernels.half_grid import GUARD, lines_within, planes_to_volume, re
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.band import Band
 from cryoloom.maps.fsc import fourier_shell_correlation
-from cryoloom.maps.mask import radial_mean, soft_sphere
+from cryoloom.maps.mask import SMOOTH_ANGSTROM, automatic_mask, radial_mean, soft_sphere
+from cryoloom.physics.fourier import stretched
 from cryoloom.physics.slicing import PADDING
 
 # prior weight of empty voxels and of shells beyond the measured ones, relative to the mean weight
@@ -238,6 +240,30 @@ def particle_mask(box: int, diameter_px: float, device: torch.device | str = "cp
     soft = max(2.0, box / 16)
     radius = min(0.55 * diameter_px, box / 2 - soft)
     return soft_sphere(box, radius, soft, device=device)
+
+
+def molecule_mask(
+    halves: tuple[NormalEquations, NormalEquations],
+    fsc: Float[Tensor, " S"],
+    *,
+    box: int,
+    field_of_view: float,
+    diameter_angstrom: float,
+    resolution_angstrom: float | None,
+) -> Float[Tensor, "D D D"]:
+    """Mask of the molecule (`mask.automatic_mask`) in the map of both half sets, in a box.
+
+    The mask is found at 15 angstrom or coarser: a map of twice that resolution is fine enough.
+
+    Args:
+        fsc: of the half maps, by shell, as far as their map goes.
+        field_of_view: side of the images, angstrom; resolution_angstrom: of the map, if known.
+    """
+    radius = min(len(fsc) - 1, math.ceil(2 * field_of_view / SMOOTH_ANGSTROM))
+    coarse = solve(within(Together(halves), radius), ssnr_of_sum(fsc[: radius + 1]), radius)
+    pixel_size = field_of_view / len(coarse)
+    coarse = coarse * particle_mask(len(coarse), diameter_angstrom / pixel_size, coarse.device)
+    return stretched(automatic_mask(coarse, pixel_size, diameter_angstrom, resolution_angstrom), box)
 
 
 def ssnr_of_half(fsc: Float[Tensor, " S"]) -> Float[Tensor, " S"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoloom.maps.fsc import leaked_shells
-from cryoloom.physics.fourier import rebox, stretched
+from cryoloom.physics.fourier import rebox, resize_spectrum, stretched
 
 # Correlation in a small window scatters by 0.1 to 0.2, so that 0.143 could not be told from chance
 THRESHOLD = 0.5
@@ -128,21 +128,8 @@ def _window_correlation(a: Tensor, b: Tensor, sigma: float, side: int) -> Tensor
     """
     gauss = torch.exp(-2 * (math.pi * sigma * _radius(side, a)) ** 2)
     ab, aa, bb = (
-        torch.fft.irfftn(_cropped(torch.fft.rfftn(p), side) * gauss, s=gauss.shape[:1] * 3)
-        for p in (a * b, a * a, b * b)
+        torch.fft.irfftn((ft if len(ft) == side else resize_spectrum(ft, side)) * gauss, s=(side,) * 3)
+        for ft in (torch.fft.rfftn(p) for p in (a * b, a * a, b * b))
     )
     floor = 1e-6 * float(aa.max() * bb.max()) ** 0.5
     return ab / ((aa.clamp(min=0) * bb.clamp(min=0)).sqrt() + floor + 1e-30)
-
-
-def _cropped(ft: Tensor, side: int) -> Tensor:
-    """The transform of a real volume, as `rfftn` gives it, on a coarser grid with the same centre, D // 2."""
-    box = ft.shape[0]
-    if box == side:
-        return ft
-    n = (side - 1) // 2
-    out = ft.new_zeros(side, side, side // 2 + 1)
-    for z in (slice(0, n + 1), slice(-n, None)):
-        for y in (slice(0, n + 1), slice(-n, None)):
-            out[z, y, : n + 1] = ft[z, y, : n + 1]
-    return out

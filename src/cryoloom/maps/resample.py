@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cryoloom.physics.fourier import fft3, pad_real, resize_real
+from cryoloom.physics.fourier import fft3, pad_real, resize_real, resize_spectrum
 from cryoloom.physics.slicing import gridding_window
 
 UPSAMPLING = 2
@@ -40,13 +40,7 @@ class SplineVolume:
         Sig. Proc. Mag. 16 (1999) 22).
         """
         box, fine = volume.shape[-1], UPSAMPLING * volume.shape[-1]
-        ft = torch.fft.rfftn(volume)
-        out = ft.new_zeros(fine, fine, fine // 2 + 1)
-        n = (box - 1) // 2
-        low, high = slice(0, n + 1), slice(-n, None) if n else slice(0, 0)
-        for a in (low, high):
-            for b in (low, high):
-                out[a, b, low] = ft[a, b, low]
+        out = resize_spectrum(torch.fft.rfftn(volume), fine)
         full = torch.fft.fftfreq(fine, dtype=volume.dtype, device=volume.device)
         half = torch.fft.rfftfreq(fine, dtype=volume.dtype, device=volume.device)
         f, h = ((2 + torch.cos(2 * math.pi * k)) / 3 for k in (full, half))

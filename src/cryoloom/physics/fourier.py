@@ -72,6 +72,20 @@ def rebox(volume: Tensor, box: int) -> Tensor:
     return volume if old == box else resize_real(volume, box, 3) * (old / box) ** 3
 
 
+def resize_spectrum(ft: Tensor, box: int) -> Tensor:
+    """Crop or zero-pad the transform of a real volume, as `rfftn` gives it, to that of side `box`; values are kept.
+
+    Frequencies that do not occur with both signs in both boxes are dropped, as by `resize_real`.
+    """
+    n = _paired(ft.shape[0], box)
+    out = ft.new_zeros(box, box, box // 2 + 1)
+    low, high = slice(0, n + 1), slice(-n, None) if n else slice(0, 0)
+    for z in (low, high):
+        for y in (low, high):
+            out[z, y, low] = ft[z, y, low]
+    return out
+
+
 def stretched(volume: Tensor, box: int) -> Tensor:
     """Values of a volume at the voxels of another box over the same field of view, trilinear, edges repeated."""
     side = volume.shape[-1]

@@ -35,6 +35,7 @@ from cryoloom.maps.backprojection import (
     Statistics,
     Together,
     half_map_fsc,
+    molecule_mask,
     solve,
     ssnr_of_half,
     ssnr_of_sum,
@@ -48,7 +49,6 @@ from cryoloom.maps.fsc import (
     resolved_shell,
 )
 from cryoloom.maps.left_out import Record, without_each
-from cryoloom.maps.mask import SMOOTH_ANGSTROM, automatic_mask
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox, stretched
@@ -678,22 +678,20 @@ class RefineRecipe:
         gold = [maps.gold_standard(mask, pixel_size, phases, mates=len(self.group), draws=1)]
         shell = resolved_shell(gold[0].masked[: insertion + 1])
         if shell >= self._beyond_start(score):
-            mask = mask * self._molecule(halves, gold[0].masked[: insertion + 1], shell, len(mask))
+            mask = mask * molecule_mask(
+                halves,
+                gold[0].masked[: insertion + 1],
+                box=len(mask),
+                field_of_view=self.feed.field_of_view,
+                diameter_angstrom=self.feed.source.preprocessing.particle_diameter_angstrom,
+                resolution_angstrom=self.feed.field_of_view / shell,
+            )
             gold.append(maps.gold_standard(mask, pixel_size, phases, mates=len(self.group), draws=1))
         # the maps end at the radius of insertion
         stated = min(
             resolved_shell(g.corrected[: insertion + 1]) if g.resolution_angstrom is not None else 0.0 for g in gold
         )
         return _Comparison(mask, gold[-1].masked[: insertion + 1], resolution_angstrom(stated, len(mask), pixel_size))
-
-    def _molecule(self, halves: tuple[NormalEquations, NormalEquations], fsc: Tensor, shell: float, box: int) -> Tensor:
-        """Mask of the molecule in the map of both halves, [box] * 3."""
-        radius = min(len(fsc) - 1, math.ceil(2 * self.feed.field_of_view / SMOOTH_ANGSTROM))
-        joint = solve(within(Together(halves), radius), ssnr_of_sum(fsc[: radius + 1]), radius)
-        pixel_size = self.feed.field_of_view / len(joint)
-        diameter = self.feed.source.preprocessing.particle_diameter_angstrom
-        joint = joint * self.feed.mask(len(joint))
-        return stretched(automatic_mask(joint, pixel_size, diameter, self.feed.field_of_view / shell), box)
 
 
 def _reach(radii: Radii) -> int:
