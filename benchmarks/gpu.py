@@ -4,8 +4,9 @@
 Simulates N images of D px of an atomic model, with the same field of view and dose for every D, and runs
 `cryoloom reconstruct` with default settings on them, once with `--device cuda` and once with `--device cpu` and all
 cores. Writes wall time (in all and by stage), CPU-seconds, peak memory, the verdict and, against the truth, the errors
-of the poses to gpu.json and gpu.md. The sets are our own simulator's: what is compared is the time on either device,
-and whether both give the same result. Needs a GPU; neither RELION nor the shared folder.
+of the poses to gpu.json and gpu.md. A run more on each GPU, not timed, counts copies to and from the GPU and what the
+CPU waits for, by line of code (transfers.py). The sets are our own simulator's: what is compared is the time on either
+device, and whether both give the same result. Needs a GPU; neither RELION nor the shared folder.
 """
 
 from __future__ import annotations
@@ -59,6 +60,26 @@ def point(work: Path, folder: Path, device: str, seed: int) -> dict:
     return out
 
 
+def transfers(work: Path, folder: Path, seed: int) -> dict:
+    """What one run copies and waits for (see transfers.py); its folder is removed."""
+    run, out = work / f"{folder.name}-counted", work / f"{folder.name}-counted.json"
+    command = [sys.executable, ROOT / "benchmarks" / "transfers.py", out, "reconstruct", folder / "particles.star"]
+    subprocess.run([*command, "-o", run, "--seed", str(seed), "--device", "cuda", "-q"], check=True)
+    shutil.rmtree(run)
+    return json.loads(out.read_text())
+
+
+def counted(found: dict[str, dict]) -> str:
+    """Copies and waits of each size, Markdown."""
+    lines = ["", "Copies between the GPU and main memory, and what the CPU waits for on it:", ""]
+    lines += ["| images x box | to the GPU | GB | from the GPU | GB | waits | most waits at |", "|" + " --- |" * 7]
+    for size, f in found.items():
+        most = "; ".join(f"{place}: {n:,}" for place, n in f["most_waits"][:3])
+        ways = " | ".join(f"{f[way]['copies']:,} | {f[way]['bytes'] / 1e9:.2f}" for way in ("to", "from"))
+        lines.append(f"| {size} | {ways} | {f['waits']:,} | {most} |")
+    return "\n".join(lines) + "\n"
+
+
 def table(rows: list[dict], where: str) -> str:
     """Markdown."""
     lines = [f"Whole jobs on {where}.", "", "| " + " | ".join(TITLES) + " |", "|" + " --- |" * len(TITLES)]
@@ -90,14 +111,17 @@ def main() -> int:
     gpu = [torch.cuda.get_device_name()] if "cuda" in a.devices else []
     where = f"{a.model.name}, {' and '.join([*gpu, machine()])}, torch {torch.__version__}, commit {commit()}"
     rows: list[dict] = []
+    moved: dict[str, dict] = {}
     for size in a.sizes:
         count, box = map(int, size.split("x"))
         folder = simulated(a.work, a.model, count, box, a.seed)
         for device in a.devices:
             rows.append({"images": count, "box": box, **point(a.work, folder, device, a.seed)})
-            write_json(a.out / "gpu.json", {"machine": where, "runs": rows})
-            (a.out / "gpu.md").write_text(table(rows, where))
             print(f"{size} {device}: {rows[-1]['wall_s']:.0f} s wall, {rows[-1]['cpu_s']:.0f} CPU-s", flush=True)
+            if device == "cuda":
+                moved[size] = transfers(a.work, folder, a.seed)
+            write_json(a.out / "gpu.json", {"machine": where, "runs": rows, "transfers": moved})
+            (a.out / "gpu.md").write_text(table(rows, where) + (counted(moved) if moved else ""))
         shutil.rmtree(folder)
     return 0
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from cryoloom.kernels import dispatch, gpu
-from cryoloom.kernels.half_grid import fold
-from cryoloom.kernels.images import GridPosterior
+from cryoloom.kernels import dispatch
 from kernels.scene import Scene, make_scene
 
 
@@ -33,24 +31,15 @@ class Kernels:
     grid_posterior: Callable
 
 
-def _torch_insert(images, samples, side, padding=2):
-    num, den = gpu.insert(images, samples, side, padding)
-    return fold(num), fold(den)
+def _with_gpu_kernels(function: Callable) -> Callable:
+    """A function of `dispatch` as it treats tensors on a GPU, whatever their device."""
 
+    def called(*args, **named):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dispatch, "on_gpu", lambda at: True)
+            return function(*args, **named)
 
-def _torch_turns(grids, mixture, R, disc, padding=2):
-    out = torch.zeros(len(R), 3, len(disc.index), dtype=torch.complex64)
-    for q, grid in enumerate(grids):
-        gpu.add_turns(grid, mixture[:, q], R, index=disc.index, padding=padding, out=out)
-    return out
-
-
-def _torch_insert_moments(images, R, t, first, second, side, padding=2):
-    found = gpu.insert_moments(images, R, t, first=first, second=second, side=side, padding=padding)
-    for half in found:
-        for channel in half.unbind(-1):
-            fold(channel)
-    return found
+    return called
 
 
 NUMBA = Kernels(
@@ -63,17 +52,7 @@ NUMBA = Kernels(
     grid_posterior=dispatch.grid_posterior,
 )
 # what dispatch does with tensors on a GPU, with tensors on the CPU
-TORCH = Kernels(
-    slices=lambda grid, R, disc, padding=2: gpu.slices(grid, R, disc.index, padding),
-    insert=_torch_insert,
-    insert_moments=_torch_insert_moments,
-    normal_equations=lambda grid, images, image, R, t, padding=2: dispatch.unpacked(
-        gpu.normal_equations(grid, images, image, R=R, t=t, padding=padding)
-    ),
-    turns=_torch_turns,
-    residual_power=lambda grid, images, samples, padding=2: gpu.residual_power(grid, images, samples, padding),
-    grid_posterior=lambda *args, **named: GridPosterior(*gpu.grid_posterior(*args, **named)),
-)
+TORCH = Kernels(**{f.name: _with_gpu_kernels(getattr(NUMBA, f.name)) for f in fields(Kernels)})
 
 
 @pytest.fixture(params=[NUMBA, TORCH], ids=["numba", "torch"])

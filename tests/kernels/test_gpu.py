@@ -13,7 +13,7 @@ from kernels.scene import Scene, random_moments, relative_error
 
 
 def everything(kernels: Kernels, scene: Scene, device: str = "cpu") -> list[torch.Tensor]:
-    """The outputs of all six kernels, on the CPU."""
+    """The outputs of all kernels that images go through, on the CPU."""
     im, s, d = scene.images, scene.samples, scene.disc
     disc = FourierDisc.create(d.box, d.pixel_size, device=device)
     images = Images(im.observed.to(device), im.ctf.to(device), im.variance.to(device), im.group.to(device), disc)

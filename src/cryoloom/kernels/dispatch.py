@@ -27,12 +27,17 @@ from cryoloom.physics.slicing import PADDING
 CELL = 4  # numbers in a cell of a grid that images are inserted into
 
 
+def on_gpu(at: Tensor | Insertion | MomentsInsertion) -> bool:
+    """Whether what is at hand is on a GPU and takes the kernels of `gpu`; all else takes those of `cpu`."""
+    return at.device.type == "cuda"
+
+
 def _threads() -> int:
     return torch.get_num_threads()
 
 
 def _check(side: int, disc: FourierDisc, padding: int) -> None:
-    reach = padding * float(disc.radii[-1]) + 1
+    reach = padding * disc.radius + 1
     if reach > side // 2:
         raise ValueError(
             f"half grid of side {side} reaches {side // 2 / padding:.1f} Fourier pixels, the disc {disc.radius:.1f}: "
@@ -40,12 +45,19 @@ def _check(side: int, disc: FourierDisc, padding: int) -> None:
         )
 
 
+def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Zeros; on the CPU those of NumPy, in huge pages, which are cleared when first written to, faster than torch's."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros(shape, np.float32))
+    return torch.zeros(shape, device=device)
+
+
 def slices(
     grid: Complex[Tensor, "M M H"], R: Float[Tensor, "N 3 3"], disc: FourierDisc, padding: int = PADDING
 ) -> Complex[Tensor, "N P"]:
     """Central slices of a half grid at R k, without CTF or shift."""
     _check(grid.shape[0], disc, padding)
-    if grid.is_cuda:
+    if on_gpu(grid):
         from cryoloom.kernels import gpu
 
         return gpu.slices(grid, R, disc.index, padding)
@@ -83,13 +95,9 @@ class Insertion:
         """Sums of no images on a half grid of `side`."""
         self.side, self.padding, self.device = side, padding, torch.device(device)
         shape = (side, side, side // 2 + GUARD)
-        if self.device.type == "cuda":
-            self._num = torch.zeros(shape, dtype=torch.complex64, device=device)
-            self._den = torch.zeros(shape, device=device)
-        else:  # num and den of a cell lie side by side: real part, imaginary part, den, nothing
-            # zeros of NumPy, in huge pages, are cleared when they are first written to, and faster than those of torch
-            self._cells = torch.from_numpy(np.zeros((*shape, CELL), np.float32))
-            self._num, self._den = torch.view_as_complex(self._cells[..., :2]), self._cells[..., 2]
+        # num and den of a cell lie side by side: real part, imaginary part, den, nothing
+        self._cells = _zeros((*shape, CELL), self.device)
+        self._num, self._den = torch.view_as_complex(self._cells[..., :2]), self._cells[..., 2]
         self._unfolded: tuple[Tensor, Tensor] | None = None
 
     def add(self, images: Images, samples: Samples) -> None:
@@ -98,12 +106,10 @@ class Insertion:
         if self._unfolded is not None:
             self._num[..., 0], self._den[..., 0] = self._unfolded
             self._unfolded = None
-        if self.device.type == "cuda":
+        if on_gpu(self):
             from cryoloom.kernels import gpu
 
-            num, den = gpu.insert(images, samples, self.side, self.padding)
-            self._num += num
-            self._den += den
+            gpu.insert(images, samples, self.side, self.padding, self._cells.reshape(-1, CELL)[:, :3])
             return
         from cryoloom.kernels import cpu
 
@@ -154,7 +160,8 @@ class MomentsInsertion:
     def __init__(self, side: int, device: torch.device | str = "cpu", padding: int = PADDING) -> None:
         """Sums of no images on a half grid of `side`."""
         self.side, self.padding, self.device = side, padding, torch.device(device)
-        self._count, self._sums = 0, list[Tensor]()
+        self._count = 0
+        self._cells: Tensor | None = None
 
     def add(
         self,
@@ -169,25 +176,32 @@ class MomentsInsertion:
         Q, T = first.shape[1], second.shape[1]
         if T != Q * (Q + 1) // 2:
             raise ValueError(f"{T} second moments for {Q} first ones: expected {Q * (Q + 1) // 2}")
-        self._count = Q
-        if self.device.type == "cuda":
+        if self._cells is None:
+            self._count = Q
+            self._cells = _zeros((self.side, self.side, self.side // 2 + GUARD, 2 * Q + T), self.device)
+        if on_gpu(self):
             from cryoloom.kernels import gpu
 
-            newest = gpu.insert_moments(images, R, t, first=first, second=second, side=self.side, padding=self.padding)
-            self._sums = [a + b for a, b in zip(self._sums, newest, strict=True)] if self._sums else list(newest)
+            gpu.insert_moments(
+                images,
+                R,
+                t,
+                first=first,
+                second=second,
+                side=self.side,
+                padding=self.padding,
+                sums=self._cells.reshape(-1, 2 * Q + T),
+            )
             return
         from cryoloom.kernels import cpu
 
-        if not self._sums:
-            shape = (self.side, self.side, self.side // 2 + GUARD, 2 * Q + T)
-            self._sums = [torch.from_numpy(np.zeros(shape, np.float32))]  # as in `Insertion`
         cpu.insert_moments(
             **insertion_arrays(images, R, float(self.padding), self.side, _threads()),
             R=R.numpy(),
             t=t.numpy(),
             first=first.numpy(),
             second=second.numpy(),
-            sums=self._sums[0].reshape(-1).numpy(),
+            sums=self._cells.reshape(-1).numpy(),
         )
 
     def sums(self) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:
@@ -196,13 +210,10 @@ class MomentsInsertion:
         Raises:
             ValueError: if there were no images.
         """
-        if not self._sums:
+        if self._cells is None:
             raise ValueError("normal equations of no images")
-        if self.device.type == "cuda":
-            num, den = (x.clone() for x in self._sums)
-        else:
-            firsts, squares = self._sums[0].split((2 * self._count, self._sums[0].shape[-1] - 2 * self._count), -1)
-            num, den = torch.view_as_complex(firsts.unflatten(-1, (-1, 2)).contiguous()), squares.contiguous()
+        firsts, squares = self._cells.split((2 * self._count, self._cells.shape[-1] - 2 * self._count), -1)
+        num, den = torch.view_as_complex(firsts.unflatten(-1, (-1, 2)).contiguous()), squares.contiguous()
         for both in (num, den):
             for channel in both.unbind(-1):
                 fold(channel)
@@ -223,7 +234,7 @@ def normal_equations(
     The last output is the power, sum w |X|^2: a correct pose and map give a score of power / 2 +- sqrt(power).
     """
     _check(grid.shape[0], images.disc, padding)
-    if grid.is_cuda:
+    if on_gpu(grid):
         from cryoloom.kernels import gpu
 
         product = gpu.normal_equations(grid, images, image, R=R, t=t, padding=padding)
@@ -268,7 +279,7 @@ def turns(
     out = torch.zeros(len(R), 3, len(disc.index), dtype=torch.complex64, device=R.device)
     for q, grid in enumerate(grids):  # one at a time: the cache holds one volume, but not all of them
         weight = mixture[:, q].contiguous()
-        if grid.is_cuda:
+        if on_gpu(grid):
             from cryoloom.kernels import gpu
 
             gpu.add_turns(grid, weight, R, index=disc.index, padding=padding, out=out)
@@ -292,7 +303,7 @@ def residual_power(
 ) -> tuple[Float[Tensor, "G S"], Float[Tensor, "G S"]]:
     """Sums over samples of weight h |Y - X|^2 by optics group and shell, and of weight h: their ratio estimates s2."""
     _check(grid.shape[0], images.disc, padding)
-    if grid.is_cuda:
+    if on_gpu(grid):
         from cryoloom.kernels import gpu
 
         return gpu.residual_power(grid, images, samples, padding)
@@ -300,7 +311,7 @@ def residual_power(
 
     threads = _threads()
     shell = images.disc.shells
-    shape = (threads, images.variance.shape[0], int(shell.max()) + 1)
+    shape = (threads, images.variance.shape[0], round(images.disc.radius) + 1)
     power, total = np.zeros(shape), np.zeros(shape)
     arrays = image_arrays(images) | sample_arrays(samples.rows(view_order(samples.R)))
     arrays.pop("precision")
@@ -330,7 +341,7 @@ def grid_posterior(
 
     Cross and norm are combined as by `unfolded` and `in_groups` of `physics.half_turns`; see `GridPosterior`.
     """
-    if cross.is_cuda:
+    if on_gpu(cross):
         from cryoloom.kernels import gpu
 
         return GridPosterior(
@@ -360,7 +371,7 @@ def shell_sums(
         den: planes at consecutive z, of which the first is `first`; reach: points that are farther from the centre
             (grid pixels) are left out; shells: number S of shells, which must hold all others.
     """
-    if den.is_cuda:
+    if on_gpu(den):
         from cryoloom.kernels import gpu
 
         return gpu.shell_sums(den, first, padding, reach, shells)
@@ -387,7 +398,7 @@ def quotients(
 
     Lines (y) are in the order of transforms, the zero frequency first.
     """
-    if num.is_cuda:
+    if on_gpu(num):
         from cryoloom.kernels import gpu
 
         return gpu.quotients(num, den, first, padding, prior=prior, reach=reach)
@@ -415,7 +426,7 @@ def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"]) -> 
     """
     side = len(a)
     last = math.isqrt(3 * (side // 2) ** 2) + 1  # in the corners
-    if a.is_cuda:
+    if on_gpu(a):
         from cryoloom.kernels import gpu
 
         return gpu.shell_products(a, b, last + 1)[: side // 2 + 1]
@@ -431,7 +442,7 @@ def pack(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], lines: Line
 
     The columns of num (real, imaginary part) and den [n, 3], line by line.
     """
-    if den.is_cuda:
+    if on_gpu(den):
         from cryoloom.kernels import gpu
 
         return gpu.pack(num, den, lines)
@@ -446,7 +457,7 @@ def unpack(
     values: Float[Tensor, "n 3"], lines: Lines, z: slice
 ) -> tuple[Complex[Tensor, "n M H"], Float[Tensor, "n M H"]]:
     """num and den of some planes of what `pack` has kept, 0 elsewhere."""
-    if values.is_cuda:
+    if on_gpu(values):
         from cryoloom.kernels import gpu
 
         return gpu.unpack(values, lines, z)
@@ -467,7 +478,7 @@ def unpack(
 
 def record(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], lines: Lines) -> Float[Tensor, "n 3"]:
     """As `pack`, rounded to bfloat16."""
-    if den.is_cuda:
+    if on_gpu(den):
         from cryoloom.kernels import gpu
 
         return gpu.record(num, den, lines)
@@ -497,7 +508,7 @@ def left_out(
     Args:
         num, den: planes from z = `first` on. before, after: the records; None if nothing was added before, or after.
     """
-    if den.is_cuda:
+    if on_gpu(den):
         from cryoloom.kernels import gpu
 
         return gpu.left_out(num, den, after, before, lines, first)

@@ -154,18 +154,15 @@ def slices(
     return out
 
 
-def insert(
-    images: Images, samples: Samples, side: int, padding: int
-) -> tuple[Complex[Tensor, "M M H"], Float[Tensor, "M M H"]]:
-    """Normal equations of the volume before the mates in the plane x = 0 are folded in; see `dispatch.insert`.
+def insert(images: Images, samples: Samples, side: int, padding: int, sums: Float[Tensor, "V 3"]) -> None:
+    """Add to normal equations of the volume, before the mates in the plane x = 0 are folded in; see `dispatch.insert`.
 
-    The accumulator holds numerator and denominator side by side, 12 bytes a voxel, and is copied once at the end.
+    sums: real part, imaginary part and den of each cell of the half grid, flat.
     """
     disc, width = images.disc, side // 2 + GUARD
     device = images.observed.device
     kept = samples.weight.nonzero()[:, 0]  # samples of weight 0 may hold anything, even NaN
     precision = 0.5 * disc.weight / images.variance
-    total = torch.zeros(side * side * width, 3, device=device)
     corner = torch.arange(2, device=device)
     offset = ((corner[:, None, None] * side + corner[:, None]) * width + corner).reshape(-1)
 
@@ -181,11 +178,9 @@ def insert(
         spread = (z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]).flatten(-3)
         source = columns[..., None, :] * spread[..., None]
         # all corners at once: a failure before this line has added nothing
-        total.index_add_(0, (cells.base[..., None] + offset).reshape(-1), source.reshape(-1, 3))
+        sums.index_add_(0, (cells.base[..., None] + offset).reshape(-1), source.reshape(-1, 3))
 
     _in_chunks(work, len(kept), INSERT_BYTES * len(disc.index), device)
-    shape = (side, side, width)
-    return torch.complex(total[:, 0], total[:, 1]).reshape(shape), total[:, 2].clone().reshape(shape)
 
 
 def insert_moments(
@@ -196,13 +191,16 @@ def insert_moments(
     second: Float[Tensor, "B T"],
     side: int,
     padding: int,
-) -> tuple[Complex[Tensor, "M M H Q"], Float[Tensor, "M M H T"]]:
-    """Normal equations of several volumes before the mates are folded in; see `dispatch.insert_moments`."""
+    sums: Float[Tensor, "V W"],
+) -> None:
+    """Add to normal equations of several volumes, before the mates are folded in; see `dispatch.insert_moments`.
+
+    sums: the W = 2 Q + T numbers of each cell of the half grid, flat, as in `cpu.insert_moments`.
+    """
     disc, width = images.disc, side // 2 + GUARD
     device = images.observed.device
     Q, T = first.shape[1], second.shape[1]
     precision = 0.5 * disc.weight / images.variance
-    total = torch.zeros(side * side * width, 2 * Q + T, device=device)
     corners = [((dz * side + dy) * width + dx, dz, dy, dx) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
 
     def work(rows: slice) -> None:
@@ -218,11 +216,9 @@ def insert_moments(
             z, y, x = (f if end else 1 - f for f, end in zip((cells.fz, cells.fy, cells.fx), ends, strict=True))
             parts.append((cells.base + offset, columns * (x * y * z)[..., None]))
         index, source = (torch.cat([p[i].flatten(0, 1) for p in parts]) for i in (0, 1))
-        total.index_add_(0, index, source)
+        sums.index_add_(0, index, source)
 
     _in_chunks(work, len(R), (INSERT_BYTES + 72 * (2 * Q + T)) * len(disc.index), device)
-    total = total.reshape(side, side, width, 2 * Q + T)
-    return torch.view_as_complex(total[..., : 2 * Q].unflatten(-1, (Q, 2)).contiguous()), total[..., 2 * Q :].clone()
 
 
 def normal_equations(
@@ -292,10 +288,10 @@ def residual_power(
 ) -> tuple[Float[Tensor, "G S"], Float[Tensor, "G S"]]:
     """Residual power and weight by optics group and shell; see `dispatch.residual_power`."""
     disc, device = images.disc, grid.device
-    groups, shells = images.variance.shape[0], disc.shells
+    groups, shells = torch.arange(images.variance.shape[0], device=device), disc.shells
     kept = samples.weight.nonzero()[:, 0]
-    power = torch.zeros(groups, len(disc.index), dtype=torch.float64, device=device)
-    weight = torch.zeros(groups, dtype=torch.float64, device=device)
+    power = torch.zeros(len(groups), len(disc.index), dtype=torch.float64, device=device)
+    weight = torch.zeros(len(groups), dtype=torch.float64, device=device)
 
     def work(rows: slice) -> None:
         c = kept[rows]
@@ -303,13 +299,13 @@ def residual_power(
         v = _value(grid, _locate(samples.R[c], disc.index, grid.shape[0], padding))
         residual = _moved_back(images.observed[b], samples.t[c], disc) - images.ctf[b] * v
         squared = torch.view_as_real(residual).square().sum(-1)
-        member = torch.nn.functional.one_hot(images.group[b], groups).T * samples.weight[c].float()
+        member = (images.group[b] == groups[:, None]) * samples.weight[c].float()
         sums = (member @ squared).double(), member.sum(1, dtype=torch.float64)
         power.add_(sums[0])
         weight.add_(sums[1])
 
     _in_chunks(work, len(kept), RESIDUAL_BYTES * len(disc.index), device)
-    out = power.new_zeros(2, groups, int(shells.max()) + 1)
+    out = power.new_zeros(2, len(groups), round(disc.radius) + 1)
     out[0].index_add_(1, shells, power * disc.weight)
     out[1].index_add_(1, shells, weight[:, None] * disc.weight)
     return out[0].float(), out[1].float()

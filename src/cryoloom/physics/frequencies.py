@@ -80,6 +80,8 @@ class FourierDisc:
 
     def prefix(self, radius: float) -> FourierDisc:
         """The smaller disc of `radius`, whose coefficients are the first `count(radius)` of this one."""
+        if radius >= self.radius:
+            return self
         n = self.count(radius)
         return FourierDisc(
             box=self.box,

@@ -181,7 +181,7 @@ def match(
     parts = []
     each = len(shifts) * len(reference.grid.R)
     chunk = max(1, GPU_SCORES // each)
-    if not images.observed.is_cuda:
+    if not dispatch.on_gpu(images.observed):
         chunk = torch.get_num_threads() * max(1, CPU_SCORES // each)
     scores = Scores(reference, shifts)
     for start in range(0, len(images.observed), chunk):
@@ -214,7 +214,7 @@ def match_fine(
     noisy particles: at half a grid step the score of the true pose falls by many nats. Measured against the true map
     (70S, SNR 0.05, r 8 then 13): a window of 12 loses no particle that the whole fine grid would place.
     """
-    if images.observed.is_cuda:  # on a GPU the whole fine grid takes less time than pruning
+    if dispatch.on_gpu(images.observed):  # on a GPU the whole fine grid takes less time than pruning
         return match(
             images,
             fine,
