@@ -37,6 +37,18 @@ def test_volume_to_half_is_the_right_half_of_the_grid(box, padding, generator):
     assert relative_error(half[..., :n], full[..., side // 2 :]) < 1e-6
 
 
+@pytest.mark.parametrize("box", [10, 11])
+def test_a_half_grid_is_overwritten_by_the_next(box, generator):
+    one, two = torch.randn(2, box, box, box, generator=generator)
+    expected, first = volume_to_half(two), volume_to_half(one)
+    second = volume_to_half(two, into=first)
+    assert second.data_ptr() == first.data_ptr()
+    assert torch.equal(second, expected)
+    # of another size: left alone
+    assert torch.equal(volume_to_half(torch.zeros(8, 8, 8), into=second), volume_to_half(torch.zeros(8, 8, 8)))
+    assert torch.equal(second, expected)
+
+
 @pytest.mark.parametrize("padding", [1, 2, 3])
 @pytest.mark.parametrize("box", [10, 11])
 def test_half_to_volume_is_grid_to_volume(box, padding, generator):

@@ -103,6 +103,27 @@ def test_moments_that_do_not_belong_together_are_refused(scene):
         )
 
 
+@pytest.mark.parametrize("gpu", [False, True], ids=["numba", "torch"])
+@pytest.mark.parametrize("smaller", [0, 4])
+def test_memory_that_is_used_again_holds_nothing_of_what_was_there(gpu, smaller, scene, monkeypatch):
+    monkeypatch.setattr(dispatch, "on_gpu", lambda at: gpu)
+    radius = scene.disc.radius - smaller / 2
+    few = scene.images.prefix(radius)
+    expected = dispatch.insert(few, scene.samples, scene.side - 2 * smaller)
+    insertion = dispatch.Insertion(scene.side)
+    insertion.add(scene.images, scene.samples)
+    insertion.sums()  # mates folded in
+    again = insertion.emptied(scene.side - 2 * smaller)
+    assert not insertion._room.any()
+    assert again._room.data_ptr() == insertion._room.data_ptr()
+    again.add(few, scene.samples)
+    for found, wanted in zip(again.sums(), expected, strict=True):
+        assert torch.equal(found, wanted)
+    larger = again.emptied(scene.side + 2)
+    assert larger.side == scene.side + 2
+    assert not larger._room.any()
+
+
 def test_samples_without_weight_are_left_out_whatever_they_hold(scene, kernels):
     s = scene.samples
     weight = s.weight.clone()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.particles.batches import ParticleBatch, ParticleSource
+from cryoloom.particles.batches import COEFFICIENT_BYTES, ParticleBatch, ParticleSource
 from cryoloom.particles.particle_set import ParticleSet, open_particles
 from cryoloom.particles.preprocess import Preprocessing, measure
 from cryoloom.physics.fourier import ifft2, resize_real
@@ -19,6 +19,7 @@ from cryoloom.physics.frequencies import FourierDisc
 from .simulated import BOX, PIXEL_SIZE, RADIUS, noise, simulate, write
 
 COUNT = 200
+ROUNDED = 2.0**-8  # coefficients are kept as bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_what_a_batch_holds(particles: ParticleSet, preprocessing: Preprocessing
     assert batch.group.dtype == torch.int64
     assert torch.equal(batch.ctf.defocus_u_angstrom, particles.ctf.defocus_u_angstrom[rows])
     expected = source.disc.transform(normalised(particles, rows))
-    torch.testing.assert_close(batch.observed, expected.to(torch.complex64), atol=1e-2, rtol=0)
+    torch.testing.assert_close(batch.observed, expected.to(torch.complex64), atol=1e-2, rtol=ROUNDED)
 
 
 def test_no_field_holds_the_truth() -> None:
@@ -78,7 +79,7 @@ def test_working_box_is_a_fourier_crop(particles: ParticleSet, working: int) -> 
     source = source_of(particles, preprocessing, radius=12)
     rows = np.arange(10)
     expected = source.disc.transform(resize_real(normalised(particles, rows), working, 2))
-    torch.testing.assert_close(source.batch(rows).observed, expected.to(torch.complex64), atol=1e-2, rtol=0)
+    torch.testing.assert_close(source.batch(rows).observed, expected.to(torch.complex64), atol=1e-2, rtol=ROUNDED)
 
 
 def test_same_bits_in_any_batch_cached_or_not(particles: ParticleSet, preprocessing: Preprocessing) -> None:
@@ -103,16 +104,15 @@ def test_cache_is_bounded_and_used(
 
     monkeypatch.setattr(ParticleSet, "read", spy)
     coefficients = len(source_of(particles, preprocessing).disc.index)
-    source = source_of(particles, preprocessing, cache_bytes=50 * 8 * coefficients + 5)
+    source = source_of(particles, preprocessing, cache_bytes=50 * COEFFICIENT_BYTES * coefficients + 5)
     source.batch(np.arange(0, 40))
     source.batch(np.arange(20, 80))
     assert sorted(reads) == list(range(80))  # nothing twice
     reads.clear()
     source.batch(np.arange(80))
     assert reads == list(range(50, 80))  # 50 images fit
-    assert sum(t.numel() for t in vars(source).values() if isinstance(t, torch.Tensor) and t.is_complex()) == (
-        50 * coefficients
-    )
+    held = sum(t.nbytes for t in vars(source).values() if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16)
+    assert held == 50 * 4 * coefficients
 
 
 def test_the_callers_batch_is_not_the_cache(particles: ParticleSet, preprocessing: Preprocessing) -> None:
@@ -128,7 +128,7 @@ def test_the_callers_batch_is_not_the_cache(particles: ParticleSet, preprocessin
 
 def test_threads_get_the_same_batches(particles: ParticleSet, preprocessing: Preprocessing) -> None:
     everything = source_of(particles, preprocessing).batch(np.arange(COUNT)).observed
-    source = source_of(particles, preprocessing, cache_bytes=300_000)
+    source = source_of(particles, preprocessing, cache_bytes=150_000)
 
     def same(seed: int) -> bool:
         rows = np.random.default_rng(seed).integers(0, COUNT, 30)
@@ -165,7 +165,7 @@ def test_flipped_phases_get_the_signs_of_the_ctf_again(tmp_path: Path) -> None:
     off_axes = (simulation.disc.prefix(30).k != 0).all(-1)
     a, b = a[:, off_axes], b[:, off_axes]
     a, b = (x / x.abs().square().mean(-1, keepdim=True).sqrt() for x in (a, b))
-    torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
+    torch.testing.assert_close(a, b, atol=1e-3, rtol=2 * ROUNDED)
 
 
 def test_the_disc_must_be_of_the_working_box(particles: ParticleSet, preprocessing: Preprocessing) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cryoloom.jobs.settings import Common
+from cryoloom.particles.batches import COEFFICIENT_BYTES
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.runs.machine import available_memory
 
@@ -33,8 +34,8 @@ class MemoryNeed:
     @staticmethod
     def of(count: int, box: int, cache_bytes: int) -> MemoryNeed:
         """The need of `count` images in a working box."""
-        # a disc of the box's Nyquist frequency, half of it, complex64
-        images = count * 8 * math.ceil(math.pi / 8 * box**2)
+        # half of a disc of the box's Nyquist frequency
+        images = count * COEFFICIENT_BYTES * math.ceil(math.pi / 8 * box**2)
         return MemoryNeed(images, min(images, cache_bytes), PROGRAM + A_VOXEL * box**3 + AN_IMAGE * count)
 
     @property

@@ -33,6 +33,17 @@ def pack(thread, num, den, starts, points, threads, values):
 
 
 @threaded
+def clear(thread, cells, points, threads):
+    """Set the first columns of each line of cells [M, M, H, 4], float32, to zero."""
+    side, size = cells.shape[0], cells.shape[3]
+    for z in range(thread, side, threads):
+        for y in range(side):
+            for x in range(points[z, y]):
+                for c in range(size):
+                    cells[z, y, x, c] = 0
+
+
+@threaded
 def unpack(thread, values, starts, points, first, threads, out_num, out_den):
     """Planes from z = `first` on, [n, M, H, 2] and [n, M, H], of what `pack` has kept; 0 elsewhere."""
     n, side, width = out_den.shape

@@ -18,7 +18,7 @@ from cryoloom.kernels.arrays import (
     posterior_arrays,
     sample_arrays,
 )
-from cryoloom.kernels.half_grid import GUARD, Lines, fold
+from cryoloom.kernels.half_grid import GUARD, Lines, fold, lines_within
 from cryoloom.kernels.images import GridPosterior, Images, Samples
 from cryoloom.kernels.order import bundles, view_order
 from cryoloom.physics.frequencies import FourierDisc
@@ -91,18 +91,44 @@ def insert(
 class Insertion:
     """Normal equations of the volume (see `insert`), summed over batches of images."""
 
-    def __init__(self, side: int, device: torch.device | str = "cpu", padding: int = PADDING) -> None:
-        """Sums of no images on a half grid of `side`."""
+    def __init__(
+        self, side: int, device: torch.device | str = "cpu", padding: int = PADDING, *, room: Tensor | None = None
+    ) -> None:
+        """Sums of no images on a half grid of `side`; `room`: zeros to use, at least as many as `numbers_of`."""
         self.side, self.padding, self.device = side, padding, torch.device(device)
-        shape = (side, side, side // 2 + GUARD)
+        self._room = _zeros((self.numbers_of(side),), self.device) if room is None else room
         # num and den of a cell lie side by side: real part, imaginary part, den, nothing
-        self._cells = _zeros((*shape, CELL), self.device)
+        self._cells = self._room[: self.numbers_of(side)].view(side, side, side // 2 + GUARD, CELL)
         self._num, self._den = torch.view_as_complex(self._cells[..., :2]), self._cells[..., 2]
         self._unfolded: tuple[Tensor, Tensor] | None = None
+        self._reach = 0.0
+
+    @staticmethod
+    def numbers_of(side: int) -> int:
+        """Size of a half grid in float32 numbers."""
+        return side * side * (side // 2 + GUARD) * CELL
+
+    def emptied(self, side: int) -> Insertion:
+        """Sums of no images on a half grid of `side`, in the memory of these, which must not be used any more.
+
+        Memory that is used again does not have to be cleared by the system, which takes longer.
+        """
+        if self._room.numel() < self.numbers_of(side):
+            return Insertion(side, self.device, self.padding)
+        if on_gpu(self):
+            self._cells.zero_()
+        else:
+            from cryoloom.kernels import cpu_records
+
+            # a point adds to cells up to one line farther out
+            lines = lines_within(self.side, math.ceil(self._reach) + 1, self.device, self.padding)
+            cpu_records.clear(self._cells.numpy(), lines.points.numpy(), threads=_threads())
+        return Insertion(side, self.device, self.padding, room=self._room)
 
     def add(self, images: Images, samples: Samples) -> None:
         """Add samples of a batch of images."""
         _check(self.side, images.disc, self.padding)
+        self._reach = max(self._reach, images.disc.radius)
         if self._unfolded is not None:
             self._num[..., 0], self._den[..., 0] = self._unfolded
             self._unfolded = None
@@ -530,6 +556,32 @@ def left_out(
         out_den=out[1].numpy(),
     )
     return out
+
+
+def standardised(
+    images: Float[Tensor, "B DD"],
+    fitted: Float[Tensor, "B DD"],
+    outside: Float[Tensor, " DD"],
+    slopes: Float[Tensor, "2 DD"],
+) -> tuple[Float[Tensor, "B DD"], Float[Tensor, " B"]]:
+    """Images on the CPU, as they are read, less the plane of a background and in units of its s.d.; and that s.d.
+
+    Args:
+        fitted: the images whose background is meant. outside, slopes: see `cpu_images.standardise`.
+    """
+    from cryoloom.kernels import cpu_images
+
+    out, deviation = torch.empty(images.shape), torch.empty(len(images), dtype=torch.float64)
+    cpu_images.standardise(
+        images.contiguous().numpy(),
+        fitted.contiguous().numpy(),
+        outside=outside.numpy(),
+        slopes=slopes.numpy(),
+        threads=_threads(),
+        out=out.numpy(),
+        deviation=deviation.numpy(),
+    )
+    return out, deviation
 
 
 def _line_arrays(lines: Lines) -> dict[str, np.ndarray]:

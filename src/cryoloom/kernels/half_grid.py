@@ -17,20 +17,29 @@ GUARD = 2
 _SLAB_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
-def volume_to_half(volume: Float[Tensor, "D D D"], padding: int = PADDING) -> Complex[Tensor, "M M H"]:
-    """Half grid [M, M, M // 2 + 2], M = padding D, of a volume: `slicing.volume_to_grid` for x >= 0, complex64."""
+def volume_to_half(
+    volume: Float[Tensor, "D D D"], padding: int = PADDING, into: Complex[Tensor, "M M H"] | None = None
+) -> Complex[Tensor, "M M H"]:
+    """Half grid [M, M, M // 2 + 2], M = padding D, of a volume: `slicing.volume_to_grid` for x >= 0, complex64.
+
+    Args:
+        into: a half grid that is no longer needed, which is overwritten and returned if it has the right size.
+    """
     box = volume.shape[-1]
     side = padding * box
     scaled, window = volume.float(), axis_window(box, padding).to(volume.device)
     plane_window, columns = window[:, None] * window, side // 2 + 1
-    lines = scaled.new_empty(box, side, columns, dtype=torch.complex64)
-    # gradients are taken through the whole at once
-    whole = [slice(None)] if scaled.requires_grad else None
+    shape = (side, side, side // 2 + GUARD)
+    fits = into is not None and into.shape == shape and not scaled.requires_grad
+    half = into if fits and into is not None else scaled.new_empty(shape, dtype=torch.complex64)
+    if scaled.requires_grad:  # gradients are taken through the whole at once
+        whole, lines = [slice(None)], scaled.new_empty(box, side, columns, dtype=torch.complex64)
+    else:  # a y at a time, lines along z replace what they were transformed from
+        whole, lines = None, half[:box, :, :columns]
     for z in whole or slabs(box, side * columns, scaled.device):
         part = scaled[z] / (window[z, None, None] * plane_window)
         rows = torch.fft.rfft(_about_zero(part, 2, side), dim=2)
         lines[z] = torch.fft.fftshift(torch.fft.fft(_about_zero(rows, 1, side), dim=1), dim=1)
-    half = scaled.new_empty(side, side, side // 2 + GUARD, dtype=torch.complex64)
     half[..., columns:] = 0
     for y in whole or slabs(side, side * columns, scaled.device):
         part = torch.fft.fft(_about_zero(lines[:, y], 0, side), dim=0)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryoloom.kernels import dispatch
 from cryoloom.particles.borders import filled_borders, standardised_without
 
 # a wider circle leaves only a sliver of each corner, too few pixels for a mean and a spectrum
@@ -101,22 +102,12 @@ class Background:
 
     def _standardise(self, flat: Float[Tensor, "B DD"], fitted: Float[Tensor, "B DD"] | None = None) -> Tensor:
         """Images in units of the background of `fitted`, by default their own, without its plane."""
-        # NumPy sums each row by itself, so an image gets the same bits in any batch; a matrix product does not
         own = flat if fitted is None else fitted
-        mask = self.mask.reshape(-1).numpy()
-        count = mask.sum()
-        # mean first, then slopes and squares of the differences: raw micrographs have means far above their s.d.
-        mean = torch.from_numpy((own.numpy() * mask).sum(-1) / count)
-        out, centred = flat - mean[:, None], (own - mean[:, None]).numpy() * mask
-        for slope in self.slopes.reshape(2, -1):
-            share = torch.from_numpy((centred * slope.numpy()).sum(-1))[:, None]
-            out.addcmul_(share, slope[None], value=-1)
-            centred -= (share * slope).numpy() * mask
-        deviation = torch.from_numpy(np.sqrt(np.square(centred, out=centred).sum(-1) / count))
+        out, deviation = dispatch.standardised(flat, own, self.mask.reshape(-1), self.slopes.reshape(2, -1))
         bad = torch.nonzero(~(deviation > 0) | ~torch.isfinite(deviation) | ~torch.isfinite(out.sum(-1)))[:, 0]
         if len(bad):
             raise Unusable(bad.numpy())
-        return out.div_(deviation[:, None])
+        return out
 
     def _robust(self, flat: Float[Tensor, "B DD"]) -> Float[Tensor, "B DD"]:
         outside = flat[:, self.mask.reshape(-1) > 0]

@@ -20,6 +20,8 @@ from cryoloom.physics.noise import spread_shells
 
 # pixels are read and transformed in chunks of this size, so that a large batch needs no second copy of itself
 _CHUNK_BYTES = 8 << 20
+# coefficients are rounded to 0.1 % (r.m.s.): a millionth of the power, far below the noise of any image
+KEPT_AS, COEFFICIENT_BYTES = torch.bfloat16, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,10 @@ class ParticleSource:
     spectrum; premultiplied images stay premultiplied (`ParticleSet.ctf_premultiplied`).
 
     The coefficients of an image depend only on its pixels and the preprocessing: the same row gives the same bits in
-    any batch, cached or not. Memory is bounded by the cache (`cache_bytes`; 8 P bytes per image; images are kept in
-    order of first use until it is full and are never evicted), the batch returned (8 P bytes per image) and about 40 MB
-    of buffers for reading. The disc may be smaller than the working box allows. Threads may call `batch` concurrently.
+    any batch, cached or not, all rounded to bfloat16. Memory is bounded by the cache (`cache_bytes`; 4 P bytes per
+    image; images are kept in order of first use until it is full and are never evicted), the batch returned (8 P bytes
+    per image) and about 40 MB of buffers for reading. The disc may be smaller than the working box allows. Threads may
+    call `batch` concurrently.
     """
 
     def __init__(
@@ -67,8 +70,8 @@ class ParticleSource:
         self._group = torch.from_numpy(particles.group)
         white = preprocessing.whitening
         self._whitening = None if white is None else spread_shells(white, disc)
-        room = min(len(particles), max(0, cache_bytes) // (8 * len(disc.index)))
-        self._cache = torch.empty(room, len(disc.index), dtype=torch.complex64)
+        room = min(len(particles), max(0, cache_bytes) // (COEFFICIENT_BYTES * len(disc.index)))
+        self._cache = torch.empty(room, len(disc.index), 2, dtype=KEPT_AS)
         self._slot = np.full(len(particles), -1, dtype=np.int64)
         self._filled = 0
         self._lock = threading.Lock()
@@ -93,15 +96,15 @@ class ParticleSource:
         rows = np.asarray(rows, dtype=np.int64)
         index = torch.from_numpy(rows)
         P = len(self.disc.index) if points is None else points
-        observed = torch.empty(len(rows), P, dtype=torch.complex64)
+        observed = torch.empty(len(rows), P, 2)
         slot = self._slot[rows]
         known = np.flatnonzero(slot >= 0)
         if len(known) == len(rows):
-            torch.index_select(self._cache[:, :P], 0, torch.from_numpy(slot), out=observed)
+            observed.copy_(self._cache[:, :P].index_select(0, torch.from_numpy(slot)))
         else:
-            observed[known] = self._cache[torch.from_numpy(slot[known]), :P]
+            observed[torch.from_numpy(known)] = self._cache[torch.from_numpy(slot[known]), :P].float()
             self._compute(rows, np.flatnonzero(slot < 0), observed)
-        return ParticleBatch(rows, observed, self.particles.ctf[index], self._group[index])
+        return ParticleBatch(rows, torch.view_as_complex(observed), self.particles.ctf[index], self._group[index])
 
     def only(self, rows: np.ndarray) -> SomeOfASource:
         """Some of the images, numbered anew in the order given."""
@@ -111,9 +114,9 @@ class ParticleSource:
         step = max(1, _CHUNK_BYTES // (4 * self.particles.box**2))
         for start in range(0, len(wanted), step):
             places = wanted[start : start + step]
-            coefficients = self._coefficients(rows[places])
-            observed[torch.from_numpy(places)] = coefficients[:, : observed.shape[1]]
-            self._remember(rows[places], coefficients)
+            rounded = torch.view_as_real(self._coefficients(rows[places])).to(KEPT_AS)
+            observed[torch.from_numpy(places)] = rounded[:, : observed.shape[1]].float()
+            self._remember(rows[places], rounded)
 
     def _coefficients(self, rows: np.ndarray) -> Complex[Tensor, "B P"]:
         images = read_normalised(self.particles, rows, self._background, self.preprocessing.outlier_sigma)

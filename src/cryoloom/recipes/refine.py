@@ -294,6 +294,7 @@ class RefineRecipe:
         self.symmetric = SymmetricSums.of(self.group)
         self.spread = start.poses is None if start.spread is None else start.spread
         self.limit = (feed.box - 1) // 2
+        self._inserted: Insertion | None = None  # the largest array of an iteration, whose memory is used again
 
     def _beyond_start(self, score: Tensor) -> float:
         """Shell from which on half maps agree well beyond their common start; `score`: of the images' best poses."""
@@ -367,6 +368,7 @@ class RefineRecipe:
 
     def result(self, state: RefineState) -> RefineResult:
         """Images with refined poses, and how well they fit."""
+        self._inserted = None
         posed = PosedImages(self.feed, state.posterior, state.half, state.noise, state.sigma_angstrom)
         given = self.start.poses
         searched = bool(state.searches) or (given is not None and given.R.shape[1] > 1)
@@ -434,7 +436,7 @@ class RefineRecipe:
         posed = PosedImages(self.feed, state.poses, state.half, state.noise, state.sigma_angstrom)
         passes, sums = [], []
         for half in (0, 1):
-            inserted, records = Insertion(Band(radii.insertion).side, self.feed.device), []
+            inserted, records = self._insertion(Band(radii.insertion).side), []
             for f in range(folds):
                 if f:
                     records.append(Record.of(self._symmetric_sums(inserted), _reach(radii)))
@@ -443,8 +445,11 @@ class RefineRecipe:
                 own, joint = state.reference(half, f), state.joint_reference(half, f)
                 names = (self.name, f"half set {half + 1}", *([f"fold {f}"] if f else []), state.iteration)
                 passes.append(refine.over(posed, PassImages(rows, doubtful[rows], own, joint, names), inserted))
-            sums.append(_HalfSums(Packed.of(self._symmetric_sums(inserted), radii.insertion), records))
-            del inserted  # the largest array of an iteration
+            total = self._symmetric_sums(inserted)
+            if half == 0 or self.symmetric.steps:  # else the grid itself is not needed for anything else
+                total = Packed.of(total, radii.insertion)
+            sums.append(_HalfSums(total, records))
+        del refine, total
         # rows back in the order of the feed
         order = torch.argsort(torch.from_numpy(np.concatenate([p.rows for p in passes])))
         found = replace(
@@ -456,6 +461,12 @@ class RefineRecipe:
         )
         residuals = functools.reduce(operator.add, (p.residuals for p in passes))
         return self._after(state, found, sums, residuals, radii, doubtful)
+
+    def _insertion(self, side: int) -> Insertion:
+        """Sums of no images."""
+        before, self._inserted = self._inserted, None
+        self._inserted = Insertion(side, self.feed.device) if before is None else before.emptied(side)
+        return self._inserted
 
     def _symmetric_sums(self, inserted: Insertion) -> Statistics:
         return self.symmetric.imposed(Statistics(*inserted.sums()))

@@ -8,7 +8,7 @@ followed the noise of a common map would carry it into both half maps, and their
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -90,6 +90,7 @@ class RefinePass:
         spread: whether images are inserted over the width of their posterior, not only at its candidates.
         shift_doubt: s.d. per axis, angstrom, by which the shift of a wrong mode is off (see the function of that name):
             searches on the map of all images look no farther about the present shift.
+        grids: half grids of earlier passes, whose memory is used again.
     """
 
     feed: ImageFeed
@@ -99,6 +100,7 @@ class RefinePass:
     radii: Radii
     spread: bool
     shift_doubt: float
+    grids: dict[str, Tensor] = field(default_factory=dict)
 
     def over(self, posed: PosedImages, images: PassImages, inserted: Insertion) -> PassResult:
         """Refine and weight images whose present candidates are those of `posed`, and insert them.
@@ -108,8 +110,8 @@ class RefinePass:
         """
         K, radii, symmetric = posed.poses.log_weight.shape[1], self.radii, SymmetricSums.of(self.group)
         deciding = images.own if images.joint is None else images.joint
-        own = self._grid(images.own)
-        joint = None if images.joint is None else self._grid(images.joint)
+        own = self._grid(images.own, "own")
+        joint = None if images.joint is None else self._grid(images.joint, "joint")
         references = None  # frees the slices of the pass before first
         if images.doubtful.any():
             references = references_of(self.feed, deciding, self.settings.coarse_level, radii.search, self.group)
@@ -151,8 +153,10 @@ class RefinePass:
             residuals=residuals,
         )
 
-    def _grid(self, volume: Tensor) -> Tensor:
-        return volume_to_half(rebox(volume, Band(self.radii.climb).box))
+    def _grid(self, volume: Tensor, name: str) -> Tensor:
+        half = volume_to_half(rebox(volume, Band(self.radii.climb).box), into=self.grids.get(name))
+        self.grids[name] = half
+        return half
 
     def _found(
         self, images: Images, references: References, sigma: float, about: Tensor | None = None

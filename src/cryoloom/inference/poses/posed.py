@@ -107,11 +107,14 @@ class PosedImages:
         Raises:
             ValueError: if a half set has no images.
         """
-        one, two = (self._half_sum(h, radius, group, generator) for h in (0, 1))
-        return one, two
+        inserted = Insertion(Band(radius).side, self.feed.device)
+        one = self._half_sum(0, radius, group, generator, inserted)
+        return one, self._half_sum(1, radius, group, generator, inserted.emptied(inserted.side))
 
-    def _half_sum(self, half: int, radius: int, group: Tensor, generator: torch.Generator) -> NormalEquations:
-        symmetric, inserted = SymmetricSums.of(group), Insertion(Band(radius).side, self.feed.device)
+    def _half_sum(
+        self, half: int, radius: int, group: Tensor, generator: torch.Generator, inserted: Insertion
+    ) -> NormalEquations:
+        symmetric = SymmetricSums.of(group)
         for rows in in_batches(self.by_view(self.half_set(half)), self.feed.at_once(radius, BATCH)):
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
             samples = symmetric.at_mates(posterior_samples(poses, generator, radius, len(symmetric.mates)))
