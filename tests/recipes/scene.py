@@ -81,9 +81,9 @@ def carried_out(recipe: Recipe[S, Any]) -> tuple[list[S], list[StepInfo]]:
     return states, said
 
 
-def copied(state: object) -> dict[str, np.ndarray]:
+def copied(state: object) -> dict[str, Any]:
     """The arrays of a state as a checkpoint would hold them."""
-    return {name: np.asarray(value).copy() for name, value in pack(state).items()}
+    return {k: v.clone() if isinstance(v, Tensor) else np.asarray(v).copy() for k, v in pack(state).items()}
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

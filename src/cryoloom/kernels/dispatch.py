@@ -92,11 +92,26 @@ class Insertion:
     """Normal equations of the volume (see `insert`), summed over batches of images."""
 
     def __init__(
-        self, side: int, device: torch.device | str = "cpu", padding: int = PADDING, *, room: Tensor | None = None
+        self,
+        side: int,
+        device: torch.device | str = "cpu",
+        padding: int = PADDING,
+        *,
+        largest: int | None = None,
+        room: Tensor | None = None,
     ) -> None:
-        """Sums of no images on a half grid of `side`; `room`: zeros to use, at least as many as `numbers_of`."""
+        """Sums of no images on a half grid of `side`.
+
+        Args:
+            largest: side of the largest grid that the same memory will be used for (`emptied`): on the CPU it is asked
+                for at once, but taken only as far as it is used.
+            room: zeros to use, at least as many as `numbers_of`.
+        """
         self.side, self.padding, self.device = side, padding, torch.device(device)
-        self._room = _zeros((self.numbers_of(side),), self.device) if room is None else room
+        if room is None:
+            most = max(side, largest or 0) if self.device.type == "cpu" else side
+            room = _zeros((self.numbers_of(most),), self.device)
+        self._room = room
         # num and den of a cell lie side by side: real part, imaginary part, den, nothing
         self._cells = self._room[: self.numbers_of(side)].view(side, side, side // 2 + GUARD, CELL)
         self._num, self._den = torch.view_as_complex(self._cells[..., :2]), self._cells[..., 2]

@@ -90,7 +90,7 @@ class DirectionalFSC:
         return float(self.area.min()) / most if most > 0 else None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def half_space(box: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Shell (int32) and weight (float64: 2 where the mate is left out, else 1) of the voxels of rfftn, [D, D, D//2+1].
 
@@ -283,17 +283,20 @@ class HalfMaps:
         box, shape = len(self.halves[0]), tuple(self.halves[0].shape)
         if tuple(mask.shape) != shape:
             raise ValueError(f"the mask has shape {tuple(mask.shape)}; expected that of the halves, {shape}")
-        power = mask.to(torch.float64).square()
-        if float(power.max()) <= 0:
+        if float(mask.max()) <= 0:
             raise ValueError("the mask of the FSC is empty (its largest value is 0); expected values up to 1")
-        share = float(power.mean() ** 2 / power.square().mean())
+        second, fourth = (sum(float(plane.double().pow(n).sum()) for plane in mask) for n in (2, 4))
+        share = second**2 / (fourth * mask.numel())
         after = dispatch.shell_products(*(torch.fft.rfftn(half * mask) for half in self.halves))
         unmasked, masked = _correlation(self.products), _correlation(after)
         start = _randomised_from(unmasked)
         randomised = masked
         if start < len(unmasked):
-            pairs = ([with_random_phases(ft, start, generator) * mask for ft in self.transforms] for _ in range(draws))
-            randomised = torch.stack([fourier_shell_correlation(a, b) for a, b in pairs]).mean(0)
+            found = []
+            for _ in range(draws):
+                volumes = (with_random_phases(ft, start, generator).mul_(mask) for ft in self.transforms)
+                found.append(_correlation(dispatch.shell_products(*map(torch.fft.rfftn, volumes))))
+            randomised = torch.stack(found).mean(0)
         corrected = _corrected(masked, randomised, start)
         corrected = torch.where(_leaked(self.products, after), 0.0, corrected)
         shell, half = crossing(corrected, 0.143), crossing(corrected, 0.5)

@@ -79,6 +79,7 @@ MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are se
 # grid is read from memory, so that this grows faster than the number of coefficients); of the maps. Measured on a
 # ribosome, an antibody and adenylate kinase in boxes of 64 to 256 px
 SEARCH_COST, IMAGE_COST, VOXEL_COST, MAPS_COST = 8e-6, 1.2e-4, 7e-9, 1.5e-5
+KEPT_AS = torch.bfloat16  # maps that wait for their images; rounded to 0.1 % (r.m.s.), far below their noise
 USUAL_ANGSTROM = 4.0  # usual limit of the resolution, where the box allows more
 USUAL_GROWTH, AT_LIMIT = 1.5, 2  # of the radius in an iteration; iterations at the largest radius
 SEARCHED_SHARES = (1.0, 0.2)  # shares of the images that usual first and second searches take
@@ -106,9 +107,9 @@ class RefineState:
         covariance: [N, 5, 5], of the best candidate; score, power: [N], of the best candidate (see `Refined`).
         half: [N] of 0 and 1.
         references: the two maps [m, m, m] that images are compared with next, one per half set; without: where a half
-            set has folds, its map without one fold after the other, first those of half set 0; else empty.
+            set has folds, its map without one fold after the other, first those of half set 0, as bfloat16; else empty.
         joint: the map of all images, once the half sets agree and refinement has settled; where half sets have folds,
-            that map without one fold after the other; else empty. joined: iterations done with it.
+            that map without one fold after the other; else empty; as bfloat16. joined: iterations done with it.
         moved: [N, 3], rotation vectors of the poses' moves in the last iteration, radians; empty where they had none
             before.
         noise: [G, S]; sigma_angstrom: s.d. of shifts.
@@ -141,13 +142,13 @@ class RefineState:
 
     def reference(self, half: int, fold: int) -> Tensor:
         """The map with which the images of a fold of a half set are compared."""
-        return self.without[half * FOLDS + fold] if self.without else self.references[half]
+        return self.without[half * FOLDS + fold].float() if self.without else self.references[half]
 
     def joint_reference(self, half: int, fold: int) -> Tensor | None:
         """The map of all images by which those of a fold of a half set decide between candidates, if there is one."""
         if not self.joint:
             return None
-        return self.joint[half * FOLDS + fold if len(self.joint) > 1 else 0]
+        return self.joint[half * FOLDS + fold if len(self.joint) > 1 else 0].float()
 
     @property
     def posterior(self) -> PosePosterior:
@@ -465,7 +466,10 @@ class RefineRecipe:
     def _insertion(self, side: int) -> Insertion:
         """Sums of no images."""
         before, self._inserted = self._inserted, None
-        self._inserted = Insertion(side, self.feed.device) if before is None else before.emptied(side)
+        if before is None:
+            self._inserted = Insertion(side, self.feed.device, largest=Band(self.limit).side)
+        else:
+            self._inserted = before.emptied(side)
         return self._inserted
 
     def _symmetric_sums(self, inserted: Insertion) -> Statistics:
@@ -519,7 +523,7 @@ class RefineRecipe:
             iteration=before.iteration + 1,
             radius=radii.climb,
             references=(one, two),
-            without=tuple(reference(s, ssnr) for half in without for s in half),
+            without=tuple(reference(s, ssnr).to(KEPT_AS) for half in without for s in half),
             joint=(),
             joined=before.joined + bool(before.joint),
             moved=moves.moved,
@@ -540,7 +544,7 @@ class RefineRecipe:
             following = replace(following, settled=not going_on or self._done(following)[1] < MOST_JOINED)
         if self._joins(following, going_on):
             others = [Together((s, halves[1 - h])) for h in (0, 1) for s in without[h]] or [Together(halves)]
-            following = replace(following, joint=tuple(reference(x, ssnr_of_sum(fsc)) for x in others))
+            following = replace(following, joint=tuple(reference(x, ssnr_of_sum(fsc)).to(KEPT_AS) for x in others))
         said = (("searched", searched), *moves.said)
         return following, self._info(following, compared.resolution_angstrom, said, float(errors.median()))
 
