@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cryoloom.inference.poses.posterior import PosePosterior
-from cryoloom.inference.poses.shared_doubt import FEWEST, shared_doubt
-from cryoloom.physics.rotations import exponential, random_rotations, symmetry_group
+from cryoloom.inference.poses.shared_doubt import FEWEST, shared_doubt, shared_turns
+from cryoloom.physics.rotations import exponential, geodesic_degrees, random_rotations, symmetry_group
 
 COUNT = 300
 
@@ -37,10 +37,25 @@ def test_the_axis_of_a_symmetry_is_found(symmetry, degrees):
     assert found.share > 0.25
 
 
+@pytest.mark.parametrize("symmetry", ["C2", "C3", "C4", "D2", "C7"])
+def test_all_rotations_of_a_symmetry_are_found(symmetry):
+    frame = random_rotations(1, torch.Generator().manual_seed(5))[0]
+    group = frame @ symmetry_group(symmetry) @ frame.T
+    turns = shared_turns(
+        of_symmetry(symmetry, frame), torch.ones(COUNT, dtype=torch.bool), np.random.default_rng(0), most=20
+    )
+    assert len(turns) == len(group)
+    assert geodesic_degrees(turns[:, None], group[None]).amin(1).max() < 2
+    # no more are looked for than there is use for
+    some = shared_turns(of_symmetry("C7", frame), torch.ones(COUNT, dtype=torch.bool), np.random.default_rng(0), most=4)
+    assert len(some) == 5
+
+
 def test_unrelated_poses_share_nothing():
     g = torch.Generator().manual_seed(2)
     R = random_rotations(3 * COUNT, g).reshape(COUNT, 3, 3, 3)
     poses = posterior(R, torch.tensor([[0.5, 0.3, 0.2]]).expand(COUNT, 3))
+    assert len(shared_turns(poses, torch.ones(COUNT, dtype=torch.bool), np.random.default_rng(0), most=4)) == 1
     assert shared_doubt(poses, torch.ones(COUNT, dtype=torch.bool), np.random.default_rng(0)) is None
     # nor do those that are one angle apart, about an axis of the image
     for degrees in (20, 40, 90, 180):

@@ -25,7 +25,7 @@ from cryoloom.inference.poses.moves import to_go
 from cryoloom.inference.poses.posed import PosedImages, in_batches
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.refine import misfit_sigmas, refine_poses
-from cryoloom.inference.poses.shared_doubt import SharedDoubt, shared_doubt
+from cryoloom.inference.poses.shared_doubt import SharedDoubt, shared_doubt, shared_turns
 from cryoloom.inference.poses.start import PoseStart
 from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import volume_to_half
@@ -655,15 +655,24 @@ class RefineRecipe:
         """Images whose pose may be another one, as far as another search may help them, bool [N]."""
         N, searches = len(self.feed), state.searches or 0
         doubt = in_doubt(state.mode_weight(self.group))
-        if searches < len(self.settings.fine_levels):
+        misfit = state.misfit > MISFIT
+        if searches >= len(self.settings.fine_levels):
             # what fits nowhere after as many searches is no particle, and another does not help it
-            doubt |= state.misfit > MISFIT
-        doubt = doubt.numpy()
-        if searches < ALL_SEARCHED and doubt.mean() > MANY_DOUBTFUL:
+            misfit[:] = False
+        if searches < ALL_SEARCHED and (doubt | misfit).float().mean() > MANY_DOUBTFUL:
             return np.ones(N, bool)
-        if searches >= len(self.settings.fine_levels) + 1 or doubt.mean() < FEW_DOUBTFUL:
+        if searches >= ALL_SEARCHED and len(self.group) == 1 and doubt.any():
+            # mates of a symmetry that was not stated are all right, and where it is a pseudosymmetry, the finer map
+            # decides between them: no search is needed where all are among the candidates
+            generator = numpy_generator(self.seed, self.name, "turns", state.iteration)
+            candidates = state.poses.R.shape[1]
+            turns = shared_turns(state.poses, doubt & ~misfit, generator, candidates)
+            if len(turns) <= candidates:
+                doubt = in_doubt(state.mode_weight(turns.float()))
+        found = (doubt | misfit).numpy()
+        if searches >= len(self.settings.fine_levels) + 1 or found.mean() < FEW_DOUBTFUL:
             return np.zeros(N, bool)
-        return doubt
+        return found
 
     def _undecided(self, state: RefineState) -> np.ndarray:
         """Images to be searched on the map of all images, bool [N]; what fits nowhere by now is no particle."""

@@ -39,6 +39,28 @@ class SharedDoubt:
     axis: tuple[float, float, float]
     share: float
 
+    @property
+    def rotation(self) -> Float[Tensor, "3 3"]:
+        """The rotation, float64."""
+        return roma.rotvec_to_rotmat(math.radians(self.degrees) * torch.tensor(self.axis, dtype=torch.float64))
+
+
+def shared_turns(
+    poses: PosePosterior, doubtful: Bool[Tensor, " N"], generator: np.random.Generator, most: int
+) -> Float[Tensor, "T 3 3"]:
+    """The identity and the rotations, with their inverses, by which many images are in doubt.
+
+    Args: see `shared_doubt`; most: no more are looked for once there are more than so many.
+    """
+    known = torch.eye(3, dtype=torch.float64)[None]
+    while len(known) <= most:
+        found = shared_doubt(poses, doubtful, generator, known)
+        if found is None:
+            break
+        turn, back = found.rotation, found.rotation.mT
+        known = torch.cat([known, turn[None], *([back[None]] if geodesic_degrees(turn, back) > ALIKE_DEGREES else [])])
+    return known
+
 
 def shared_doubt(
     poses: PosePosterior,
