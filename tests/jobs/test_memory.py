@@ -7,26 +7,37 @@ from typing import cast
 import pytest
 
 from cryoloom.jobs import memory
-from cryoloom.jobs.memory import LEAST_CACHE, MemoryNeed, within_memory
+from cryoloom.jobs.memory import LEAST_CACHE, Job, MemoryNeed, within_memory
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.particles.particle_set import ParticleSet
 from cryoloom.runs.machine import memory_of
 
-COUNT, BOX = 100_000, 128
+COUNT, BOX, PIXEL = 100_000, 128, 2.0
+NYQUIST = (BOX - 1) // 2
 
 
 class Images:
     """What is asked of a particle set."""
 
-    box = BOX
+    def __init__(self, box: int = BOX, pixel_size: float = PIXEL) -> None:
+        self.box, self.pixel_size = box, pixel_size
 
     def __len__(self) -> int:
         return COUNT
 
 
+def kept(memory_bytes: int | None, images: Images | None = None, **changes) -> tuple[ReconstructSettings, MemoryNeed]:
+    settings = ReconstructSettings(input=InputSettings("x.star"), memory_bytes=memory_bytes, **changes)
+    return within_memory(settings, cast(ParticleSet, images or Images()))
+
+
 def limited(memory_bytes: int | None, box: int | None = None) -> ReconstructSettings:
-    settings = ReconstructSettings(input=InputSettings("x.star"), box=box, memory_bytes=memory_bytes)
-    return within_memory(settings, cast(ParticleSet, Images()))[0]
+    return kept(memory_bytes, box=box)[0]
+
+
+def need(cache_bytes: int) -> MemoryNeed:
+    """Of a map that reaches the Nyquist frequency, as is usual at 2 angstrom a pixel."""
+    return Job(COUNT, BOX * PIXEL, 0).need(BOX, NYQUIST, cache_bytes)
 
 
 @pytest.fixture(autouse=True)
@@ -35,19 +46,19 @@ def a_large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_cache_takes_what_the_rest_leaves() -> None:
-    need = MemoryNeed.of(COUNT, BOX, 1 << 30)
-    assert need.images > 1 << 30
-    assert need.cache == 1 << 30
+    some = need(1 << 30)
+    assert some.images > 1 << 30
+    assert some.cache == 1 << 30
     assert limited(None).cache_bytes == 1 << 30
-    tight = need.rest + (200 << 20)
-    assert limited(tight).cache_bytes == 200 << 20
-    assert MemoryNeed.of(COUNT, BOX, limited(tight).cache_bytes).total <= tight
-    wide = limited(1 << 40)  # more than all images
-    assert MemoryNeed.of(COUNT, BOX, wide.cache_bytes).cache == need.images
+    tight = some.rest + (200 << 20)
+    settings, said = kept(tight)
+    assert settings.cache_bytes == 200 << 20
+    assert said.total == tight
+    assert limited(1 << 40).cache_bytes == some.images  # more than all images
 
 
 def test_what_can_not_fit_is_refused_with_a_box_that_does() -> None:
-    least = MemoryNeed.of(COUNT, BOX, LEAST_CACHE).total
+    least = need(LEAST_CACHE).total
     assert limited(least).cache_bytes == LEAST_CACHE
     with pytest.raises(
         ValueError, match=r"--memory .* is not enough for 100,000 particles in a box of 128 px"
@@ -61,22 +72,52 @@ def test_what_can_not_fit_is_refused_with_a_box_that_does() -> None:
 
 
 def test_the_free_memory_is_compared_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    need = MemoryNeed.of(COUNT, BOX, 1 << 30)
-    monkeypatch.setattr(memory, "available_memory", lambda: need.total)
+    some = need(1 << 30)
+    monkeypatch.setattr(memory, "available_memory", lambda: some.total)
     assert limited(None).cache_bytes == 1 << 30
-    monkeypatch.setattr(memory, "available_memory", lambda: need.total - 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: some.total - 1)
     with pytest.raises(ValueError, match=r"keep fewer images in memory: --memory \d") as error:
         limited(None)
     advised = memory_of(str(error.value).split("--memory ")[1].strip())
-    assert MemoryNeed.of(COUNT, BOX, limited(advised).cache_bytes).total < need.total
-    monkeypatch.setattr(memory, "available_memory", lambda: need.least - 1)
+    assert kept(advised)[1].total < some.total
+    monkeypatch.setattr(memory, "available_memory", lambda: some.least - 1)
     with pytest.raises(ValueError, match=r"use --box \d+ or smaller"):
         limited(None)
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     assert limited(None).cache_bytes == 1 << 30
 
 
+def test_where_a_fine_map_would_not_fit_images_are_compared_less_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = Images(512, 0.7)
+    job = Job(COUNT, 512 * 0.7, 0)
+    nyquist, usual = 255, job.usual_radius(512)
+    assert usual < 0.5 * nyquist
+    whole = job.need(512, nyquist, 1 << 30)
+    settings, said = kept(whole.total + 1000, fine)
+    assert settings.refine.largest_radius is None
+    assert "Images are compared up to" not in said.said()
+    # the expected need, of a map that reaches 4 angstrom, is smaller
+    assert said.total < 0.7 * whole.total
+    for spare in (0, (whole.rest - said.rest) // 4):
+        limit = said.rest + LEAST_CACHE + spare
+        settings, less = kept(limit, fine)
+        radius = settings.refine.largest_radius
+        assert radius is not None
+        assert usual <= radius < nyquist
+        assert job.need(512, radius, settings.cache_bytes).total <= limit
+        assert f"up to {job.field_of_view / radius:.1f} Å at most" in less.said()
+    # the same of memory that is free
+    monkeypatch.setattr(memory, "available_memory", lambda: whole.total - 1)
+    assert kept(None, fine)[0].refine.largest_radius == nyquist - 1
+
+
+def test_several_molecules_need_more() -> None:
+    one, three, unknown = (kept(None, classes=classes)[1].rest for classes in (None, 3, "auto"))
+    assert one < three < unknown
+    assert kept(None, classes_from=("a.mrc", "b.mrc", "c.mrc"))[1].rest == three
+
+
 def test_it_is_said_how_many_images_are_kept() -> None:
-    assert "all images are kept" in MemoryNeed.of(1000, BOX, 1 << 30).said()
-    nearly = MemoryNeed.of(COUNT, BOX, MemoryNeed.of(COUNT, BOX, 1 << 40).images - 1)
+    assert "all images are kept" in Job(1000, 256.0, 0).need(BOX, NYQUIST, 1 << 30).said()
+    nearly = need(need(1 << 40).images - 1)
     assert "99 % of the images are kept, the others read in every pass" in nearly.said()

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from cryoloom.jobs.settings import Common
+from cryoloom.jobs.settings import Common, ReconstructSettings
+from cryoloom.maps.band import Band
 from cryoloom.particles.batches import COEFFICIENT_BYTES
 from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.recipes.refine import USUAL_ANGSTROM, insertion_radius
 from cryoloom.runs.machine import available_memory
 
-# bytes: the program with its libraries and what does not depend on the box; grids and maps, for each voxel of the box,
-# where images are compared up to its Nyquist frequency; poses and other results of an image; the smallest cache
-PROGRAM, A_VOXEL, AN_IMAGE, LEAST_CACHE = 10**9, 310, 1000, 64 << 20
+# bytes: the program with its libraries, and searches; poses and other results of an image; the smallest cache
+PROGRAM, AN_IMAGE, LEAST_CACHE = 1_250_000_000, 2_300, 64 << 20
+# refinement, for each voxel of the box of the largest insertion; final maps, for each voxel of the working box
+REFINED_VOXEL, FINAL_VOXEL = 290, 130
+# several molecules, and each of them; how many are reckoned with where their number is to be found
+SEVERAL, A_CLASS, USUAL_CLASSES = 700_000_000, 70_000_000, 16
 
 S = TypeVar("S", bound=Common)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Memory of a run for one map, bytes.
+    """Memory of a run, bytes.
 
     Attributes:
         images: all of them as Fourier coefficients; cache: the part that is kept; rest: all else, whatever the number
             of threads.
+        radius: of insertion, Fourier pixels, for which it holds; angstrom: the resolution there.
+        limited: whether images are compared no farther than that, so that the need is kept.
     """
 
     images: int
     cache: int
     rest: int
-
-    @staticmethod
-    def of(count: int, box: int, cache_bytes: int) -> MemoryNeed:
-        """The need of `count` images in a working box."""
-        # half of a disc of the box's Nyquist frequency
-        images = count * COEFFICIENT_BYTES * math.ceil(math.pi / 8 * box**2)
-        return MemoryNeed(images, min(images, cache_bytes), PROGRAM + A_VOXEL * box**3 + AN_IMAGE * count)
+    radius: int
+    angstrom: float
+    limited: bool = False
 
     @property
     def total(self) -> int:
@@ -56,45 +60,106 @@ class MemoryNeed:
             kept = (
                 f"{math.floor(100 * self.cache / self.images)} % of the images are kept, the others read in every pass"
             )
-        return f"Memory: up to about {_at_least(self.total)} for one map; {kept}."
+        limit = (
+            f" Images are compared up to {self.angstrom:.1f} Å at most, as memory allows; more with a larger --memory."
+            if self.limited
+            else ""
+        )
+        return f"Expected memory: about {_at_least(self.total)}; {kept}.{limit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the need depends on: number of images, side of the images, angstrom, and number of molecules (0: one)."""
+
+    count: int
+    field_of_view: float
+    classes: int
+
+    @staticmethod
+    def of(settings: Common, particles: ParticleSet) -> Job:
+        """The job of some settings."""
+        classes = 0
+        if isinstance(settings, ReconstructSettings) and settings.several_molecules:
+            given = len(settings.classes_from) or settings.classes
+            classes = given if isinstance(given, int) else USUAL_CLASSES
+        return Job(len(particles), particles.box * particles.pixel_size, classes)
+
+    def usual_radius(self, box: int) -> int:
+        """Radius of insertion of a run whose map reaches what is usual."""
+        nyquist = (box - 1) // 2
+        return insertion_radius(min(nyquist, int(self.field_of_view / USUAL_ANGSTROM)), nyquist)
+
+    def need(self, box: int, radius: int, cache_bytes: int) -> MemoryNeed:
+        """The need in a working box of a run whose largest insertion has some radius."""
+        # half of a disc of the box's Nyquist frequency
+        images = self.count * COEFFICIENT_BYTES * math.ceil(math.pi / 8 * box**2)
+        maps = max(REFINED_VOXEL * Band(radius).box ** 3, FINAL_VOXEL * box**3)
+        several = SEVERAL + self.classes * A_CLASS if self.classes else 0
+        rest = PROGRAM + several + maps + AN_IMAGE * self.count
+        return MemoryNeed(images, min(images, cache_bytes), rest, radius, self.field_of_view / radius)
+
+    def fitting_radius(self, box: int, fits: Callable[[MemoryNeed], bool], cache_bytes: int) -> int | None:
+        """The largest radius, from the usual one on, with a need that fits; None where there is none."""
+        found = None
+        for radius in range(self.usual_radius(box), (box - 1) // 2 + 1):
+            if fits(self.need(box, radius, cache_bytes)):
+                found = radius
+        return found
 
 
 def within_memory(settings: S, particles: ParticleSet) -> tuple[S, MemoryNeed]:
-    """The settings with the cache of images that the stated memory has room for, and the need.
+    """The settings with which a run keeps within the memory that it may use, and its expected need.
+
+    The cache of images gets what is left; where a very fine map would need more than there is, refinement compares
+    images no farther than the memory allows.
 
     Raises:
         ValueError: if the run does not fit into the memory that it may use, or that is free, with what would.
     """
-    count, box, limit = len(particles), settings.box or particles.box, settings.memory_bytes
-    need = MemoryNeed.of(count, box, settings.cache_bytes)
-    what = f"{count:,} particles in a box of {box} px"
+    box, limit, job = settings.box or particles.box, settings.memory_bytes, Job.of(settings, particles)
+    what = f"{job.count:,} particles in a box of {box} px"
+    expected = job.need(box, job.usual_radius(box), settings.cache_bytes)
     if limit is not None:
-        if need.least > limit:
+        if expected.least > limit:
             raise ValueError(
                 f"--memory {_at_most(limit)} is not enough for {what}\n"
-                f"  needed (estimate): {_at_least(need.least)}\n"
-                f"  what to do: {_what_fits(count, box, limit)}"
+                f"  needed (estimate): {_at_least(expected.least)}\n"
+                f"  what to do: {_what_fits(job, box, limit)}"
             )
-        settings = replace(settings, cache_bytes=limit - need.rest)
-        need = MemoryNeed.of(count, box, settings.cache_bytes)
+        # more images than usual are kept only in what the finest map leaves
+        left = limit - job.need(box, (box - 1) // 2, 0).rest
+        cache = max(left, min(settings.cache_bytes, limit - expected.rest))
+        settings = replace(settings, cache_bytes=min(expected.images, cache))
+        expected = replace(expected, cache=settings.cache_bytes)
     free = available_memory()
-    if free is not None and need.total > free:
-        if need.least <= free:
+    if free is not None and expected.total > free:
+        if expected.least <= free:
             advice = f"keep fewer images in memory: --memory {_at_most(free)}"
         else:
-            advice = _what_fits(count, box, free)
+            advice = _what_fits(job, box, free)
         raise ValueError(
             f"not enough memory for {what}\n"
-            f"  needed (estimate): {_at_least(need.total)}, available: {_at_most(free)}\n"
+            f"  needed (estimate): {_at_least(expected.total)}, available: {_at_most(free)}\n"
             f"  what to do: {advice}"
         )
-    return settings, need
+    most = min((m for m in (limit, free) if m is not None), default=None)
+    if most is not None:
+        radius = job.fitting_radius(box, lambda need: need.rest + expected.cache <= most, settings.cache_bytes)
+        assert radius is not None  # the usual one fits
+        if radius < (box - 1) // 2:
+            settings = replace(settings, refine=replace(settings.refine, largest_radius=radius))
+            expected = replace(expected, limited=True, angstrom=job.field_of_view / radius)
+    return settings, expected
 
 
-def _what_fits(count: int, box: int, limit: int) -> str:
-    fitting = [b for b in range(16, box, 2) if MemoryNeed.of(count, b, 0).least <= limit]
+def _what_fits(job: Job, box: int, limit: int) -> str:
+    def least(b: int) -> int:
+        return job.need(b, job.usual_radius(b), 0).least
+
+    fitting = [b for b in range(16, box, 2) if least(b) <= limit]
     if not fitting:
-        return f"allow more memory: the smallest box needs {_at_least(MemoryNeed.of(count, 16, 0).least)}"
+        return f"allow more memory: the smallest box needs {_at_least(least(16))}"
     return f"use --box {fitting[-1]} or smaller, or more memory"
 
 

@@ -294,7 +294,7 @@ class RefineRecipe:
         self.group, self.polyhedral = symmetry_group(symmetry).float(), is_polyhedral(symmetry)
         self.symmetric = SymmetricSums.of(self.group)
         self.spread = start.poses is None if start.spread is None else start.spread
-        self.limit = (feed.box - 1) // 2
+        self.limit = _limit(feed, settings)
         self._inserted: Insertion | None = None  # the largest array of an iteration, whose memory is used again
 
     def _beyond_start(self, score: Tensor) -> float:
@@ -630,7 +630,7 @@ class RefineRecipe:
     def _insertion_radius(self, radius: int) -> int:
         if self.settings.climb_steps == 0:  # poses that are not refined do not improve
             return self.limit
-        return min(self.limit, max(radius + 4, round(1.3 * radius)))
+        return insertion_radius(radius, self.limit)
 
     def _doubtful(self, state: RefineState) -> np.ndarray:
         """Images to be searched globally, bool [N]."""
@@ -718,6 +718,17 @@ class RefineRecipe:
         return _Comparison(mask, gold[-1].masked[: insertion + 1], resolution_angstrom(stated, len(mask), pixel_size))
 
 
+def _limit(feed: ImageFeed, settings: RefineSettings) -> int:
+    """Largest radius in which images can be, or are to be, compared."""
+    nyquist = (feed.box - 1) // 2
+    return nyquist if settings.largest_radius is None else min(nyquist, settings.largest_radius)
+
+
+def insertion_radius(radius: int, limit: int) -> int:
+    """Radius to which images are inserted that are compared up to another one: so far may the resolution rise."""
+    return min(limit, max(radius + 4, round(1.3 * radius)))
+
+
 def _reach(radii: Radii) -> int:
     """Largest radius of the next references."""
     return min(radii.insertion, radii.climb + max(NEXT_SHELLS, round(NEXT_SHARE * radii.climb)))
@@ -729,7 +740,7 @@ def refinement_costs(feed: ImageFeed, settings: RefineSettings, state: RefineSta
     Args:
         state: current state of refinement; None before it has begun.
     """
-    limit = min((feed.box - 1) // 2, int(feed.field_of_view / USUAL_ANGSTROM))
+    limit = min(_limit(feed, settings), int(feed.field_of_view / USUAL_ANGSTROM))
     done = 0 if state is None else state.iteration
     radius = feed.radius_of(settings.fine_levels[0]) if state is None else state.radius
     searches = 0 if state is None else state.searches or 0

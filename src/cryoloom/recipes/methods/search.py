@@ -261,6 +261,9 @@ class RefineSettings:
     least_iterations: int = 3
     """Minimum number of iterations."""
 
+    largest_radius: int | None = None
+    """Largest radius to which images are compared, in Fourier pixels of the working box; None: as far as they go."""
+
 
 def start(job: PoseJob) -> PoseStart:
     """The ab initio map, aligned with the axes of its symmetry."""
