@@ -13,6 +13,7 @@ from numba import njit
 from cryoloom.kernels.jit import HELPER, threaded
 
 BLOCK = 64
+NEVER = np.float32(-1e30)  # score of what is left out: finite, since the compiler assumes that all numbers are
 
 
 @njit(**HELPER)
@@ -148,7 +149,7 @@ def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, 
     """Rotations whose best score over the shifts is within `window` nats of the image's best, at most `cap` of them.
 
     cross [B, T, M], norm [B, M], prior [B, T]; kept int32 [B, cap] and count int64 [B] are filled, and alive
-    bool [B, T]: shifts at which some kept rotation scores above the floor.
+    bool [B, cap, T]: the shifts at which each kept rotation scores within the window.
     """
     B, T, M = cross.shape
     high = np.empty(M, np.float32)
@@ -184,27 +185,33 @@ def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, 
                 n += 1
         count[b] = n
         for i in range(T):
-            alive[b, i] = False
             for a in range(n):
-                if cross[b, i, kept[b, a]] + norm[b, kept[b, a]] + prior[b, i] >= floor:
-                    alive[b, i] = True
-                    break
+                score = cross[b, i, kept[b, a]] + norm[b, kept[b, a]] + prior[b, i]
+                # its best shift at least, however the sums were rounded
+                alive[b, a, i] = score >= top - np.float32(window) or score >= high[kept[b, a]]
 
 
 @njit(**HELPER)
-def _children_of(kept, children, seen, mark, rotation):
+def _children_of(kept, allowed, children, seen, mark, place, rotation, wanted):
     """Write the children of the kept coarse rotations, each once, to `rotation`; returns their number.
 
-    seen [M] holds for each fine rotation the mark of the last image that found it.
+    Row n of `wanted` [.., T] holds the shifts that are allowed [kept, T] at any parent of child n. seen [M] holds for
+    each fine rotation the mark of the last image that found it, place [M] where it is in `rotation`.
     """
     n = 0
     for a in range(kept.shape[0]):
         for c in range(children.shape[1]):
             m = children[kept[a], c]
-            if m >= 0 and seen[m] != mark:
-                seen[m] = mark
-                rotation[n] = m
+            if m < 0:
+                continue
+            if seen[m] != mark:
+                seen[m], place[m], rotation[n] = mark, n, m
+                wanted[n] = allowed[a]
                 n += 1
+            else:
+                own = wanted[place[m]]
+                for t in range(own.shape[0]):
+                    own[t] = own[t] or allowed[a, t]
     return n
 
 
@@ -231,17 +238,18 @@ def _draw_poses(scores, sums, rotation, shifts, M, start, picks):
 
 
 @njit(**HELPER)
-def _products(S, first, second, X, out, other):
-    """Inner products of the rows `first` and `second` of S [M, Q] with those of X [U, Q], to out and other [U].
+def _products(S, first, second, X, rows, out, other):
+    """Inner products of the rows `first` and `second` of S [M, Q] with `rows` [U] of X [T, Q], to out and other [U].
 
-    Two by four at once, so that what is loaded is used more than once.
+    Two by four at once, so that what is loaded is used more than once; U is a multiple of four.
     """
-    U, Q = X.shape
-    for u in range(0, U - U % 4, 4):
+    U, Q = rows.shape[0], X.shape[1]
+    for u in range(0, U, 4):
+        r0, r1, r2, r3 = rows[u], rows[u + 1], rows[u + 2], rows[u + 3]
         a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
         for q in range(Q):
             s, t = S[first, q], S[second, q]
-            x0, x1, x2, x3 = X[u, q], X[u + 1, q], X[u + 2, q], X[u + 3, q]
+            x0, x1, x2, x3 = X[r0, q], X[r1, q], X[r2, q], X[r3, q]
             a0 += s * x0
             a1 += s * x1
             a2 += s * x2
@@ -252,12 +260,6 @@ def _products(S, first, second, X, out, other):
             b3 += t * x3
         out[u], out[u + 1], out[u + 2], out[u + 3] = a0, a1, a2, a3
         other[u], other[u + 1], other[u + 2], other[u + 3] = b0, b1, b2, b3
-    for u in range(U - U % 4, U):
-        a = b = np.float32(0)
-        for q in range(Q):
-            a += S[first, q] * X[u, q]
-            b += S[second, q] * X[u, q]
-        out[u], other[u] = a, b
 
 
 @threaded
@@ -279,30 +281,43 @@ def child_posterior(
     best_score,
     log_evidence,
 ):
-    """Posterior over the children of the kept coarse rotations, at the allowed ones of T shifts.
+    """Posterior over the children of the kept coarse rotations, each at those of T shifts that its parents allow.
 
     Args:
         X: [B, T, 2P], w C Y e^{+2 pi i k.t} as real and imaginary pairs; power: [B, P], w C^2.
-        S: [M, 2P] fine slices; S2: [M, P], |S|^2; prior: [T]; allowed: bool [B, T].
+        S: [M, 2P] fine slices; S2: [M, P], |S|^2; prior: [T]; allowed: bool [B, cap, T], by parent, one at least.
         kept [B, cap], count [B]: coarse rotations of each image; children: int32 [coarse, n], padded with -1.
         picks int64 [B, draws]; best_key, best_score [B, K]: best shift of each of the K best rotations; keys t * M + m.
     """
-    B, T, Q = X.shape
+    B, T, _ = X.shape
     M, P = S2.shape
     limit = min(M, kept.shape[1] * children.shape[1])
-    seen = np.full(M, -1, np.int64)
-    rotation = np.empty(limit + 1, np.int64)
+    seen, place = np.full(M, -1, np.int64), np.empty(M, np.int64)
+    rotation, wanted = np.empty(limit + 1, np.int64), np.empty((limit + 1, T), np.bool_)
     scores, sums = np.empty((limit + 1, T), np.float32), np.empty(limit + 1, np.float64)
-    moved = np.empty((T, Q), np.float32)
+    rows, shifts = np.empty(T + 3, np.int64), np.arange(T)
+    found, other = np.empty(T + 3, np.float32), np.empty(T + 3, np.float32)
     for b in range(thread * B // threads, (thread + 1) * B // threads):
-        shifts = np.nonzero(allowed[b])[0]
-        n, U = _children_of(kept[b, : count[b]], children, seen, b, rotation), shifts.shape[0]
-        for u in range(U):
-            moved[u] = X[b, shifts[u]]
-        offset = prior[shifts]
+        n = _children_of(kept[b, : count[b]], allowed[b], children, seen, b, place, rotation, wanted)
         rotation[n] = rotation[n - 1]  # an odd one is taken twice
+        wanted[n] = wanted[n - 1]
         for a in range(0, n, 2):
-            _products(S, rotation[a], rotation[a + 1], moved[:U], scores[a, :U], scores[a + 1, :U])
+            U = 0
+            for t in range(T):
+                scores[a, t] = scores[a + 1, t] = NEVER
+                if wanted[a, t] or wanted[a + 1, t]:
+                    rows[U] = t
+                    U += 1
+            whole = U + -U % 4
+            for u in range(U, whole):
+                rows[u] = rows[U - 1]
+            _products(S, rotation[a], rotation[a + 1], X[b], rows[:whole], found, other)
+            for u in range(U):
+                t = rows[u]
+                if wanted[a, t]:
+                    scores[a, t] = found[u]
+                if wanted[a + 1, t]:
+                    scores[a + 1, t] = other[u]
         best_score[b, :] = -np.inf
         best_key[b, :] = -1
         for a in range(n):
@@ -311,13 +326,13 @@ def child_posterior(
             for p in range(P):
                 half += power[b, p] * S2[m, p]
             high = np.float32(-np.inf)
-            for u in range(U):
-                s = scores[a, u] - np.float32(0.5) * half + offset[u]
+            for u in range(T):
+                s = scores[a, u] - np.float32(0.5) * half + prior[u]
                 scores[a, u] = s
                 high = max(high, s)
             if high > best_score[b, -1]:
                 u = 0
                 while scores[a, u] < high:
                     u += 1
-                _push(best_key[b], best_score[b], shifts[u] * M + m, high)
-        log_evidence[b] = _draw_poses(scores[:n, :U], sums, rotation, shifts, M=M, start=uniform[b], picks=picks[b])
+                _push(best_key[b], best_score[b], u * M + m, high)
+        log_evidence[b] = _draw_poses(scores[:n], sums, rotation, shifts, M=M, start=uniform[b], picks=picks[b])

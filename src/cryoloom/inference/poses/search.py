@@ -276,7 +276,7 @@ class _Pruned:
             S=self.fine.slices.contiguous().numpy(),
             S2=self.fine.power.numpy(),
             prior=self.priors[1].numpy(),
-            allowed=(alive.astype(np.float32) @ self.near) > 0,
+            allowed=(alive.astype(np.float32) @ self.near) > 0,  # at a coarse shift nearby, the parent survives
             kept=kept,
             count=count,
             children=self.table,
@@ -287,13 +287,13 @@ class _Pruned:
         return found
 
     def _survivors(self, data: Tensor, power: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coarse rotations that survive [B, cap], their number [B], and shifts at which one of them does [B, T]."""
+        """Coarse rotations that survive [B, cap], their number [B], and the shifts at which each does [B, cap, T]."""
         from cryoloom.kernels import cpu_posterior
 
         P = len(self.coarse.disc.weight)
         cross, norm = self.scores.whole(data[:, :P], power[:, :P])
         B, T, _ = cross.shape
-        kept, count, alive = np.empty((B, self.cap), np.int32), np.empty(B, np.int64), np.empty((B, T), np.bool_)
+        kept, count, alive = np.empty((B, self.cap), np.int32), np.empty(B, np.int64), np.zeros((B, self.cap, T), bool)
         cpu_posterior.surviving_rotations(
             cross=cross.numpy(),
             norm=norm.numpy(),
