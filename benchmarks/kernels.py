@@ -314,8 +314,10 @@ def _pairs_looked_at(call: Callable[[], None], coarse: search.Reference, fine: s
         surviving(**arguments)
         kept, count, alive = (arguments[name] for name in ("kept", "count", "alive"))
         for b, n in enumerate(count):
-            rotations = np.unique(table[kept[b, :n]])
-            seen.append((rotations >= 0).sum() * ((alive[b] @ near) > 0).sum())
+            wanted, shifts = np.zeros((table.max() + 1, near.shape[1]), bool), (alive[b, :n] @ near) > 0
+            for child in table[kept[b, :n]].T:
+                np.logical_or.at(wanted, child[child >= 0], shifts[child >= 0])
+            seen.append(wanted.sum())
 
     cpu_posterior.surviving_rotations = watched
     try:

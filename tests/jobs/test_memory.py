@@ -37,7 +37,7 @@ def limited(memory_bytes: int | None, box: int | None = None) -> ReconstructSett
 
 def need(cache_bytes: int) -> MemoryNeed:
     """Of a map that reaches the Nyquist frequency, as is usual at 2 angstrom a pixel."""
-    return Job(COUNT, BOX * PIXEL, 0).need(BOX, NYQUIST, cache_bytes)
+    return Job(COUNT, BOX * PIXEL).need(BOX, NYQUIST, cache_bytes)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_the_free_memory_is_compared_as_well(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_where_a_fine_map_would_not_fit_images_are_compared_less_far(monkeypatch: pytest.MonkeyPatch) -> None:
     fine = Images(512, 0.7)
-    job = Job(COUNT, 512 * 0.7, 0)
+    job = Job(COUNT, 512 * 0.7)
     nyquist, usual = 255, job.usual_radius(512)
     assert usual < 0.5 * nyquist
     whole = job.need(512, nyquist, 1 << 30)
@@ -111,6 +111,11 @@ def test_where_a_fine_map_would_not_fit_images_are_compared_less_far(monkeypatch
     assert kept(None, fine)[0].refine.largest_radius == nyquist - 1
 
 
+def test_a_symmetry_that_exchanges_axes_needs_more() -> None:
+    free, odd, exchanging = (kept(None, symmetry=symmetry)[1].rest for symmetry in ("C1", "C3", "D2"))
+    assert free == odd < exchanging
+
+
 def test_several_molecules_need_more() -> None:
     one, three, unknown = (kept(None, classes=classes)[1].rest for classes in (None, 3, "auto"))
     assert one < three < unknown
@@ -118,6 +123,6 @@ def test_several_molecules_need_more() -> None:
 
 
 def test_it_is_said_how_many_images_are_kept() -> None:
-    assert "all images are kept" in Job(1000, 256.0, 0).need(BOX, NYQUIST, 1 << 30).said()
+    assert "all images are kept" in Job(1000, 256.0).need(BOX, NYQUIST, 1 << 30).said()
     nearly = need(need(1 << 40).images - 1)
     assert "99 % of the images are kept, the others read in every pass" in nearly.said()

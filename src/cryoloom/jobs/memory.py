@@ -9,15 +9,19 @@ from typing import TypeVar
 
 from cryoloom.jobs.settings import Common, ReconstructSettings
 from cryoloom.maps.band import Band
+from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.batches import COEFFICIENT_BYTES
 from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.refine import USUAL_ANGSTROM, insertion_radius
 from cryoloom.runs.machine import available_memory
 
 # bytes: the program with its libraries, and searches; poses and other results of an image; the smallest cache
 PROGRAM, AN_IMAGE, LEAST_CACHE = 1_250_000_000, 2_300, 64 << 20
 # refinement, for each voxel of the box of the largest insertion; final maps, for each voxel of the working box
-REFINED_VOXEL, FINAL_VOXEL = 290, 130
+REFINED_VOXEL, FINAL_VOXEL = 250, 130
+# the same while a symmetry is imposed on sums by exchanging axes (`SymmetricSums.imposed`)
+EXCHANGED_VOXEL = 200
 # several molecules, and each of them; how many are reckoned with where their number is to be found
 SEVERAL, A_CLASS, USUAL_CLASSES = 700_000_000, 70_000_000, 16
 
@@ -70,20 +74,28 @@ class MemoryNeed:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the need depends on: number of images, side of the images, angstrom, and number of molecules (0: one)."""
+    """What the need depends on.
+
+    Attributes:
+        count: number of images; field_of_view: their side, angstrom; classes: number of molecules, 0 where one is
+            meant. exchanges: whether a symmetry is imposed by exchanging axes.
+    """
 
     count: int
     field_of_view: float
-    classes: int
+    classes: int = 0
+    exchanges: bool = False
 
     @staticmethod
     def of(settings: Common, particles: ParticleSet) -> Job:
         """The job of some settings."""
-        classes = 0
-        if isinstance(settings, ReconstructSettings) and settings.several_molecules:
-            given = len(settings.classes_from) or settings.classes
-            classes = given if isinstance(given, int) else USUAL_CLASSES
-        return Job(len(particles), particles.box * particles.pixel_size, classes)
+        classes, exchanges = 0, False
+        if isinstance(settings, ReconstructSettings):
+            exchanges = bool(SymmetricSums.of(symmetry_group(settings.symmetry).float()).steps)
+            if settings.several_molecules:
+                given = len(settings.classes_from) or settings.classes
+                classes = given if isinstance(given, int) else USUAL_CLASSES
+        return Job(len(particles), particles.box * particles.pixel_size, classes, exchanges)
 
     def usual_radius(self, box: int) -> int:
         """Radius of insertion of a run whose map reaches what is usual."""
@@ -94,7 +106,8 @@ class Job:
         """The need in a working box of a run whose largest insertion has some radius."""
         # half of a disc of the box's Nyquist frequency
         images = self.count * COEFFICIENT_BYTES * math.ceil(math.pi / 8 * box**2)
-        maps = max(REFINED_VOXEL * Band(radius).box ** 3, FINAL_VOXEL * box**3)
+        more = EXCHANGED_VOXEL * self.exchanges
+        maps = max((REFINED_VOXEL + more) * Band(radius).box ** 3, (FINAL_VOXEL + more) * box**3)
         several = SEVERAL + self.classes * A_CLASS if self.classes else 0
         rest = PROGRAM + several + maps + AN_IMAGE * self.count
         return MemoryNeed(images, min(images, cache_bytes), rest, radius, self.field_of_view / radius)
