@@ -4,7 +4,8 @@
 Runs one command of cryoloom in this process and counts, by the line of cryoloom that asked for it: copies between the
 GPU and main memory, with their bytes, and operations whose result the CPU must wait for (a number read from a tensor,
 the positions where a condition holds). All that goes through PyTorch is counted. On a machine without a GPU its kernels
-are carried out on the CPU, slowly: there are no copies, and what is counted is what a GPU would be waited for.
+are carried out on the CPU, slowly: there are no copies, and what is counted is what a GPU would be waited for at most
+(tensors that stay on the CPU beside a GPU count as well).
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def main() -> int:
         except SystemExit as exit:
             status = exit.code or 0
     Path(out).write_text(json.dumps(counter.found(), indent=1))
-    return int(status)
+    return status if isinstance(status, int) else 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from cryoloom.jobs import memory
 from cryoloom.jobs.memory import LEAST_CACHE, Job, MemoryNeed, within_memory
 from cryoloom.jobs.settings import InputSettings, ReconstructSettings
 from cryoloom.particles.particle_set import ParticleSet
+from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.runs.machine import memory_of
 
 COUNT, BOX, PIXEL = 100_000, 128, 2.0
@@ -106,9 +107,13 @@ def test_where_a_fine_map_would_not_fit_images_are_compared_less_far(monkeypatch
         assert usual <= radius < nyquist
         assert job.need(512, radius, settings.cache_bytes).total <= limit
         assert f"up to {job.field_of_view / radius:.1f} Å at most" in less.said()
-    # the same of memory that is free
+    # what is free now decides whether a run starts, but not what it gives
     monkeypatch.setattr(memory, "available_memory", lambda: whole.total - 1)
-    assert kept(None, fine)[0].refine.largest_radius == nyquist - 1
+    assert kept(None, fine)[0].refine.largest_radius is None
+    # ab initio compares nothing so far, and a stated radius is not exceeded
+    assert kept(limit, fine, job="abinit")[0].refine.largest_radius is None
+    stated = kept(limit, fine, refine=RefineSettings(largest_radius=usual - 20))[0]
+    assert stated.refine.largest_radius == usual - 20
 
 
 def test_a_symmetry_that_exchanges_axes_needs_more() -> None:

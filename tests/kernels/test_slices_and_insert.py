@@ -104,24 +104,27 @@ def test_moments_that_do_not_belong_together_are_refused(scene):
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["numba", "torch"])
-@pytest.mark.parametrize("smaller", [0, 4])
-def test_memory_that_is_used_again_holds_nothing_of_what_was_there(gpu, smaller, scene, monkeypatch):
+@pytest.mark.parametrize("before", [-4, 0])
+@pytest.mark.parametrize("after", [-4, 0, 4])
+def test_memory_that_is_used_again_holds_nothing_of_what_was_there(gpu, before, after, scene, monkeypatch):
     monkeypatch.setattr(dispatch, "on_gpu", lambda at: gpu)
-    radius = scene.disc.radius - smaller / 2
-    few = scene.images.prefix(radius)
-    expected = dispatch.insert(few, scene.samples, scene.side - 2 * smaller)
-    insertion = dispatch.Insertion(scene.side)
-    insertion.add(scene.images, scene.samples)
+
+    def images(change: int) -> Images:
+        return scene.images.prefix(scene.disc.radius + min(change, 0) / 2)
+
+    expected = dispatch.insert(images(after), scene.samples, scene.side + 2 * after)
+    insertion = dispatch.Insertion(scene.side + 2 * before, largest=scene.side + 8)
+    insertion.add(images(before), scene.samples)
     insertion.sums()  # mates folded in
-    again = insertion.emptied(scene.side - 2 * smaller)
+    assert insertion.has_room(scene.side + 8)
+    again = insertion.emptied(scene.side + 2 * after)
     assert not insertion._room.any()
     assert again._room.data_ptr() == insertion._room.data_ptr()
-    again.add(few, scene.samples)
+    again.add(images(after), scene.samples)
     for found, wanted in zip(again.sums(), expected, strict=True):
         assert torch.equal(found, wanted)
-    larger = again.emptied(scene.side + 2)
-    assert larger.side == scene.side + 2
-    assert not larger._room.any()
+    assert not again.has_room(scene.side + 10)
+    assert again.emptied(scene.side + 10).side == scene.side + 10
 
 
 def test_samples_without_weight_are_left_out_whatever_they_hold(scene, kernels):

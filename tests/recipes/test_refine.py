@@ -18,6 +18,7 @@ from cryoloom.kernels import dispatch
 from cryoloom.kernels.half_grid import shell_of
 from cryoloom.kernels.images import Images, Samples
 from cryoloom.maps.backprojection import Statistics, accumulate
+from cryoloom.maps.band import Band
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox
 from cryoloom.physics.rotations import exponential, geodesic_degrees, random_rotations, symmetry_group
@@ -109,6 +110,47 @@ def test_the_kernels_of_the_gpu_refine_alike(refined, scene, monkeypatch):
     assert apart.quantile(0.9) < 1.5
     for here, there in zip(found.references, state.references, strict=True):
         assert correlation(here, there) > 0.9995
+
+
+def test_images_in_doubt_between_mates_that_are_all_known_are_not_searched_again(scene):
+    recipe, g = recipe_of(scene, candidates=4, fine_levels=(6.0, 7.0, 8.0)), torch.Generator().manual_seed(3)
+    R = random_rotations(COUNT, g)
+    mates = (symmetry_group("C3")[:, None] @ R).transpose(0, 1)
+    poses = PosePosterior(
+        torch.cat([mates, mates[:, :1]], 1).float(),
+        torch.zeros(COUNT, 4, 2),
+        torch.tensor([0.4, 0.3, 0.3, 0.0]).log().expand(COUNT, 4).clone(),
+    )
+    state = replace(
+        recipe.init(),
+        iteration=3,
+        searches=ALL_SEARCHED,
+        poses=poses,
+        covariance=1e-4 * torch.eye(5).expand(COUNT, 5, 5),
+        score=torch.full((COUNT,), 50.0),
+        power=torch.full((COUNT,), 100.0),
+    )
+    assert not recipe._in_doubt(state).any()
+    assert recipe._in_doubt(replace(state, searches=ALL_SEARCHED - 1)).all()
+    # those that lack a mate, and those that fit badly, are searched
+    weight = poses.log_weight.clone()
+    weight[:50, 2] = -torch.inf
+    score = state.score.clone()
+    score[-20:] = 0
+    some = replace(state, poses=PosePosterior(poses.R, poses.t, weight).normalised(), score=score)
+    assert np.flatnonzero(recipe._in_doubt(some)).tolist() == [*range(50), *range(COUNT - 20, COUNT)]
+    # unrelated poses: all of them
+    other = poses.R.clone()
+    other[:, 1:] = random_rotations(3 * COUNT, g).float().view(COUNT, 3, 3, 3)
+    assert recipe._in_doubt(replace(state, poses=PosePosterior(other, poses.t, poses.log_weight))).mean() > 0.95
+
+
+def test_images_are_compared_no_farther_than_stated(scene):
+    recipe = recipe_of(scene, largest_radius=START - 1)
+    state, _ = recipe.step(recipe.init())
+    assert state.radius == START - 1
+    assert Band.of_box(len(state.references[0])).radius <= START - 1
+    assert recipe._beyond_start(state.score) <= 1.5 * (START - 1)
 
 
 def test_the_radius_follows_the_resolution(refined, scene):

@@ -114,9 +114,9 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Memory that the run may use for one map, such as 8G or 800M (an estimate; several molecules and "
-        "conformations take more). As many images as fit are kept, the others are read again in every pass; a run that "
-        "does not fit at all is refused before it starts.",
+        help="Memory that the run may use, such as 8G or 800M (an estimate; conformations take more). As many images "
+        "as fit are kept, the others are read again in every pass; where a map finer than 4 Å would need more, images "
+        "are compared less far; a run that does not fit at all is refused before it starts.",
         show_default="what is needed to keep up to 1G of images",
     ),
 ]

@@ -65,7 +65,7 @@ class MemoryNeed:
                 f"{math.floor(100 * self.cache / self.images)} % of the images are kept, the others read in every pass"
             )
         limit = (
-            f" Images are compared up to {self.angstrom:.1f} Å at most, as memory allows; more with a larger --memory."
+            f" Images are compared up to {self.angstrom:.1f} Å at most; finer with a larger --memory."
             if self.limited
             else ""
         )
@@ -124,8 +124,8 @@ class Job:
 def within_memory(settings: S, particles: ParticleSet) -> tuple[S, MemoryNeed]:
     """The settings with which a run keeps within the memory that it may use, and its expected need.
 
-    The cache of images gets what is left; where a very fine map would need more than there is, refinement compares
-    images no farther than the memory allows.
+    The cache of images gets what a stated memory leaves; where a very fine map would need more than is stated,
+    refinement compares images no farther than that allows.
 
     Raises:
         ValueError: if the run does not fit into the memory that it may use, or that is free, with what would.
@@ -156,11 +156,11 @@ def within_memory(settings: S, particles: ParticleSet) -> tuple[S, MemoryNeed]:
             f"  needed (estimate): {_at_least(expected.total)}, available: {_at_most(free)}\n"
             f"  what to do: {advice}"
         )
-    most = min((m for m in (limit, free) if m is not None), default=None)
-    if most is not None:
-        radius = job.fitting_radius(box, lambda need: need.rest + expected.cache <= most, settings.cache_bytes)
+    refines = not isinstance(settings, ReconstructSettings) or settings.job != "abinit"
+    if limit is not None and refines:
+        radius = job.fitting_radius(box, lambda need: need.rest + expected.cache <= limit, settings.cache_bytes)
         assert radius is not None  # the usual one fits
-        if radius < (box - 1) // 2:
+        if radius < (settings.refine.largest_radius or (box - 1) // 2):
             settings = replace(settings, refine=replace(settings.refine, largest_radius=radius))
             expected = replace(expected, limited=True, angstrom=job.field_of_view / radius)
     return settings, expected

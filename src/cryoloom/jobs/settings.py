@@ -50,7 +50,7 @@ class Common:
     """Memory for images kept as Fourier coefficients; the others are read again in every pass."""
 
     memory_bytes: int | None = field(default=None, metadata={"may_change": True})
-    """Memory that the run may use for one map; `cache_bytes` follows from it. None where nothing is stated."""
+    """Memory that the run may use; `cache_bytes` and `refine.largest_radius` follow from it. None: none is stated."""
 
     refine: RefineSettings = field(default_factory=RefineSettings)
     """Refinement of poses."""

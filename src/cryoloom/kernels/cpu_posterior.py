@@ -184,11 +184,14 @@ def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, 
                 kept[b, n] = m
                 n += 1
         count[b] = n
-        for i in range(T):
-            for a in range(n):
+        for a in range(n):
+            best, place = np.float32(0), -1
+            for i in range(T):
                 score = cross[b, i, kept[b, a]] + norm[b, kept[b, a]] + prior[b, i]
-                # its best shift at least, however the sums were rounded
-                alive[b, a, i] = score >= top - np.float32(window) or score >= high[kept[b, a]]
+                alive[b, a, i] = score >= top - np.float32(window)
+                if place < 0 or score > best:
+                    best, place = score, i
+            alive[b, a, place] = True  # however the sums were rounded
 
 
 @njit(**HELPER)

@@ -123,12 +123,16 @@ class Insertion:
         """Size of a half grid in float32 numbers."""
         return side * side * (side // 2 + GUARD) * CELL
 
+    def has_room(self, side: int) -> bool:
+        """Whether a half grid of `side` fits into the memory of this one."""
+        return self._room.numel() >= self.numbers_of(side)
+
     def emptied(self, side: int) -> Insertion:
         """Sums of no images on a half grid of `side`, in the memory of these, which must not be used any more.
 
         Memory that is used again does not have to be cleared by the system, which takes longer.
         """
-        if self._room.numel() < self.numbers_of(side):
+        if not self.has_room(side):
             return Insertion(side, self.device, self.padding)
         if on_gpu(self):
             self._cells.zero_()

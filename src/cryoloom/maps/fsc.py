@@ -285,7 +285,8 @@ class HalfMaps:
             raise ValueError(f"the mask has shape {tuple(mask.shape)}; expected that of the halves, {shape}")
         if float(mask.max()) <= 0:
             raise ValueError("the mask of the FSC is empty (its largest value is 0); expected values up to 1")
-        second, fourth = (sum(float(plane.double().pow(n).sum()) for plane in mask) for n in (2, 4))
+        # plane by plane, without a copy in float64
+        second, fourth = (float(torch.stack([plane.double().pow(n).sum() for plane in mask]).sum()) for n in (2, 4))
         share = second**2 / (fourth * mask.numel())
         after = dispatch.shell_products(*(torch.fft.rfftn(half * mask) for half in self.halves))
         unmasked, masked = _correlation(self.products), _correlation(after)

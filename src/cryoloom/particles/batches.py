@@ -20,7 +20,7 @@ from cryoloom.physics.noise import spread_shells
 
 # pixels are read and transformed in chunks of this size, so that a large batch needs no second copy of itself
 _CHUNK_BYTES = 8 << 20
-# coefficients are rounded to 0.1 % (r.m.s.): a millionth of the power, far below the noise of any image
+# coefficients are rounded to 0.17 % (r.m.s.): three millionths of the power, far below the noise of any image
 KEPT_AS, COEFFICIENT_BYTES = torch.bfloat16, 4
 
 

@@ -53,7 +53,7 @@ from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
 from cryoloom.physics.fourier import rebox, stretched
 from cryoloom.physics.noise import ResidualPower
-from cryoloom.physics.rotations import is_polyhedral, symmetry_group
+from cryoloom.physics.rotations import geodesic_degrees, is_polyhedral, symmetry_group
 from cryoloom.recipes.methods.search import RefineSettings
 from cryoloom.recipes.refine_pass import BATCH, PassImages, Radii, RefinePass, in_doubt, shift_doubt
 from cryoloom.runs.progress import StepInfo
@@ -79,7 +79,7 @@ MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are se
 # grid is read from memory, so that this grows faster than the number of coefficients); of the maps. Measured on a
 # ribosome, an antibody and adenylate kinase in boxes of 64 to 256 px
 SEARCH_COST, IMAGE_COST, VOXEL_COST, MAPS_COST = 8e-6, 1.2e-4, 7e-9, 1.5e-5
-KEPT_AS = torch.bfloat16  # maps that wait for their images; rounded to 0.1 % (r.m.s.), far below their noise
+KEPT_AS = torch.bfloat16  # maps that wait for their images; rounded to 0.17 % (r.m.s.), far below their noise
 USUAL_ANGSTROM = 4.0  # usual limit of the resolution, where the box allows more
 USUAL_GROWTH, AT_LIMIT = 1.5, 2  # of the radius in an iteration; iterations at the largest radius
 SEARCHED_SHARES = (1.0, 0.2)  # shares of the images that usual first and second searches take
@@ -295,19 +295,20 @@ class RefineRecipe:
         self.symmetric = SymmetricSums.of(self.group)
         self.spread = start.poses is None if start.spread is None else start.spread
         self.limit = _limit(feed, settings)
+        self.first_radius = min(start.radius, self.limit)
         self._inserted: Insertion | None = None  # the largest array of an iteration, whose memory is used again
 
     def _beyond_start(self, score: Tensor) -> float:
         """Shell from which on half maps agree well beyond their common start; `score`: of the images' best poses."""
         if not self.start.shared_shell:  # maps of given poses reach as far as half maps can
-            return self.start.radius - 1
+            return self.first_radius - 1
         agreement, given = self.start.agreement, self.start.encoder is None
         if agreement is not None:
             confirmed = agreement.reproduced
         else:
             own = own_noise_gain(len(self.feed) // 2, len(self.group), self.start.radius)
             confirmed = given and float(score.mean()) >= SEEN_NATS + own
-        return (TIGHT_CONFIRMED if confirmed else TIGHT) * self.start.radius
+        return (TIGHT_CONFIRMED if confirmed else TIGHT) * self.first_radius
 
     def init(self) -> RefineState:
         """State with the poses of the start, if any; half sets are drawn if the start has none."""
@@ -322,7 +323,7 @@ class RefineRecipe:
         )
         return RefineState(
             iteration=0,
-            radius=self.start.radius,
+            radius=self.first_radius,
             poses=unknown if given is None else _padded(given, K),
             covariance=torch.zeros(N, 5, 5),
             score=torch.zeros(N),
@@ -336,7 +337,7 @@ class RefineRecipe:
             noise=self.start.noise,
             sigma_angstrom=self.start.sigma_angstrom,
             fsc=torch.ones(1),
-            shell=float(self.start.radius),
+            shell=float(self.first_radius),
             searches=0 if given is None else None,
             settled=False,
             stalled=False,
@@ -450,7 +451,9 @@ class RefineRecipe:
             if half == 0 or self.symmetric.steps:  # else the grid itself is not needed for anything else
                 total = Packed.of(total, radii.insertion)
             sums.append(_HalfSums(total, records))
-        del refine, total
+        del refine, total, inserted
+        if self.symmetric.steps:  # both sums are copies
+            self._inserted = None
         # rows back in the order of the feed
         order = torch.argsort(torch.from_numpy(np.concatenate([p.rows for p in passes])))
         found = replace(
@@ -465,11 +468,12 @@ class RefineRecipe:
 
     def _insertion(self, side: int) -> Insertion:
         """Sums of no images."""
-        before, self._inserted = self._inserted, None
-        if before is None:
+        if self._inserted is not None and not self._inserted.has_room(side):
+            self._inserted = None
+        if self._inserted is None:
             self._inserted = Insertion(side, self.feed.device, largest=Band(self.limit).side)
         else:
-            self._inserted = before.emptied(side)
+            self._inserted = self._inserted.emptied(side)
         return self._inserted
 
     def _symmetric_sums(self, inserted: Insertion) -> Statistics:
@@ -536,7 +540,7 @@ class RefineRecipe:
             stalled=before.iteration + 1 >= STALLED_AFTER
             and searched >= MANY_DOUBTFUL
             and gained < NO_GAIN
-            and shell < HARDLY_BEYOND * self.start.radius,
+            and shell < HARDLY_BEYOND * self.first_radius,
         )
         going_on = settled
         if before.joint:
@@ -662,17 +666,26 @@ class RefineRecipe:
         if searches < ALL_SEARCHED and (doubt | misfit).float().mean() > MANY_DOUBTFUL:
             return np.ones(N, bool)
         if searches >= ALL_SEARCHED and len(self.group) == 1 and doubt.any():
-            # mates of a symmetry that was not stated are all right, and where it is a pseudosymmetry, the finer map
-            # decides between them: no search is needed where all are among the candidates
-            generator = numpy_generator(self.seed, self.name, "turns", state.iteration)
-            candidates = state.poses.R.shape[1]
-            turns = shared_turns(state.poses, doubt & ~misfit, generator, candidates)
-            if len(turns) <= candidates:
-                doubt = in_doubt(state.mode_weight(turns.float()))
+            doubt = self._unrelated(state, doubt, doubt & ~misfit)
         found = (doubt | misfit).numpy()
         if searches >= len(self.settings.fine_levels) + 1 or found.mean() < FEW_DOUBTFUL:
             return np.zeros(N, bool)
         return found
+
+    def _unrelated(self, state: RefineState, doubt: Tensor, fitting: Tensor) -> Tensor:
+        """The images in doubt, without those of which all mates by a shared rotation are among the candidates.
+
+        Mates of a symmetry that was not stated are all right, and where it is a pseudosymmetry, the finer map decides
+        between them: another search finds nothing new.
+        """
+        generator = numpy_generator(self.seed, self.name, "turns", state.iteration)
+        R, known = state.poses.R.double(), torch.isfinite(state.poses.log_weight)
+        turns = shared_turns(state.poses, fitting, generator, R.shape[1])
+        all_there = torch.ones(len(R), dtype=torch.bool)
+        for turn in turns:
+            mate = geodesic_degrees(R[:, :1].expand_as(R), turn @ R) < WIDEST_MODE_DEGREES
+            all_there &= (mate & known).any(1)
+        return torch.where(all_there, in_doubt(state.mode_weight(turns.float())), doubt)
 
     def _undecided(self, state: RefineState) -> np.ndarray:
         """Images to be searched on the map of all images, bool [N]; what fits nowhere by now is no particle."""
