@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -35,16 +34,13 @@ class MemoryNeed:
     Attributes:
         images: all of them as Fourier coefficients; cache: the part that is kept; rest: all else, whatever the number
             of threads.
-        radius: of insertion, Fourier pixels, for which it holds; angstrom: the resolution there.
-        limited: whether images are compared no farther than that, so that the need is kept.
+        finest_angstrom: resolution up to which images are compared, so that no more is needed; None: as far as they go.
     """
 
     images: int
     cache: int
     rest: int
-    radius: int
-    angstrom: float
-    limited: bool = False
+    finest_angstrom: float | None = None
 
     @property
     def total(self) -> int:
@@ -64,12 +60,10 @@ class MemoryNeed:
             kept = (
                 f"{math.floor(100 * self.cache / self.images)} % of the images are kept, the others read in every pass"
             )
-        limit = (
-            f" Images are compared up to {self.angstrom:.1f} Å at most; finer with a larger --memory."
-            if self.limited
-            else ""
-        )
-        return f"Expected memory: about {_at_least(self.total)}; {kept}.{limit}"
+        said = f"Expected memory: about {_at_least(self.total)}; {kept}."
+        if self.finest_angstrom is None:
+            return said
+        return f"{said} Images are compared up to {self.finest_angstrom:.1f} Å at most; finer with a larger --memory."
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +104,12 @@ class Job:
         maps = max((REFINED_VOXEL + more) * Band(radius).box ** 3, (FINAL_VOXEL + more) * box**3)
         several = SEVERAL + self.classes * A_CLASS if self.classes else 0
         rest = PROGRAM + several + maps + AN_IMAGE * self.count
-        return MemoryNeed(images, min(images, cache_bytes), rest, radius, self.field_of_view / radius)
+        return MemoryNeed(images, min(images, cache_bytes), rest)
 
-    def fitting_radius(self, box: int, fits: Callable[[MemoryNeed], bool], cache_bytes: int) -> int | None:
-        """The largest radius, from the usual one on, with a need that fits; None where there is none."""
-        found = None
-        for radius in range(self.usual_radius(box), (box - 1) // 2 + 1):
-            if fits(self.need(box, radius, cache_bytes)):
-                found = radius
-        return found
+    def fitting_radius(self, box: int, rest: int) -> int:
+        """The largest radius with so much memory beside the cache, which must be enough for the usual one."""
+        radii = range(self.usual_radius(box), (box - 1) // 2 + 1)
+        return max(radius for radius in radii if self.need(box, radius, 0).rest <= rest)
 
 
 def within_memory(settings: S, particles: ParticleSet) -> tuple[S, MemoryNeed]:
@@ -158,11 +149,10 @@ def within_memory(settings: S, particles: ParticleSet) -> tuple[S, MemoryNeed]:
         )
     refines = not isinstance(settings, ReconstructSettings) or settings.job != "abinit"
     if limit is not None and refines:
-        radius = job.fitting_radius(box, lambda need: need.rest + expected.cache <= limit, settings.cache_bytes)
-        assert radius is not None  # the usual one fits
+        radius = job.fitting_radius(box, limit - expected.cache)
         if radius < (settings.refine.largest_radius or (box - 1) // 2):
             settings = replace(settings, refine=replace(settings.refine, largest_radius=radius))
-            expected = replace(expected, limited=True, angstrom=job.field_of_view / radius)
+            expected = replace(expected, finest_angstrom=job.field_of_view / radius)
     return settings, expected
 
 

@@ -30,8 +30,9 @@ def volume_to_half(
     scaled, window = volume.float(), axis_window(box, padding).to(volume.device)
     plane_window, columns = window[:, None] * window, side // 2 + 1
     shape = (side, side, side // 2 + GUARD)
-    fits = into is not None and into.shape == shape and not scaled.requires_grad
-    half = into if fits and into is not None else scaled.new_empty(shape, dtype=torch.complex64)
+    if into is None or into.shape != shape or scaled.requires_grad:
+        into = scaled.new_empty(shape, dtype=torch.complex64)
+    half = into
     if scaled.requires_grad:  # gradients are taken through the whole at once
         whole, lines = [slice(None)], scaled.new_empty(box, side, columns, dtype=torch.complex64)
     else:  # a y at a time, lines along z replace what they were transformed from

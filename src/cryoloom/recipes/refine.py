@@ -59,6 +59,7 @@ from cryoloom.recipes.refine_pass import BATCH, PassImages, Radii, RefinePass, i
 from cryoloom.runs.progress import StepInfo
 from cryoloom.runs.seeds import numpy_generator, torch_generator
 
+KEPT_AS = torch.bfloat16  # maps that wait for their images; rounded to 0.17 % (r.m.s.), far below their noise
 # an image is searched again if another mode than its best has more than exp(-DOUBT_NATS) of the posterior, or if its
 # best score is this many standard deviations below that of a correct pose
 MISFIT = 3.0
@@ -79,7 +80,6 @@ MANY_DOUBTFUL = 0.25  # share of doubtful images from which on all images are se
 # grid is read from memory, so that this grows faster than the number of coefficients); of the maps. Measured on a
 # ribosome, an antibody and adenylate kinase in boxes of 64 to 256 px
 SEARCH_COST, IMAGE_COST, VOXEL_COST, MAPS_COST = 8e-6, 1.2e-4, 7e-9, 1.5e-5
-KEPT_AS = torch.bfloat16  # maps that wait for their images; rounded to 0.17 % (r.m.s.), far below their noise
 USUAL_ANGSTROM = 4.0  # usual limit of the resolution, where the box allows more
 USUAL_GROWTH, AT_LIMIT = 1.5, 2  # of the radius in an iteration; iterations at the largest radius
 SEARCHED_SHARES = (1.0, 0.2)  # shares of the images that usual first and second searches take
@@ -448,7 +448,7 @@ class RefineRecipe:
                 names = (self.name, f"half set {half + 1}", *([f"fold {f}"] if f else []), state.iteration)
                 passes.append(refine.over(posed, PassImages(rows, doubtful[rows], own, joint, names), inserted))
             total = self._symmetric_sums(inserted)
-            if half == 0 or self.symmetric.steps:  # else the grid itself is not needed for anything else
+            if half == 0 or self.symmetric.steps:  # the last sums may stay in their grid
                 total = Packed.of(total, radii.insertion)
             sums.append(_HalfSums(total, records))
         del refine, total, inserted
