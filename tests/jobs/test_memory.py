@@ -116,11 +116,6 @@ def test_where_a_fine_map_would_not_fit_images_are_compared_less_far(monkeypatch
     assert stated.refine.largest_radius == usual - 20
 
 
-def test_a_symmetry_that_exchanges_axes_needs_more() -> None:
-    free, odd, exchanging = (kept(None, symmetry=symmetry)[1].rest for symmetry in ("C1", "C3", "D2"))
-    assert free == odd < exchanging
-
-
 def test_several_molecules_need_more() -> None:
     one, three, unknown = (kept(None, classes=classes)[1].rest for classes in (None, 3, "auto"))
     assert one < three < unknown

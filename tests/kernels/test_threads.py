@@ -1,9 +1,12 @@
 """How work is divided among threads changes results by rounding only, and at one division they are bit-equal."""
 
+import threading
+
 import pytest
 import torch
 
 from cryoloom.kernels import dispatch
+from cryoloom.kernels.side_by_side import LEAST_POINTS, kernel_threads, side_by_side, small_arrays
 from kernels.scene import Scene, random_moments, relative_error
 
 
@@ -28,7 +31,7 @@ def everything(scene: Scene) -> list[torch.Tensor]:
 
 
 def at(threads: int, scene: Scene, monkeypatch) -> list[torch.Tensor]:
-    monkeypatch.setattr(dispatch, "_threads", lambda: threads)
+    monkeypatch.setattr(dispatch, "kernel_threads", lambda points=None: threads)
     return everything(scene)
 
 
@@ -48,8 +51,52 @@ def test_results_are_bit_equal_at_the_same_number_of_threads(threads, scene, mon
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_the_number_of_threads_is_torchs():
-    assert dispatch._threads() == torch.get_num_threads()
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_kernels_take_the_threads_of_torch_and_fewer_for_little_work():
+    assert kernel_threads() == 3
+    assert [kernel_threads(n * LEAST_POINTS) for n in (0, 1, 2, 5)] == [1, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_torch_takes_one_thread_for_small_arrays_and_kernels_all():
+    with small_arrays():
+        assert torch.get_num_threads() == 1
+        assert kernel_threads() == 3
+        with small_arrays():
+            assert kernel_threads() == 3
+    assert torch.get_num_threads() == kernel_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_items_are_worked_on_side_by_side_in_their_order():
+    meeting = threading.Barrier(3, timeout=60)  # passed by three at once alone
+
+    def work(item: int) -> tuple[int, int, int, bool]:
+        meeting.wait()
+        return item, torch.get_num_threads(), kernel_threads(), torch.is_grad_enabled()
+
+    assert side_by_side(work, range(6)) == [(item, 1, 1, False) for item in range(6)]
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_an_error_in_one_item_is_raised_and_threads_are_as_before():
+    def work(item: int) -> int:
+        if item == 2:
+            raise ValueError("this one")
+        return item
+
+    with pytest.raises(ValueError, match="this one"):
+        side_by_side(work, range(4))
+    assert torch.get_num_threads() == kernel_threads() == 3
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16, 50])
@@ -59,7 +106,7 @@ def test_what_is_inserted_does_not_depend_on_the_number_of_threads(threads, scen
     R, t = (x[: len(scene.images)] for x in (scene.samples.R, scene.samples.t))
 
     def inserted(count: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(dispatch, "_threads", lambda: count)
+        monkeypatch.setattr(dispatch, "kernel_threads", lambda points=None: count)
         moments = dispatch.insert_moments(scene.images, R, t, first=first, second=second, side=scene.side)
         return [*dispatch.insert(scene.images, scene.samples, scene.side), *moments]
 

@@ -337,8 +337,28 @@ def test_where_many_are_doubtful_all_are_searched_in_the_first_searches(misplace
 
 def test_searches_come_to_an_end(misplaced):
     recipe, state, _ = misplaced
-    last = replace(state, searches=len(recipe.settings.fine_levels) + 1)
+    last = replace(state, searches=len(recipe.settings.fine_levels) + 2)
     assert dict(recipe.step(last)[1].metrics)["searched"] == 0
+
+
+def test_what_gains_little_after_the_usual_searches_is_no_particle(misplaced):
+    """A misfit that gains most of what a correct pose would is sought once more than what is in doubt; junk is not."""
+    recipe, state, doubted = misplaced
+    usual = len(recipe.settings.fine_levels)
+    for searches in (usual, usual + 1):
+        late = replace(state, searches=searches)
+        assert dict(recipe.step(late)[1].metrics)["searched"] == pytest.approx(len(doubted) / COUNT)
+        little = late.score.clone()
+        little[doubted] = 0.3 * 0.5 * late.power[doubted]
+        assert dict(recipe.step(replace(late, score=little))[1].metrics)["searched"] == 0
+    weight = late.poses.log_weight.clone()
+    weight[:30, 1] = -1.0
+    R = state.poses.R.clone()
+    R[:, 1] = R[:, 0] @ exponential(torch.tensor([0.0, 0.7, 0.0]))
+    poses = PosePosterior(R, state.poses.t, weight).normalised()
+    for searches, share in ((usual, 30 / COUNT), (usual + 1, 0.0)):
+        unsure = replace(late, poses=poses, score=0.5 * state.power, searches=searches)
+        assert dict(recipe.step(unsure)[1].metrics)["searched"] == pytest.approx(share)
 
 
 def test_given_poses_are_inserted_as_they_are(scene):

@@ -8,10 +8,8 @@ from typing import TypeVar
 
 from cryoloom.jobs.settings import Common, ReconstructSettings
 from cryoloom.maps.band import Band
-from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.batches import COEFFICIENT_BYTES
 from cryoloom.particles.particle_set import ParticleSet
-from cryoloom.physics.rotations import symmetry_group
 from cryoloom.recipes.refine import USUAL_ANGSTROM, insertion_radius
 from cryoloom.runs.machine import available_memory
 
@@ -19,8 +17,6 @@ from cryoloom.runs.machine import available_memory
 PROGRAM, AN_IMAGE, LEAST_CACHE = 1_250_000_000, 2_300, 64 << 20
 # refinement, for each voxel of the box of the largest insertion; final maps, for each voxel of the working box
 REFINED_VOXEL, FINAL_VOXEL = 250, 130
-# the same while a symmetry is imposed on sums by exchanging axes (`SymmetricSums.imposed`)
-EXCHANGED_VOXEL = 200
 # several molecules, and each of them; how many are reckoned with where their number is to be found
 SEVERAL, A_CLASS, USUAL_CLASSES = 700_000_000, 70_000_000, 16
 
@@ -72,24 +68,21 @@ class Job:
 
     Attributes:
         count: number of images; field_of_view: their side, angstrom; classes: number of molecules, 0 where one is
-            meant. exchanges: whether a symmetry is imposed by exchanging axes.
+            meant.
     """
 
     count: int
     field_of_view: float
     classes: int = 0
-    exchanges: bool = False
 
     @staticmethod
     def of(settings: Common, particles: ParticleSet) -> Job:
         """The job of some settings."""
-        classes, exchanges = 0, False
-        if isinstance(settings, ReconstructSettings):
-            exchanges = bool(SymmetricSums.of(symmetry_group(settings.symmetry).float()).steps)
-            if settings.several_molecules:
-                given = len(settings.classes_from) or settings.classes
-                classes = given if isinstance(given, int) else USUAL_CLASSES
-        return Job(len(particles), particles.box * particles.pixel_size, classes, exchanges)
+        classes = 0
+        if isinstance(settings, ReconstructSettings) and settings.several_molecules:
+            given = len(settings.classes_from) or settings.classes
+            classes = given if isinstance(given, int) else USUAL_CLASSES
+        return Job(len(particles), particles.box * particles.pixel_size, classes)
 
     def usual_radius(self, box: int) -> int:
         """Radius of insertion of a run whose map reaches what is usual."""
@@ -100,8 +93,7 @@ class Job:
         """The need in a working box of a run whose largest insertion has some radius."""
         # half of a disc of the box's Nyquist frequency
         images = self.count * COEFFICIENT_BYTES * math.ceil(math.pi / 8 * box**2)
-        more = EXCHANGED_VOXEL * self.exchanges
-        maps = max((REFINED_VOXEL + more) * Band(radius).box ** 3, (FINAL_VOXEL + more) * box**3)
+        maps = max(REFINED_VOXEL * Band(radius).box ** 3, FINAL_VOXEL * box**3)
         several = SEVERAL + self.classes * A_CLASS if self.classes else 0
         rest = PROGRAM + several + maps + AN_IMAGE * self.count
         return MemoryNeed(images, min(images, cache_bytes), rest)

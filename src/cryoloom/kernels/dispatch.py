@@ -21,6 +21,7 @@ from cryoloom.kernels.arrays import (
 from cryoloom.kernels.half_grid import GUARD, Lines, fold, lines_within
 from cryoloom.kernels.images import GridPosterior, Images, Samples
 from cryoloom.kernels.order import bundles, view_order
+from cryoloom.kernels.side_by_side import kernel_threads
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.slicing import PADDING
 
@@ -30,10 +31,6 @@ CELL = 4  # numbers in a cell of a grid that images are inserted into
 def on_gpu(at: Tensor | Insertion | MomentsInsertion) -> bool:
     """Whether what is at hand is on a GPU and takes the kernels of `gpu`; all else takes those of `cpu`."""
     return at.device.type == "cuda"
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
 
 
 def _check(side: int, disc: FourierDisc, padding: int) -> None:
@@ -69,7 +66,7 @@ def slices(
         R=R.numpy(),
         frequency=frequencies(disc),
         scale=float(padding),
-        threads=_threads(),
+        threads=kernel_threads(),
         out=pairs(out),
     )
     return out
@@ -115,7 +112,7 @@ class Insertion:
         # num and den of a cell lie side by side: real part, imaginary part, den, nothing
         self._cells = self._room[: self.numbers_of(side)].view(side, side, side // 2 + GUARD, CELL)
         self._num, self._den = torch.view_as_complex(self._cells[..., :2]), self._cells[..., 2]
-        self._unfolded: tuple[Tensor, Tensor] | None = None
+        self._folded = False
         self._reach = 0.0
 
     @staticmethod
@@ -141,16 +138,16 @@ class Insertion:
 
             # a point adds to cells up to one line farther out
             lines = lines_within(self.side, math.ceil(self._reach) + 1, self.device, self.padding)
-            cpu_records.clear(self._cells.numpy(), lines.points.numpy(), threads=_threads())
+            cpu_records.clear(self._cells.numpy(), lines.points.numpy(), threads=kernel_threads())
         return Insertion(side, self.device, self.padding, room=self._room)
 
     def add(self, images: Images, samples: Samples) -> None:
         """Add samples of a batch of images."""
         _check(self.side, images.disc, self.padding)
         self._reach = max(self._reach, images.disc.radius)
-        if self._unfolded is not None:
-            self._num[..., 0], self._den[..., 0] = self._unfolded
-            self._unfolded = None
+        if self._folded:  # half to each of two mates, which will be folded again
+            self._cells[:, :, 0] *= 0.5
+            self._folded = False
         if on_gpu(self):
             from cryoloom.kernels import gpu
 
@@ -164,7 +161,7 @@ class Insertion:
         order, bounds = bundles(samples.image, samples.R)
         ordered = samples.rows(order)
         cpu.insert(
-            **insertion_arrays(images, ordered.R, float(self.padding), self.side, _threads()),
+            **insertion_arrays(images, ordered.R, float(self.padding), self.side, kernel_threads()),
             **sample_arrays(ordered),
             bundles=bounds.numpy(),
             sums=self._cells.reshape(-1).numpy(),
@@ -172,11 +169,32 @@ class Insertion:
 
     def sums(self) -> tuple[Complex[Tensor, "M M H"], Float[Tensor, "M M H"]]:
         """num and den so far, Friedel mates folded in: the sums themselves, not a copy, until images are added."""
-        if self._unfolded is None:
-            self._unfolded = (self._num[..., 0].clone(), self._den[..., 0].clone())
+        if not self._folded:
             fold(self._num)
             fold(self._den)
+            self._folded = True
         return self._num, self._den
+
+    def average(self, exchanges: Float[Tensor, "n 3 3"]) -> None:
+        """Replace the sums by their mean over a group of rotations that exchange and reverse axes.
+
+        These commute with trilinear insertion: images that are added later may be averaged together with these.
+        """
+        columns = exchanges.abs().argmax(2)
+        signs = exchanges.gather(2, columns[..., None])[..., 0].long()
+        num, den = self.sums()
+        if on_gpu(self):
+            from cryoloom.kernels import gpu
+
+            gpu.average(num, columns, signs)
+            gpu.average(den, columns, signs)
+            return
+        from cryoloom.kernels import cpu_exchanges
+
+        reach = float(self.padding * self._reach + 2)  # a point adds to cells up to a diagonal farther out
+        cpu_exchanges.average(
+            self._cells.numpy(), columns.numpy(), signs.numpy(), reach=reach, threads=kernel_threads()
+        )
 
 
 def insert_moments(
@@ -241,7 +259,7 @@ class MomentsInsertion:
         from cryoloom.kernels import cpu
 
         cpu.insert_moments(
-            **insertion_arrays(images, R, float(self.padding), self.side, _threads()),
+            **insertion_arrays(images, R, float(self.padding), self.side, kernel_threads()),
             R=R.numpy(),
             t=t.numpy(),
             first=first.numpy(),
@@ -295,7 +313,7 @@ def normal_equations(
             R=R[order].numpy(),
             t=t[order].numpy(),
             scale=float(padding),
-            threads=_threads(),
+            threads=kernel_threads(),
             product=ordered.numpy(),
         )
         product = torch.empty_like(ordered)
@@ -337,7 +355,7 @@ def turns(
                 R=R.numpy(),
                 frequency=frequencies(disc),
                 scale=float(padding),
-                threads=_threads(),
+                threads=kernel_threads(),
                 out=pairs(out),
             )
     return out
@@ -354,7 +372,7 @@ def residual_power(
         return gpu.residual_power(grid, images, samples, padding)
     from cryoloom.kernels import cpu
 
-    threads = _threads()
+    threads = kernel_threads()
     shell = images.disc.shells
     shape = (threads, images.variance.shape[0], round(images.disc.radius) + 1)
     power, total = np.zeros(shape), np.zeros(shape)
@@ -401,7 +419,7 @@ def grid_posterior(
         prior=prior.numpy(),
         window=window,
         uniform=uniform.numpy(),
-        threads=_threads(),
+        threads=kernel_threads(),
         **posterior_arrays(found),
     )
     return found
@@ -424,7 +442,13 @@ def shell_sums(
 
     total, count = np.zeros((len(den), shells)), np.zeros((len(den), shells), np.int64)
     cpu_planes.shell_sums(
-        den.contiguous().numpy(), first, padding, np.float32(reach), threads=_threads(), total=total, count=count
+        den.contiguous().numpy(),
+        first,
+        padding,
+        np.float32(reach),
+        threads=kernel_threads(den.numel()),
+        total=total,
+        count=count,
     )
     return torch.from_numpy(total.sum(0)), torch.from_numpy(count.sum(0))
 
@@ -457,7 +481,7 @@ def quotients(
         padding,
         prior=prior.numpy(),
         reach=np.float32(reach),
-        threads=_threads(),
+        threads=kernel_threads(den.numel()),
         out=pairs(out),
     )
     return out
@@ -478,7 +502,8 @@ def shell_products(a: Complex[Tensor, "D D H"], b: Complex[Tensor, "D D H"]) -> 
     from cryoloom.kernels import cpu_planes
 
     total = np.zeros((side, last + 1, 3))
-    cpu_planes.shell_products(pairs(a.contiguous()), pairs(b.contiguous()), threads=_threads(), total=total)
+    threads = kernel_threads(a.numel())
+    cpu_planes.shell_products(pairs(a.contiguous()), pairs(b.contiguous()), threads=threads, total=total)
     return torch.from_numpy(total.sum(0)[: side // 2 + 1])
 
 
@@ -494,7 +519,8 @@ def pack(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], lines: Line
     from cryoloom.kernels import cpu_records
 
     values = torch.empty(lines.total, 3)
-    cpu_records.pack(pairs(num), den.numpy(), **_line_arrays(lines), threads=_threads(), values=values.numpy())
+    threads = kernel_threads(lines.total)
+    cpu_records.pack(pairs(num), den.numpy(), **_line_arrays(lines), threads=threads, values=values.numpy())
     return values
 
 
@@ -514,7 +540,7 @@ def unpack(
         values.numpy(),
         **_line_arrays(lines),
         first=z.start,
-        threads=_threads(),
+        threads=kernel_threads(out[1].numel()),
         out_num=pairs(out[0]),
         out_den=out[1].numpy(),
     )
@@ -534,7 +560,7 @@ def record(num: Complex[Tensor, "M M H"], den: Float[Tensor, "M M H"], lines: Li
         pairs(num).view(np.uint32),
         den.numpy().view(np.uint32),
         **_line_arrays(lines),
-        threads=_threads(),
+        threads=kernel_threads(lines.total),
         values=values.view(torch.uint16).numpy(),
     )
     return values
@@ -570,7 +596,7 @@ def left_out(
         },
         **_line_arrays(lines),
         first=first,
-        threads=_threads(),
+        threads=kernel_threads(den.numel()),
         out_num=pairs(out[0]),
         out_den=out[1].numpy(),
     )
@@ -596,7 +622,7 @@ def standardised(
         fitted.contiguous().numpy(),
         outside=outside.numpy(),
         slopes=slopes.numpy(),
-        threads=_threads(),
+        threads=kernel_threads(),
         out=out.numpy(),
         deviation=deviation.numpy(),
     )

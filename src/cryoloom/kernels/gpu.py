@@ -372,6 +372,21 @@ def _systematic(
     return block * mass.shape[2] + place, total
 
 
+def average(half: Tensor, columns: Int[Tensor, "n 3"], signs: Int[Tensor, "n 3"]) -> None:
+    """The mean of a half grid over exchanges of its axes; see `cpu_exchanges.average`."""
+    side = half.shape[0]
+    n = (side - 1) // 2
+    low, high = side // 2 - n, side // 2 + n + 1
+    kept = half[low:high, low:high, : n + 1]
+    whole = torch.cat([kept[..., 1:].flip((0, 1, 2)).conj(), kept], 2)  # an odd cube [z, y, x] about its centre
+    total = torch.zeros_like(kept)
+    for c, s in zip(columns.tolist(), signs.tolist(), strict=True):
+        # axis i of the result is axis c_i of the cube; array axes are in reverse order
+        moved = whole.permute(2 - c[2], 2 - c[1], 2 - c[0])
+        total += moved.flip([2 - i for i in range(3) if s[i] < 0])[..., n:]
+    kept.copy_(total / len(columns))
+
+
 def shell_sums(
     den: Float[Tensor, "n M H"], first: int, padding: int, reach: float, shells: int
 ) -> tuple[Float[Tensor, " S"], Int[Tensor, " S"]]:

@@ -35,10 +35,10 @@ def threaded(kernel: Callable[..., None]) -> Callable[..., None]:
     def run(*args, **named) -> None:
         args = (*args, *(named[name] for name in names[len(args) :]))
         threads = args[place]
-        if threads == 1:
-            compiled(0, *args)
-            return
-        for done in [_pool(threads).submit(compiled, thread, *args) for thread in range(threads)]:
+        # the calling thread takes a share, too: it is awake, and on a core of its own
+        others = [_pool(threads - 1).submit(compiled, thread, *args) for thread in range(1, threads)]
+        compiled(0, *args)
+        for done in others:
             done.result()
 
     return run

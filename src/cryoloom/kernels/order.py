@@ -13,7 +13,7 @@ from torch import Tensor
 NSIDE = 256  # views are told apart to 0.2 degrees
 RUN, BUNDLE = 64, 8  # points at most in a run, samples at most in a bundle, as in `kernels.cpu`
 LIKE_VIEW = 0.99  # cosine of 8 degrees: farther apart, slices hardly fill the same cells
-SOME_POSES, SOME_POINTS = 1000, 64  # by which the work in each part of a grid is estimated
+SOME_POSES, SOME_POINTS = 200, 32  # by which the work in each part of a grid is estimated
 
 
 def view_order(R: Float[Tensor, "N 3 3"]) -> Int[Tensor, " N"]:

@@ -18,12 +18,13 @@ from cryoloom.inference.poses.grids import (
 )
 from cryoloom.inference.poses.search import FIRST_SIGMA, Reference, match, shift_prior, slice_reference
 from cryoloom.kernels import dispatch
+from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.half_grid import volume_to_half
 from cryoloom.kernels.images import Images, Samples
+from cryoloom.kernels.side_by_side import small_arrays
 from cryoloom.maps.align import apply_rigid, mirrored
 from cryoloom.maps.backprojection import (
     Statistics,
-    accumulate,
     moved,
     negated_about_spheres,
     running_map,
@@ -155,6 +156,16 @@ class RandomStarts:
         level, radius = start.level, self.radius(start.level)
         rng = numpy_generator(self.seed, self.stage, "step", step)
         generator = torch_generator(self.seed, self.stage, "step", step)
+        rows = np.sort(rng.choice(self.pool, min(self.schedule.batch[level], len(self.pool)), replace=False))
+        images = self.feed.images(rows, radius, start.noise)
+        with small_arrays():
+            return self._step_with(start, images, rng=rng, generator=generator)
+
+    def _step_with(
+        self, start: RandomStart, images: Images, *, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[RandomStart, Tensor, float]:
+        """The step with a batch of images."""
+        level, radius = start.level, self.radius(start.level)
         volume, fsc = self.volume(start)
         grid = volume_to_half(volume)
         rotations = self._turned_grid(self.schedule.nside[level], generator)
@@ -162,9 +173,7 @@ class RandomStarts:
         spacing = shift_step_angstrom(self.feed.box, self.feed.pixel_size, radius)
         shifts = shift_grid(spacing, max(REACH * start.sigma_angstrom, 1.01 * spacing)).to(self.feed.device)
         prior = shift_prior(shifts, start.sigma_angstrom)
-        rows = np.sort(rng.choice(self.pool, min(self.schedule.batch[level], len(self.pool)), replace=False))
-        images = self.feed.images(rows, radius, start.noise)
-        uniform = torch.from_numpy(rng.random(len(rows), dtype=np.float32)).to(self.feed.device)
+        uniform = torch.from_numpy(rng.random(len(images), dtype=np.float32)).to(self.feed.device)
         posterior = match(images, reference, shifts=shifts, prior=prior, uniform=uniform, draws=DRAWS)
         samples = drawn(posterior.picks, rotations.R.to(shifts), shifts)
         newest = self._inserted(images, samples, radius)
@@ -180,13 +189,16 @@ class RandomStarts:
         if start.steps >= NOISE_AFTER:
             residuals = ResidualPower(*dispatch.residual_power(grid, images, samples))
             noise = residuals.learnt(noise, NOISE_RATE)
-        sigma = learnt_sigma(start.sigma_angstrom, samples, spacing, len(rows))
+        sigma = learnt_sigma(start.sigma_angstrom, samples, spacing, len(images))
         start = replace(start, first=first, second=second, noise=noise, sigma_angstrom=sigma, steps=start.steps + 1)
         return start, fsc, float(posterior.log_evidence.mean())
 
     def _inserted(self, images: Images, samples: Samples, radius: int) -> Statistics:
         """Normal equations of images at samples and all their symmetry mates."""
-        return self.symmetric.imposed(accumulate(images, self.symmetric.at_mates(samples), Band(radius).side))
+        inserted = Insertion(Band(radius).side, self.feed.device)
+        inserted.add(images, self.symmetric.at_mates(samples))
+        sums = self.symmetric.imposed(inserted)
+        return Statistics(sums.num.contiguous(), sums.den.contiguous())
 
     def _judged(self, start: RandomStart, reference: Reference, shifts: Tensor, prior: Tensor) -> RandomStart:
         """The start with the log evidence and the poses of the held-out images on the present map.

@@ -15,7 +15,7 @@ from cryoloom.inference.poses.samples import posterior_samples
 from cryoloom.kernels.dispatch import Insertion
 from cryoloom.kernels.images import Images
 from cryoloom.kernels.order import view_order
-from cryoloom.maps.backprojection import NormalEquations, Packed, Statistics
+from cryoloom.maps.backprojection import NormalEquations, Packed
 from cryoloom.maps.band import Band
 from cryoloom.maps.symmetric_sums import SymmetricSums
 from cryoloom.particles.feed import ImageFeed
@@ -119,7 +119,7 @@ class PosedImages:
             poses = self.poses.rows(torch.from_numpy(rows)).to(self.feed.device)
             samples = symmetric.at_mates(posterior_samples(poses, generator, radius, len(symmetric.mates)))
             inserted.add(self.images(rows, radius), samples)
-        return Packed.of(symmetric.imposed(Statistics(*inserted.sums())), radius)
+        return Packed.of(symmetric.imposed(inserted), radius)
 
 
 def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -6,6 +6,8 @@ log p(Y | R, t, V) = const + Re sum w C Y e^{+2 pi i k.t} conj V(Rk) - 1/2 sum w
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,15 +21,17 @@ from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.arrays import posterior_arrays
 from cryoloom.kernels.images import GridPosterior, Images
+from cryoloom.kernels.side_by_side import kernel_threads, side_by_side
 from cryoloom.physics.frequencies import FourierDisc
 from cryoloom.physics.half_turns import MirrorPairs, at_half_turns, in_groups, unfolded
 from cryoloom.physics.rotations import geodesic_degrees_modulo
 
 SLICES_AT_ONCE = 4096  # slices squared at once: temporaries as large as all slices would double the memory
-CHUNK = 40  # images matched at once on a CPU around coarse rotations
-# scores of a whole grid held at once by each thread of a CPU: written once and read once, they should stay in its cache
+CHUNK = 40  # images matched at once by a thread of a CPU around coarse rotations
+# scores of a whole grid held at once by a thread of a CPU: written once and read once, they should stay in its cache
 # (with 8 times as many a match takes 1.5 times as long)
 CPU_SCORES = 1 << 20
+SHIFTED = 1 << 23  # coefficients of shifted images held at once
 FIRST_SIGMA = 0.06  # standard deviation of shifts before it is learnt, in box sides
 # of an asymmetric unit, in steps of the grid: the nearest fine rotation of one of a pose's mates then always lies below
 # a coarse rotation inside; with half a step, 2 of 600 poses had none
@@ -128,39 +132,50 @@ class Scores:
         self.reference = reference
         phase = 2 * math.pi * shifts @ reference.disc.k[reference.pairs.order].T
         self.cosine, self.sine = torch.cos(phase), torch.sin(phase)
-        self.cross = torch.empty(0, device=shifts.device)
+        self.slices, self.powers = reference.parts, reference.powers
+        self._own = threading.local()  # each thread has a buffer of its own
 
-    def parts(
-        self, data: Complex[Tensor, "B P"], power: Float[Tensor, "B P"]
-    ) -> tuple[Float[Tensor, "4 B T m"], Float[Tensor, "2 B m"]]:
-        """The four parts of the cross term (see `physics.half_turns`), and the term of the map's power.
-
-        The latter is that of the first and second quarter of the rotations, and of the third and fourth. The parts are
-        overwritten by the next call: memory that is new each time takes a fifth of the time of a match.
+    def shifted(self, data: Complex[Tensor, "B P"]) -> list[Float[Tensor, "B T _"]]:
+        """The four parts (see `physics.half_turns`) of images on the disc of the reference, moved back by each shift.
 
         Args:
-            data, power: of the images on the disc of the reference; see `weighted`.
+            data: see `weighted`.
         """
-        pairs, B, (T, _) = self.reference.pairs, len(data), self.cosine.shape
-        ordered = data[:, None, pairs.order]
+        ordered = data[:, None, self.reference.pairs.order]
         real = torch.addcmul(ordered.real * self.cosine, ordered.imag, self.sine, value=-1)
         imaginary = torch.addcmul(ordered.real * self.sine, ordered.imag, self.cosine)
+        return list(self.reference.pairs.parts(real, imaginary))
+
+    def cross(self, shifted: Sequence[Float[Tensor, "B T _"]]) -> Float[Tensor, "4 B T m"]:
+        """The four parts of the cross term of images as `shifted`.
+
+        The thread's next call overwrites them: memory that is new each time takes a fifth of the time of a match.
+        """
+        B, T, _ = shifted[0].shape
         shape = (4, B * T, len(self.reference.quarter))
-        if self.cross.shape != shape:
-            self.cross = self.cross.new_empty(shape)
-        for i, (part, slices) in enumerate(zip(pairs.parts(real, imaginary), self.reference.parts, strict=True)):
-            torch.matmul(part.reshape(B * T, -1), slices.T, out=self.cross[i])
-        norm = torch.stack([-0.5 * power @ squared.T for squared in self.reference.powers])
+        cross = getattr(self._own, "cross", None)
+        if cross is None or cross.shape != shape:
+            cross = self._own.cross = self.cosine.new_empty(shape)
+        for i, (part, slices) in enumerate(zip(shifted, self.slices, strict=True)):
+            torch.matmul(part.reshape(B * T, -1), slices.T, out=cross[i])
+        return cross.view(4, B, T, -1)
+
+    def norm(self, power: Float[Tensor, "B P"]) -> Float[Tensor, "2 B m"]:
+        """The term of the map's power, of the first and second quarter of the rotations, and of the third and fourth.
+
+        Args:
+            power: see `weighted`.
+        """
+        norm = torch.stack([-0.5 * power @ squared.T for squared in self.powers])
         if self.reference.inside is not None:
             norm[..., ~self.reference.inside] = NEVER
-        return self.cross.view(4, B, T, -1), norm
+        return norm
 
     def whole(
         self, data: Complex[Tensor, "B P"], power: Float[Tensor, "B P"]
     ) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B M"]]:
         """The cross term at every rotation, and that of the map's power."""
-        cross, norm = self.parts(data, power)
-        return unfolded(cross), in_groups(norm)
+        return unfolded(self.cross(self.shifted(data))), in_groups(self.norm(power))
 
 
 def match(
@@ -178,19 +193,24 @@ def match(
     random numbers of the systematic draws.
     """
     images = images.prefix(reference.disc.radius)
-    parts = []
-    each = len(shifts) * len(reference.grid.R)
-    chunk = max(1, GPU_SCORES // each)
-    if not dispatch.on_gpu(images.observed):
-        chunk = torch.get_num_threads() * max(1, CPU_SCORES // each)
-    scores = Scores(reference, shifts)
-    for start in range(0, len(images.observed), chunk):
-        rows = slice(start, start + chunk)
-        cross, norm = scores.parts(*weighted(images, rows))
-        spread = prior.expand(cross.shape[1], -1).contiguous()
-        parts.append(
-            dispatch.grid_posterior(cross, norm, spread, uniform=uniform[rows].contiguous(), draws=draws, best=best)
-        )
+    each, on_gpu = len(shifts) * len(reference.grid.R), dispatch.on_gpu(images.observed)
+    chunk = max(1, (GPU_SCORES if on_gpu else CPU_SCORES) // each)
+    block = chunk * max(1, SHIFTED // (chunk * len(shifts) * len(reference.disc.weight)))
+    scores, parts = Scores(reference, shifts), []
+    for start in range(0, len(images), block):
+        data, power = weighted(images, slice(start, start + block))
+        shifted, norm, numbers = scores.shifted(data), scores.norm(power), uniform[start : start + block]
+
+        def found(first: int, shifted=shifted, norm=norm, numbers=numbers) -> GridPosterior:
+            rows = slice(first, first + chunk)
+            cross = scores.cross([part[rows] for part in shifted])
+            spread = prior.expand(cross.shape[1], -1).contiguous()
+            return dispatch.grid_posterior(
+                cross, norm[:, rows].contiguous(), spread, uniform=numbers[rows].contiguous(), draws=draws, best=best
+            )
+
+        firsts = range(0, len(data), chunk)
+        parts += [found(first) for first in firsts] if on_gpu else side_by_side(found, firsts)
     return GridPosterior.joined(parts)
 
 
@@ -228,7 +248,8 @@ def match_fine(
     pruned = _Pruned(
         coarse=coarse,
         scores=Scores(coarse, coarse_shifts),
-        fine=fine,
+        slices=fine.slices.contiguous().numpy(),
+        power=fine.power.numpy(),
         shifts=fine_shifts,
         priors=(shift_prior(coarse_shifts, sigma_angstrom), shift_prior(fine_shifts, sigma_angstrom)),
         near=_near_shifts(coarse_shifts, fine_shifts).astype(np.float32),
@@ -236,11 +257,13 @@ def match_fine(
         window=window,
         cap=cap if coarse.inside is None else max(LEAST_KEPT, round(cap * float(coarse.inside.float().mean()))),
     )
-    parts = []
-    for start in range(0, len(images), CHUNK):
-        rows = slice(start, start + CHUNK)
-        parts.append(pruned.match(*weighted(images, rows), images.disc, uniform[rows], draws, best))
-    return GridPosterior.joined(parts)
+    size = max(1, min(CHUNK, math.ceil(len(images) / kernel_threads())))
+
+    def found(start: int) -> GridPosterior:
+        rows = slice(start, start + size)
+        return pruned.match(*weighted(images, rows), images.disc, uniform[rows], draws, best)
+
+    return GridPosterior.joined(side_by_side(found, range(0, len(images), size)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +271,15 @@ class _Pruned:
     """What `match_fine` needs for every batch: slices and log priors of shifts, each coarse and fine.
 
     Attributes:
-        scores: those of the coarse grid; shifts: fine ones, [U, 2].
+        scores: those of the coarse grid; slices, power: of the fine grid, as `child_posterior` takes them.
+        shifts: fine ones, [U, 2].
         near: float32 [T, U], 1 where a fine shift belongs to a coarse one; table: fine rotations below coarse ones.
     """
 
     coarse: Reference
     scores: Scores
-    fine: Reference
+    slices: np.ndarray
+    power: np.ndarray
     shifts: Tensor
     priors: tuple[Tensor, Tensor]
     near: np.ndarray
@@ -273,15 +298,15 @@ class _Pruned:
         cpu_posterior.child_posterior(
             X=_shifted(data, disc, self.shifts).numpy(),
             power=power.contiguous().numpy(),
-            S=self.fine.slices.contiguous().numpy(),
-            S2=self.fine.power.numpy(),
+            S=self.slices,
+            S2=self.power,
             prior=self.priors[1].numpy(),
             allowed=(alive.astype(np.float32) @ self.near) > 0,  # at a coarse shift nearby, the parent survives
             kept=kept,
             count=count,
             children=self.table,
             uniform=uniform.numpy(),
-            threads=torch.get_num_threads(),
+            threads=kernel_threads(),
             **posterior_arrays(found),
         )
         return found
@@ -300,7 +325,7 @@ class _Pruned:
             prior=self.priors[0].expand(B, -1).contiguous().numpy(),
             window=self.window,
             cap=self.cap,
-            threads=torch.get_num_threads(),
+            threads=kernel_threads(),
             kept=kept,
             count=count,
             alive=alive,
