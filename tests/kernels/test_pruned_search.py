@@ -10,6 +10,7 @@ import torch
 
 from cryoloom.inference.poses.grids import children
 from cryoloom.kernels import cpu_posterior
+from cryoloom.physics.half_turns import in_groups, unfolded
 
 B, T, P = 7, 6, 30
 COARSE, FINE = 1, 2  # nside: 72 and 576 rotations
@@ -18,11 +19,11 @@ THREADS = 2
 
 
 def random_coarse(generator: torch.Generator, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores cross [B, T, M], norm [B, M], prior [B, T] on the coarse grid."""
-    n = 72 * COARSE**3
+    """Scores cross [4, B, T, m], norm [2, B, m], prior [B, T] on the coarse grid, in parts."""
+    m = 72 * COARSE**3 // 4
     return (
-        (spread * torch.randn(B, T, n, generator=generator)).numpy(),
-        torch.randn(B, n, generator=generator).numpy(),
+        (0.5 * spread * torch.randn(4, B, T, m, generator=generator)).numpy(),
+        torch.randn(2, B, m, generator=generator).numpy(),
         torch.randn(B, T, generator=generator).numpy(),
     )
 
@@ -37,8 +38,8 @@ def survivors(scores, window: float, cap: int) -> tuple[list[np.ndarray], list[n
 
 
 def dense(scores) -> np.ndarray:
-    cross, norm, prior = (x.astype(np.float64) for x in scores)
-    return cross + norm[:, None] + prior[:, :, None]
+    cross, norm, prior = (torch.from_numpy(x).double() for x in scores)
+    return (unfolded(cross) + in_groups(norm)[:, None] + prior[:, :, None]).numpy()
 
 
 @pytest.mark.parametrize("window", [1.0, 4.0, 1e3])

@@ -148,29 +148,29 @@ def grid_posterior(thread, cross, norm, prior, window, uniform, threads, picks, 
 def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, count, alive):
     """Rotations whose best score over the shifts is within `window` nats of the image's best, at most `cap` of them.
 
-    cross [B, T, M], norm [B, M], prior [B, T]; kept int32 [B, cap] and count int64 [B] are filled, and alive
-    bool [B, cap, T]: the shifts at which each kept rotation scores within the window.
+    cross [4, B, T, m], norm [2, B, m] and prior [B, T] as for `grid_posterior`; kept int32 [B, cap] and count int64 [B]
+    are filled, and alive bool [B, cap, T]: the shifts at which each kept rotation scores within the window.
     """
-    B, T, M = cross.shape
-    high = np.empty(M, np.float32)
+    _, B, T, m = cross.shape
+    M = 4 * m
+    high, values = np.empty(M, np.float32), np.empty((T, M), np.float32)
     for b in range(thread * B // threads, (thread + 1) * B // threads):
-        for m in range(M):
-            high[m] = -np.inf
+        high[:] = -np.inf
         for i in range(T):
-            add = prior[b, i]
-            for m in range(M):
-                high[m] = max(high[m], cross[b, i, m] + add)
+            own, add = values[i], prior[b, i]
+            _unfold(cross[0, b, i], cross[1, b, i], cross[2, b, i], cross[3, b, i], norm[0, b], norm[1, b], own)
+            for r in range(M):
+                high[r] = max(high[r], own[r] + add)
         top = np.float32(-np.inf)
-        for m in range(M):
-            high[m] += norm[b, m]
-            top = max(top, high[m])
+        for r in range(M):
+            top = max(top, high[r])
         floor = top - np.float32(window)
         # raise the floor by bisection until no more than `cap` are left
         low, ceiling = floor, top
         for _ in range(20):
             n = 0
-            for m in range(M):
-                n += high[m] > floor
+            for r in range(M):
+                n += high[r] > floor
             if n > cap:
                 low = floor
             elif floor == low or n > 0.9 * cap:
@@ -179,15 +179,15 @@ def surviving_rotations(thread, cross, norm, prior, window, cap, threads, kept, 
                 ceiling = floor
             floor = np.float32(0.5) * (low + ceiling)
         n = 0
-        for m in range(M):
-            if high[m] >= floor and n < cap:
-                kept[b, n] = m
+        for r in range(M):
+            if high[r] >= floor and n < cap:
+                kept[b, n] = r
                 n += 1
         count[b] = n
         for a in range(n):
             best, place = np.float32(0), -1
             for i in range(T):
-                score = cross[b, i, kept[b, a]] + norm[b, kept[b, a]] + prior[b, i]
+                score = values[i, kept[b, a]] + prior[b, i]
                 alive[b, a, i] = score >= top - np.float32(window)
                 if place < 0 or score > best:
                     best, place = score, i

@@ -316,8 +316,8 @@ class _Pruned:
         from cryoloom.kernels import cpu_posterior
 
         P = len(self.coarse.disc.weight)
-        cross, norm = self.scores.whole(data[:, :P], power[:, :P])
-        B, T, _ = cross.shape
+        cross, norm = self.scores.cross(self.scores.shifted(data[:, :P])), self.scores.norm(power[:, :P])
+        _, B, T, _ = cross.shape
         kept, count, alive = np.empty((B, self.cap), np.int32), np.empty(B, np.int64), np.zeros((B, self.cap, T), bool)
         cpu_posterior.surviving_rotations(
             cross=cross.numpy(),
