@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
+from cryoloom.inference.poses import search
 from cryoloom.inference.poses.grids import cached_rotation_grid, shift_grid, shift_step_angstrom
 from cryoloom.inference.poses.posterior import PosePosterior
 from cryoloom.inference.poses.search import distinct_candidates, match, match_fine, shift_prior, slice_reference
 from cryoloom.kernels import dispatch
 from cryoloom.kernels.images import GridPosterior, Images
-from cryoloom.physics.rotations import geodesic_degrees, random_rotations
+from cryoloom.physics.rotations import geodesic_degrees, random_rotations, symmetry_group
 from inference.scene import BOX, PIXEL_SIZE, Phantom
 
 B = 50  # more than are matched at once
@@ -211,6 +212,49 @@ def test_pruning_loses_no_noisy_particle(phantom, coarse, fine, generator):
     assert placed.float().mean() > 0.7
     assert (error["p"][placed] < 10).float().mean() > 0.95
     assert (pruned.log_evidence <= whole.log_evidence + 1e-2).all()
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C3"])
+def test_threads_find_what_one_finds(symmetry, phantom, tiny, generator, monkeypatch):
+    """Chunks of 7 images, the last of another size, and several blocks of them."""
+    group = symmetry_group(symmetry).float()
+    coarse, fine = (
+        slice_reference(phantom.grid, cached_rotation_grid(nside), phantom.disc.prefix(r), group)
+        for nside, r in ((1, 3), (2, 5))
+    )
+    shifts = shifts_for(5)
+    R, t = random_poses(B, shifts, generator)
+    images, uniform = phantom.images(R, t, 0.05, generator), torch.rand(B, generator=generator)
+    monkeypatch.setattr(search, "CPU_SCORES", 7 * len(shifts) * len(fine.grid.R))
+    monkeypatch.setattr(search, "SHIFTED", 14 * len(shifts) * len(fine.disc.weight))
+    monkeypatch.setattr(search, "CHUNK", 4)
+
+    def found(threads: int) -> tuple[GridPosterior, GridPosterior]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            whole = match(
+                images, fine, shifts=shifts, prior=shift_prior(shifts, 20.0), uniform=uniform, draws=4, best=3
+            )
+            few = shifts_for(3, 1)
+            pruned = match_fine(
+                images,
+                coarse,
+                fine=fine,
+                coarse_shifts=few,
+                fine_shifts=shifts,
+                sigma_angstrom=20.0,
+                uniform=uniform,
+                draws=4,
+                best=3,
+            )
+        finally:
+            torch.set_num_threads(before)
+        return whole, pruned
+
+    for one, three in zip(found(1), found(3), strict=True):
+        for name in ("picks", "best", "best_score", "log_evidence"):
+            assert torch.equal(getattr(one, name), getattr(three, name)), name
 
 
 def test_seeds_decide_the_draws(phantom, tiny, generator):

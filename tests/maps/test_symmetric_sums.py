@@ -62,8 +62,8 @@ def test_sums_are_those_of_inserting_all_mates(symmetry: str, side: int, kernels
     assert float(samples.weight.sum()) == pytest.approx(COUNT)
     found = _inserted(samples.R, side, n)
     statistics = sums.imposed(found)
-    assert torch.equal(statistics.num, found.sums()[0])
-    _close(found, expected)
+    for a, b in zip((statistics.num, statistics.den), expected.sums(), strict=True):
+        assert float((a - b).abs().max()) < 2e-5 * float(b.abs().max())
 
 
 @pytest.mark.parametrize("symmetry", ["C2", "O"])

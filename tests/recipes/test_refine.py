@@ -356,8 +356,9 @@ def test_what_gains_little_after_the_usual_searches_is_no_particle(misplaced):
     R = state.poses.R.clone()
     R[:, 1] = R[:, 0] @ exponential(torch.tensor([0.0, 0.7, 0.0]))
     poses = PosePosterior(R, state.poses.t, weight).normalised()
-    for searches, share in ((usual, 30 / COUNT), (usual + 1, 0.0)):
-        unsure = replace(late, poses=poses, score=0.5 * state.power, searches=searches)
+    fits = 0.5 * state.power
+    for searches, score, share in ((usual, fits, 30 / COUNT), (usual + 1, fits, 0.0), (usual, 0.3 * fits, 0.0)):
+        unsure = replace(late, poses=poses, score=score, searches=searches)
         assert dict(recipe.step(unsure)[1].metrics)["searched"] == pytest.approx(share)
 
 

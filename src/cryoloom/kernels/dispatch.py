@@ -180,6 +180,7 @@ class Insertion:
 
         These commute with trilinear insertion: images that are added later may be averaged together with these.
         """
+        exchanges = exchanges.cpu()
         columns = exchanges.abs().argmax(2)
         signs = exchanges.gather(2, columns[..., None])[..., 0].long()
         num, den = self.sums()

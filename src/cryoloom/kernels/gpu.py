@@ -383,8 +383,9 @@ def average(half: Tensor, columns: Int[Tensor, "n 3"], signs: Int[Tensor, "n 3"]
     for c, s in zip(columns.tolist(), signs.tolist(), strict=True):
         # axis i of the result is axis c_i of the cube; array axes are in reverse order
         moved = whole.permute(2 - c[2], 2 - c[1], 2 - c[0])
-        total += moved.flip([2 - i for i in range(3) if s[i] < 0])[..., n:]
-    kept.copy_(total / len(columns))
+        part = moved[..., : n + 1] if s[0] < 0 else moved[..., n:]
+        total += part.flip([2 - i for i in range(3) if s[i] < 0])
+    kept.copy_(total.div_(len(columns)))
 
 
 def shell_sums(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from numba import njit
@@ -37,7 +37,10 @@ def threaded(kernel: Callable[..., None]) -> Callable[..., None]:
         threads = args[place]
         # the calling thread takes a share, too: it is awake, and on a core of its own
         others = [_pool(threads - 1).submit(compiled, thread, *args) for thread in range(1, threads)]
-        compiled(0, *args)
+        try:
+            compiled(0, *args)
+        finally:
+            wait(others)
         for done in others:
             done.result()
 

@@ -1,11 +1,11 @@
-"""Threads: how many the kernels take, work on several items at once, and torch alone on small arrays."""
+"""Threads: how many the kernels take, work on several items at once, and torch with one thread on small arrays."""
 
 from __future__ import annotations
 
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ _kernels = threading.local()  # .threads: where it is not the number of torch
 
 
 def kernel_threads(points: int | None = None) -> int:
-    """Number of threads that a kernel is to take: that of torch, but within `small_arrays` and `side_by_side`.
+    """Number of threads that a kernel is to take: that of torch, except within `small_arrays` and `side_by_side`.
 
     Args:
         points: of the arrays that it goes through, of which each thread is to have `LEAST_POINTS`.
@@ -47,16 +47,23 @@ def side_by_side(work: Callable[[T], U], items: Sequence[T]) -> list[U]:
     Threads that share each operation on a small array wait for each other longer than the operation takes. Gradients
     are not recorded.
     """
-    threads = kernel_threads()
-    if threads == 1 or len(items) <= 1:
-        return [work(item) for item in items]
 
     @torch.no_grad()
     def one(item: T) -> U:
         return work(item)
 
-    with small_arrays():  # BLAS has one number of threads for all
-        return list(_workers(threads).map(one, items))
+    threads = kernel_threads()
+    if threads == 1 or len(items) <= 1:
+        return [one(item) for item in items]
+    futures: list[Future[U]] = []
+    with small_arrays():
+        try:
+            futures += [_workers(threads).submit(one, item) for item in items]
+            return [future.result() for future in futures]
+        finally:  # what an error leaves behind must not go on
+            for future in futures:
+                future.cancel()
+            wait(futures)
 
 
 @functools.cache
@@ -65,5 +72,6 @@ def _workers(threads: int) -> ThreadPoolExecutor:
 
 
 def _alone() -> None:
-    torch.set_num_threads(1)  # OpenMP has a number for each thread
+    torch.get_num_threads()  # at its first use of torch a thread takes the number that is set for all
+    torch.set_num_threads(1)
     _kernels.threads = 1

@@ -157,14 +157,22 @@ class RandomStarts:
         rng = numpy_generator(self.seed, self.stage, "step", step)
         generator = torch_generator(self.seed, self.stage, "step", step)
         rows = np.sort(rng.choice(self.pool, min(self.schedule.batch[level], len(self.pool)), replace=False))
-        images = self.feed.images(rows, radius, start.noise)
+        images, held = self.feed.images(rows, radius, start.noise), None
+        if (start.steps + 1) % self.schedule.check_every == 0:
+            held = self.feed.images(self.held_out, radius, start.noise)
         with small_arrays():
-            return self._step_with(start, images, rng=rng, generator=generator)
+            return self._step_with(start, images, held, rng=rng, generator=generator)
 
     def _step_with(
-        self, start: RandomStart, images: Images, *, rng: np.random.Generator, generator: torch.Generator
+        self,
+        start: RandomStart,
+        images: Images,
+        held: Images | None,
+        *,
+        rng: np.random.Generator,
+        generator: torch.Generator,
     ) -> tuple[RandomStart, Tensor, float]:
-        """The step with a batch of images."""
+        """The step with a batch of images, and with the held-out images where these are to judge the map."""
         level, radius = start.level, self.radius(start.level)
         volume, fsc = self.volume(start)
         grid = volume_to_half(volume)
@@ -183,8 +191,8 @@ class RandomStarts:
             first = first.blended(newest, rate)
         else:
             second = second.blended(newest, rate)
-        if (start.steps + 1) % self.schedule.check_every == 0:
-            start = self._judged(start, reference, shifts, prior)
+        if held is not None:
+            start = self._judged(start, held, reference, shifts, prior)
         noise = start.noise
         if start.steps >= NOISE_AFTER:
             residuals = ResidualPower(*dispatch.residual_power(grid, images, samples))
@@ -200,12 +208,13 @@ class RandomStarts:
         sums = self.symmetric.imposed(inserted)
         return Statistics(sums.num.contiguous(), sums.den.contiguous())
 
-    def _judged(self, start: RandomStart, reference: Reference, shifts: Tensor, prior: Tensor) -> RandomStart:
+    def _judged(
+        self, start: RandomStart, held: Images, reference: Reference, shifts: Tensor, prior: Tensor
+    ) -> RandomStart:
         """The start with the log evidence and the poses of the held-out images on the present map.
 
         The evidence is a mean over rotations and the prior of shifts: their number and width differ between steps.
         """
-        held = self.feed.images(self.held_out, self.radius(start.level), start.noise)
         none = torch.zeros(len(self.held_out)).to(shifts)
         judged = match(held, reference, shifts=shifts, prior=prior, uniform=none, draws=1)
         R = reference.grid.R.to(shifts)

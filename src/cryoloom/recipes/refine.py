@@ -658,14 +658,16 @@ class RefineRecipe:
         N, searches, usual = len(self.feed), state.searches or 0, len(self.settings.fine_levels)
         doubt = in_doubt(state.mode_weight(self.group))
         misfit = state.misfit > MISFIT
+        fitting = ~misfit
         if searches >= usual:  # what fits nowhere after as many searches is no particle, and another does not help it
-            misfit &= state.score > PARTICLE_SHARE * 0.5 * state.power
+            particle = fitting | (state.score > PARTICLE_SHARE * 0.5 * state.power)
+            misfit, doubt = misfit & particle, doubt & particle
         if searches > usual:
             doubt[:] = False
         if searches < ALL_SEARCHED and (doubt | misfit).float().mean() > MANY_DOUBTFUL:
             return np.ones(N, bool)
         if searches >= ALL_SEARCHED and len(self.group) == 1 and doubt.any():
-            doubt = self._unrelated(state, doubt, doubt & ~misfit)
+            doubt = self._unrelated(state, doubt, doubt & fitting)
         found = (doubt | misfit).numpy()
         if searches >= usual + 2 or found.mean() < FEW_DOUBTFUL:
             return np.zeros(N, bool)

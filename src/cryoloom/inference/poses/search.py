@@ -31,7 +31,7 @@ CHUNK = 40  # images matched at once by a thread of a CPU around coarse rotation
 # scores of a whole grid held at once by a thread of a CPU: written once and read once, they should stay in its cache
 # (with 8 times as many a match takes 1.5 times as long)
 CPU_SCORES = 1 << 20
-SHIFTED = 1 << 23  # coefficients of shifted images held at once
+SHIFTED = 1 << 21  # coefficients of shifted images held at once, 20 bytes each with what is made of them on the way
 FIRST_SIGMA = 0.06  # standard deviation of shifts before it is learnt, in box sides
 # of an asymmetric unit, in steps of the grid: the nearest fine rotation of one of a pose's mates then always lies below
 # a coarse rotation inside; with half a step, 2 of 600 poses had none
@@ -252,12 +252,13 @@ def match_fine(
         power=fine.power.numpy(),
         shifts=fine_shifts,
         priors=(shift_prior(coarse_shifts, sigma_angstrom), shift_prior(fine_shifts, sigma_angstrom)),
-        near=_near_shifts(coarse_shifts, fine_shifts).astype(np.float32),
+        near=torch.from_numpy(_near_shifts(coarse_shifts, fine_shifts)).float(),
         table=children(coarse.grid.nside, fine.grid.nside),
         window=window,
         cap=cap if coarse.inside is None else max(LEAST_KEPT, round(cap * float(coarse.inside.float().mean()))),
     )
-    size = max(1, min(CHUNK, math.ceil(len(images) / kernel_threads())))
+    each = len(coarse_shifts) * len(coarse.grid.R)
+    size = max(1, min(CHUNK, math.ceil(len(images) / kernel_threads()), CPU_SCORES // each))
 
     def found(start: int) -> GridPosterior:
         rows = slice(start, start + size)
@@ -273,7 +274,7 @@ class _Pruned:
     Attributes:
         scores: those of the coarse grid; slices, power: of the fine grid, as `child_posterior` takes them.
         shifts: fine ones, [U, 2].
-        near: float32 [T, U], 1 where a fine shift belongs to a coarse one; table: fine rotations below coarse ones.
+        near: [T, U], 1 where a fine shift belongs to a coarse one; table: fine rotations below coarse ones.
     """
 
     coarse: Reference
@@ -282,7 +283,7 @@ class _Pruned:
     power: np.ndarray
     shifts: Tensor
     priors: tuple[Tensor, Tensor]
-    near: np.ndarray
+    near: Tensor
     table: np.ndarray
     window: float
     cap: int
@@ -301,7 +302,8 @@ class _Pruned:
             S=self.slices,
             S2=self.power,
             prior=self.priors[1].numpy(),
-            allowed=(alive.astype(np.float32) @ self.near) > 0,  # at a coarse shift nearby, the parent survives
+            # at a coarse shift nearby, the parent survives; not by NumPy, whose BLAS has threads of its own
+            allowed=(torch.from_numpy(alive).float() @ self.near).gt_(0).bool().numpy(),
             kept=kept,
             count=count,
             children=self.table,
