@@ -206,6 +206,9 @@ def test_a_small_gain_of_components_counts_where_images_fit_unevenly():
     halves = replace(RIBOSOME, certain=0.72, fitting=0.75, components=1, component_gain=0.003 * RIBOSOME.mean_score)
     assert judge(replace(halves, misfit_spread=3.9)).outcome == "uncertain"
     assert judge(replace(halves, misfit_spread=2.2)).outcome == "converged"
+    # where poses are certain, contrast that varies spreads misfits, the more the higher the SNR: 20 % junk, a right map
+    contrast = replace(halves, certain=0.99, component_gain=0.0058 * RIBOSOME.mean_score)
+    assert judge(replace(contrast, misfit_spread=3.2)).outcome == "converged"
 
 
 def test_a_last_start_that_could_be_compared_with_no_other_is_a_doubt():

@@ -41,10 +41,11 @@ CERTAIN = 0.5  # share of particles whose best pose, within its uncertainty, hol
 FITTING = 0.6  # share of particles that fit as well as expected for their pose
 MIXED = 0.02  # gain of components, of the score: more than one structure
 MIXED_CERTAIN = 0.9  # share of certain poses below which half of MIXED is enough: images of others have no sure pose
-# where the better half of the misfits spreads by so many s.d. (1 for images of one structure), this share of MIXED is
-# enough. One molecule: up to 1.5 (150 images), 2.6 where contrast varies by 12 to 22 %; several: mostly 1.5 to 4.2
+# and where also the better half of the misfits spreads by so many s.d. (1 for images of one structure), this share of
+# MIXED is enough. One molecule: up to 1.5 (150 images), 2.6 where contrast varies by 12 to 22 %, more at a high SNR;
+# several: mostly 1.5 to 4.2. With certain poses it is contrast: a ribosome with 20 % junk has 3.2 and a right map
 UNEVEN, UNEVEN_ENOUGH = 1.5, 0.2
-VERY_UNEVEN = 3.0  # and here any gain: half of the images hardly fit, and contrast alone does not spread as far
+VERY_UNEVEN = 3.0  # and here any gain: half of the images hardly fit
 CHANGED = 0.1  # share of a class's images that came from another, or went there, above which it is not settled
 COVERED = 0.5  # of the sampling compensation factor
 ISOTROPIC = 0.5  # of the conical FSC area ratio
@@ -190,9 +191,11 @@ class Evidence:
         """Whether the map is a mean of structures that differ much."""
         if not self.components or self.component_gain is None:
             return False
-        enough = 0.5 if self.certain is not None and self.certain < MIXED_CERTAIN else 1.0
-        if self.misfit_spread is not None and self.misfit_spread >= UNEVEN:
-            enough = UNEVEN_ENOUGH if self.misfit_spread < VERY_UNEVEN else 0.0
+        enough = 1.0
+        if self.certain is not None and self.certain < MIXED_CERTAIN:
+            enough = 0.5
+            if self.misfit_spread is not None and self.misfit_spread >= UNEVEN:
+                enough = UNEVEN_ENOUGH if self.misfit_spread < VERY_UNEVEN else 0.0
         return self.component_gain > enough * MIXED * self.mean_score
 
 
