@@ -17,9 +17,16 @@ from pathlib import Path
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 # glibc's numbers of its settings (malloc.h); the largest blocks that it can keep, and how much at the end of the heap
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BLOCK, _KEPT_AT_MOST = 32 << 20, 256 << 20
-_MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+_ARENAS = 2  # with one for each thread, all keep what one of them may need
+_MALLOC_VARIABLES = (
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_ARENA_MAX",
+    "GLIBC_TUNABLES",
+)
 
 
 def prepare_environment() -> None:
@@ -52,6 +59,7 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK)
     mallopt(_M_TRIM_THRESHOLD, _KEPT_AT_MOST)
+    mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def set_threads(count: int | None = None) -> int:
