@@ -427,11 +427,13 @@ def write_table() -> None:
     done = [(job, r) for job, r in known.values() if r is not None]
     if not done:
         return
+    machines = " or ".join(sorted({r["machine"] for _, r in done}))
     lines = [
         "# Benchmark sets",
         "",
         "`cryoloom reconstruct` with default settings on the sets of `make_sets.sh`, seed of the program = seed of the "
-        f"set, on a {done[0][1]['machine']}; scored by `evaluate.py`. Written by `benchmarks/run_sets.py`.",
+        f"set, on a {machines} (each result names its own); scored by `evaluate.py`. "
+        "Written by `benchmarks/run_sets.py`.",
         "",
         "FSC is the shell at which the FSC with the truth falls below 0.5, and that of `relion_reconstruct` with the "
         "true poses. Medians stand beside the Cramer-Rao bound. The oracle is `cryoloom refine --from` the truth.",
