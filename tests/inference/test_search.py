@@ -215,7 +215,7 @@ def test_pruning_loses_no_noisy_particle(phantom, coarse, fine, generator):
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "C3"])
-def test_threads_find_what_one_finds(symmetry, phantom, tiny, generator, monkeypatch):
+def test_threads_find_what_one_finds(symmetry, phantom, generator, monkeypatch):
     """Chunks of 7 images, the last of another size, and several blocks of them."""
     group = symmetry_group(symmetry).float()
     coarse, fine = (

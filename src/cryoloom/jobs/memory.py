@@ -28,8 +28,8 @@ class MemoryNeed:
     """Memory of a run, bytes.
 
     Attributes:
-        images: all of them as Fourier coefficients; cache: the part that is kept; rest: all else, whatever the number
-            of threads.
+        images: all of them as Fourier coefficients; cache: the part that is kept; rest: all else, but for the
+            15 MB with which each thread matches images.
         finest_angstrom: resolution up to which images are compared, so that no more is needed; None: as far as they go.
     """
 
